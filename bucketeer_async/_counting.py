@@ -1,0 +1,56 @@
+"""Adds up counters, and turns two readings of them into the report of a drain."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from bucketeer_async._models import DrainCounts, DrainReport, DroppedReason, EventCounts, EventKind, RefusedReason
+
+
+def total_counts(counts: Iterable[EventCounts]) -> EventCounts:
+    """Add up the counters of several classes."""
+    counts = list(counts)
+    refused: Counter[RefusedReason] = Counter()
+    dropped: Counter[DroppedReason] = Counter()
+    for each in counts:
+        refused.update(each.refused_by)
+        dropped.update(each.dropped_by)
+    return EventCounts(
+        pushed=sum(each.pushed for each in counts),
+        accepted=sum(each.accepted for each in counts),
+        refused_by=dict(refused),
+        delivered=sum(each.delivered for each in counts),
+        rejected=sum(each.rejected for each in counts),
+        dropped_by=dict(dropped),
+        queued=sum(each.queued for each in counts),
+        in_flight=sum(each.in_flight for each in counts),
+    )
+
+
+def drain_report(
+    before: Mapping[EventKind, EventCounts], after: Mapping[EventKind, EventCounts], duration: float
+) -> DrainReport:
+    """Return what happened between two readings of the counters, ``duration`` seconds apart."""
+    none = EventCounts()
+    by_kind = {kind: _drained(before.get(kind, none), after[kind]) for kind in EventKind}
+    return DrainReport(
+        goal=by_kind[EventKind.GOAL],
+        evaluation=by_kind[EventKind.EVALUATION],
+        metrics=by_kind[EventKind.METRICS],
+        total=_drained(total_counts(before.values()), total_counts(after.values())),
+        duration=duration,
+    )
+
+
+def _drained(before: EventCounts, after: EventCounts) -> DrainCounts:
+    def dropped(reason: DroppedReason) -> int:
+        return after.dropped_by.get(reason, 0) - before.dropped_by.get(reason, 0)
+
+    return DrainCounts(
+        delivered=after.delivered - before.delivered,
+        rejected=after.rejected - before.rejected,
+        expired=dropped(DroppedReason.EXPIRED),
+        undelivered=dropped(DroppedReason.UNDELIVERED),
+        unconfirmed=dropped(DroppedReason.UNCONFIRMED),
+    )

@@ -1,0 +1,69 @@
+"""Which metrics message stands for which class of failure.
+
+The table is the one that Bucketeer's Go SDK means to apply to a bare HTTP status.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from bucketeer_async._errors import ConnectionFailedError, RequestTimeoutError, StatusError
+
+_LONGEST_MESSAGE: Final = 500  # characters; the gateway only logs it
+
+_BY_STATUS: Final = {
+    400: "BadRequestErrorMetricsEvent",
+    404: "NotFoundErrorMetricsEvent",
+    405: "InternalSdkErrorMetricsEvent",
+    408: "TimeoutErrorMetricsEvent",
+    413: "PayloadTooLargeExceptionEvent",
+    499: "ClientClosedRequestErrorMetricsEvent",
+    500: "InternalServerErrorMetricsEvent",
+    502: "ServiceUnavailableErrorMetricsEvent",
+    503: "ServiceUnavailableErrorMetricsEvent",
+    504: "TimeoutErrorMetricsEvent",
+}
+_UNREPORTED: Final = frozenset({401, 403})
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorDetail:
+    """A message of ``bucketeer.event.client`` and the labels it has besides ``tag``."""
+
+    message: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+def error_detail(error: BaseException) -> ErrorDetail | None:
+    """Return the metrics message for a failure, or None if it has none (401 and 403 are only logged)."""
+    if isinstance(error, StatusError):
+        return _status_detail(error)
+    if isinstance(error, RequestTimeoutError | TimeoutError):
+        return ErrorDetail("TimeoutErrorMetricsEvent")
+    if isinstance(error, ConnectionFailedError | OSError):
+        return ErrorDetail("NetworkErrorMetricsEvent")
+    return ErrorDetail("InternalSdkErrorMetricsEvent", {"error_message": _message(error)})
+
+
+def _status_detail(error: StatusError) -> ErrorDetail | None:
+    status = error.status_code
+    if status in _UNREPORTED:
+        return None
+    if 300 <= status < 400:
+        return ErrorDetail("RedirectionRequestExceptionEvent", {"response_code": str(status)})
+    message = _BY_STATUS.get(status)
+    if message is None:
+        return ErrorDetail("UnknownErrorMetricsEvent", {"response_code": str(status), "error_message": _message(error)})
+    if message == "InternalSdkErrorMetricsEvent":
+        return ErrorDetail(message, {"error_message": _message(error)})
+    return ErrorDetail(message)
+
+
+def _message(error: BaseException) -> str:
+    try:
+        text = str(error) or type(error).__name__
+    except Exception:  # noqa: BLE001 - the exception is the application's; its __str__ may do anything
+        text = type(error).__name__
+    return text[:_LONGEST_MESSAGE].encode(errors="replace").decode()

@@ -1,0 +1,454 @@
+"""Every record's fate, every count and bound: the one place where they change.
+
+Pushes come from any thread, so everything here happens under one short lock, the queue's own operations included.
+Nothing in here awaits anybody else's work, posts, or knows the wire.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import math
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from bucketeer_async._background import require_loop
+from bucketeer_async._events import EncodedEvent
+from bucketeer_async._models import (
+    DroppedReason,
+    EventCounts,
+    EventKind,
+    Fate,
+    Outcome,
+    RefusedReason,
+)
+from bucketeer_async._options import Overflow
+
+_DELIVERED: Final = Outcome(Fate.DELIVERED)
+_METRICS_SHARE: Final = 0.9  # of a bound; over it metrics events give way to the others
+
+
+class Receipt:
+    """One pushed event: the record in the queue itself, so it costs nothing unless it is awaited.
+
+    Attributes:
+        event_id: UUID v4 of the event; "" if the push was refused.
+        kind: Class of the event.
+        outcome: How its story ended, or None while it is under way.
+    """
+
+    __slots__ = ("_ledger", "_waiter", "body", "epoch", "event_id", "kind", "maybe_stored", "outcome", "pushed_at", "tries")
+
+    def __init__(self, event: EncodedEvent, ledger: Ledger, pushed_at: float, epoch: int) -> None:
+        self.kind, self.event_id, self.body = event
+        self.outcome: Outcome | None = None
+        self.pushed_at = pushed_at
+        self.epoch = epoch
+        self.tries = 0
+        self.maybe_stored = False
+        self._ledger = ledger
+        self._waiter: asyncio.Future[None] | None = None
+
+    @property
+    def accepted(self) -> bool:
+        """False if the push was refused."""
+        return self.event_id != ""
+
+    async def settled(self) -> Outcome:
+        """Wait until the event's story has ended, and return how.
+
+        Raises:
+            WrongLoopError: If awaited on another event loop than the processor's.
+        """
+        if self.outcome is None:
+            require_loop(self._ledger.loop, "receipt")
+            if self._waiter is None:
+                self._waiter = self._ledger.loop.create_future()
+            # Looked at again after the waiter is in place: another thread may have displaced the event meanwhile.
+            if self.outcome is None:
+                await asyncio.shield(self._waiter)
+        outcome: Outcome | None = self.outcome
+        assert outcome is not None  # noqa: S101 - the waiter is resolved after the outcome is set
+        return outcome
+
+    def resolve(self) -> None:
+        """Wake whoever awaits `settled`; from any thread."""
+        waiter = self._waiter
+        if waiter is None:
+            return
+        try:
+            waiter.get_loop().call_soon_threadsafe(_finish, waiter)
+        except RuntimeError:  # the loop is closed, and with it everybody who waited
+            return
+
+    def __repr__(self) -> str:
+        return f"<Receipt {self.kind} {self.event_id or '-'} {self.outcome.fate if self.outcome else 'under way'}>"
+
+
+def _finish(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+class RecordQueue(asyncio.Queue[Receipt]):
+    """The queue of records. Nobody awaits ``get()`` or ``put()``: the ledger uses it under its lock, from any thread."""
+
+    _queue: deque[Receipt]
+
+    def _init(self, maxsize: int) -> None:  # noqa: ARG002 - the signature is asyncio's
+        self._queue = deque()
+        self.bytes = 0
+
+    def _get(self) -> Receipt:
+        record = self._queue.popleft()
+        self.bytes -= len(record.body)
+        return record
+
+    def _put(self, item: Receipt) -> None:
+        self._queue.append(item)
+        self.bytes += len(item.body)
+
+    def put_first(self, records: Sequence[Receipt]) -> None:
+        """Put records back before all others, in their order."""
+        self._queue.extendleft(reversed(records))
+        self.bytes += sum(len(record.body) for record in records)
+
+    def oldest(self) -> Receipt | None:
+        """The record that `get_nowait` would return."""
+        return self._queue[0] if self._queue else None
+
+
+class _Counts:
+    """The counters of one class, as they change."""
+
+    def __init__(self) -> None:
+        self.pushed = self.accepted = self.delivered = self.rejected = self.queued = self.in_flight = 0
+        self.refused = dict.fromkeys(RefusedReason, 0)
+        self.dropped = dict.fromkeys(DroppedReason, 0)
+
+    def settle(self, outcome: Outcome) -> None:
+        match outcome.fate:
+            case Fate.DELIVERED:
+                self.delivered += 1
+            case Fate.REJECTED:
+                self.rejected += 1
+            case _:
+                self.dropped[DroppedReason(outcome.reason)] += 1
+
+    def frozen(self) -> EventCounts:
+        return EventCounts(
+            pushed=self.pushed,
+            accepted=self.accepted,
+            refused_by={reason: count for reason, count in self.refused.items() if count},
+            delivered=self.delivered,
+            rejected=self.rejected,
+            dropped_by={reason: count for reason, count in self.dropped.items() if count},
+            queued=self.queued,
+            in_flight=self.in_flight,
+        )
+
+
+class FlushMark:
+    """Counts down the records that were accepted before a moment."""
+
+    __slots__ = ("epoch", "remaining")
+
+    def __init__(self, epoch: int, remaining: int) -> None:
+        self.epoch = epoch
+        self.remaining = remaining
+
+
+class Ledger:
+    """Admits records, hands them out, takes them back, and settles each of them once.
+
+    A record is queued (in the queue, or on the shelf until its next try), or in flight (handed out by `take`), or
+    settled. Invariants, after every call: ``held == queued + in_flight <= capacity``, ``held_bytes`` is the sum of
+    their bodies and at most ``max_bytes``, and the equations of `EventCounts` hold.
+
+    Args:
+        capacity: Records held at once.
+        max_bytes: Bytes of their bodies.
+        overflow: What a push does when one of the two would be exceeded.
+        lifetime: Seconds after which a record expires.
+        on_lost: Hears every refused, rejected and dropped record, on the thread where it happened.
+        on_settled: Called after accepted records were settled, on the thread where it happened.
+    """
+
+    def __init__(
+        self,
+        *,
+        capacity: int,
+        max_bytes: int,
+        overflow: Overflow,
+        lifetime: float,
+        on_lost: Callable[[Receipt], None],
+        on_settled: Callable[[], None],
+    ) -> None:
+        self._capacity = capacity
+        self._max_bytes = max_bytes
+        self._displaces = overflow == "drop_oldest"
+        self._lifetime = lifetime
+        self._on_lost = on_lost
+        self._on_settled = on_settled
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._open = False
+        self._queue = RecordQueue()
+        self._shelf: list[tuple[float, int, list[Receipt]]] = []  # a heap: due, tie-breaker, records
+        self._shelvings = 0
+        self._counts = {kind: _Counts() for kind in EventKind}
+        self._epoch = 0
+        self._marks: list[FlushMark] = []
+        self.held = 0
+        self.held_bytes = 0
+        self.delivered = 0
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop that receipts are awaited on."""
+        assert self._loop is not None  # noqa: S101 - a record is only accepted while open
+        return self._loop
+
+    def open(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Accept pushes from now on."""
+        self._loop = loop
+        self._open = True
+
+    def close(self) -> None:
+        """Refuse every push from now on; what another thread is just pushing is either in or out afterwards."""
+        with self._lock:
+            self._open = False
+
+    # In
+
+    def try_admit(self, event: EncodedEvent) -> Receipt | None:
+        """Accept or refuse an event; None, and nothing counted, if there is no room for it."""
+        displaced: list[Receipt] = []
+        with self._lock:
+            reason = self._refusal(event)
+            if reason is RefusedReason.QUEUE_FULL and self._displaces and self._displaceable(len(event.body)):
+                displaced = self._displace(len(event.body))
+                reason = None
+            if reason is RefusedReason.QUEUE_FULL:
+                return None
+            receipt = self._accept(event) if reason is None else self._refuse(event.kind, reason, "")
+        self._tell(displaced)
+        if reason is not None:
+            self._on_lost(receipt)
+        return receipt
+
+    def refuse(self, kind: EventKind, reason: RefusedReason, message: str = "") -> Receipt:
+        """Count a push that is not accepted."""
+        with self._lock:
+            receipt = self._refuse(kind, reason, message)
+        self._on_lost(receipt)
+        return receipt
+
+    def _refusal(self, event: EncodedEvent) -> RefusedReason | None:
+        if not self._open or self.loop.is_closed():
+            return RefusedReason.NOT_RUNNING
+        held, held_bytes = self.held + 1, self.held_bytes + len(event.body)
+        if event.kind is EventKind.METRICS and (
+            held > self._capacity * _METRICS_SHARE or held_bytes > self._max_bytes * _METRICS_SHARE
+        ):
+            return RefusedReason.METRICS_YIELD
+        return RefusedReason.QUEUE_FULL if held > self._capacity or held_bytes > self._max_bytes else None
+
+    def _displaceable(self, size: int) -> bool:
+        """Whether giving up queued records can make room; if not, none is given up for nothing."""
+        fixed, fixed_bytes = self.held - self._queue.qsize(), self.held_bytes - self._queue.bytes
+        return fixed < self._capacity and fixed_bytes + size <= self._max_bytes
+
+    def _displace(self, size: int) -> list[Receipt]:
+        displaced = []
+        outcome = Outcome(Fate.DROPPED, DroppedReason.DISPLACED)
+        while self.held >= self._capacity or self.held_bytes + size > self._max_bytes:
+            record = self._queue.get_nowait()
+            self._counts[record.kind].queued -= 1
+            self._settle(record, outcome)
+            displaced.append(record)
+        return displaced
+
+    def _accept(self, event: EncodedEvent) -> Receipt:
+        record = Receipt(event, self, self.loop.time(), self._epoch)
+        counts = self._counts[event.kind]
+        counts.pushed += 1
+        counts.accepted += 1
+        counts.queued += 1
+        self.held += 1
+        self.held_bytes += len(event.body)
+        self._queue.put_nowait(record)
+        return record
+
+    def _refuse(self, kind: EventKind, reason: RefusedReason, message: str) -> Receipt:
+        receipt = Receipt(EncodedEvent(kind, "", b""), self, 0.0, 0)
+        receipt.outcome = Outcome(Fate.REFUSED, reason, message)
+        counts = self._counts[kind]
+        counts.pushed += 1
+        counts.refused[reason] += 1
+        return receipt
+
+    # Out and back
+
+    @property
+    def waiting(self) -> int:
+        """Records in the queue; those on the shelf do not count."""
+        return self._queue.qsize()
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes of the records in the queue."""
+        return self._queue.bytes
+
+    def is_fuller_than(self, share: float) -> bool:
+        """Whether more than ``share`` of one of the bounds is in use."""
+        return self.held > self._capacity * share or self.held_bytes > self._max_bytes * share
+
+    def oldest(self) -> Receipt | None:
+        """The record that has waited longest in the queue."""
+        return self._queue.oldest()
+
+    def next_due(self) -> float | None:
+        """When the first records on the shelf are due for another try."""
+        return self._shelf[0][0] if self._shelf else None
+
+    def take(self, max_events: int, max_bytes: int) -> list[Receipt]:
+        """Hand out the oldest records: at least one if any waits, together at most ``max_bytes`` long."""
+        batch: list[Receipt] = []
+        with self._lock:
+            room = max_bytes
+            while len(batch) < max_events and (record := self._queue.oldest()) is not None:
+                room -= len(record.body)
+                if room < 0 and batch:
+                    break
+                batch.append(self._queue.get_nowait())
+                counts = self._counts[record.kind]
+                counts.queued -= 1
+                counts.in_flight += 1
+        return batch
+
+    def put_back(self, records: Sequence[Receipt]) -> None:
+        """Take records back before all others."""
+        with self._lock:
+            self._queue.put_first(records)
+            self._count_as_queued(records)
+
+    def shelve(self, records: list[Receipt], due: float) -> None:
+        """Take records back that must not be tried again before ``due``, unless one of them expires earlier."""
+        due = min(due, min(record.pushed_at for record in records) + self._lifetime)
+        with self._lock:
+            self._shelvings += 1
+            heapq.heappush(self._shelf, (due, self._shelvings, records))
+            self._count_as_queued(records)
+
+    def unshelve(self, now: float) -> None:
+        """Put the records whose time has come before all others."""
+        with self._lock:
+            while self._shelf and self._shelf[0][0] <= now:
+                self._queue.put_first(heapq.heappop(self._shelf)[2])
+
+    def _count_as_queued(self, records: Iterable[Receipt]) -> None:
+        for record in records:
+            counts = self._counts[record.kind]
+            counts.in_flight -= 1
+            counts.queued += 1
+
+    # Ends
+
+    def settle(self, records: Sequence[Receipt], outcome: Outcome) -> None:
+        """Account for records in flight whose story is over."""
+        with self._lock:
+            for record in records:
+                self._counts[record.kind].in_flight -= 1
+                self._settle(record, outcome)
+        self._tell(records)
+
+    def deliver(self, records: Sequence[Receipt]) -> None:
+        """Settle records in flight as delivered."""
+        self.settle(records, _DELIVERED)
+
+    def expire(self, now: float, limit: int) -> int:
+        """Drop at most ``limit`` records from the head of the queue that are past their lifetime; return how many."""
+        return self._drop_oldest(
+            limit, lambda record: DroppedReason.EXPIRED if record.pushed_at + self._lifetime <= now else None
+        )
+
+    def write_off(self, limit: int) -> int:
+        """Drop at most ``limit`` waiting records because the drain has ended; return how many."""
+        self.unshelve(math.inf)
+        return self._drop_oldest(
+            limit, lambda record: DroppedReason.UNCONFIRMED if record.maybe_stored else DroppedReason.UNDELIVERED
+        )
+
+    def abandon(self) -> int:
+        """Drop every record, those in flight included, because nobody is left to deliver them; return how many."""
+        self.close()
+        self.unshelve(math.inf)
+        outcome = Outcome(Fate.DROPPED, DroppedReason.ABANDONED)
+        with self._lock:
+            lost = self.held
+            while (record := self._queue.oldest()) is not None:
+                self._queue.get_nowait()
+                self._counts[record.kind].queued -= 1
+                self._settle(record, outcome)
+            for counts in self._counts.values():
+                counts.dropped[DroppedReason.ABANDONED] += counts.in_flight
+                counts.in_flight = 0
+            self.held = self.held_bytes = 0
+        return lost
+
+    def _drop_oldest(self, limit: int, reason_for: Callable[[Receipt], DroppedReason | None]) -> int:
+        dropped: list[Receipt] = []
+        with self._lock:
+            while len(dropped) < limit and (record := self._queue.oldest()) is not None:
+                reason = reason_for(record)
+                if reason is None:
+                    break
+                self._queue.get_nowait()
+                self._counts[record.kind].queued -= 1
+                self._settle(record, Outcome(Fate.DROPPED, reason))
+                dropped.append(record)
+        self._tell(dropped)
+        return len(dropped)
+
+    def _settle(self, record: Receipt, outcome: Outcome) -> None:
+        """The only way out of the ledger, once per record; the lock is held."""
+        record.outcome = outcome
+        self.held -= 1
+        self.held_bytes -= len(record.body)
+        record.body = b""
+        self._counts[record.kind].settle(outcome)
+        if outcome.fate is Fate.DELIVERED:
+            self.delivered += 1
+        for mark in self._marks:
+            mark.remaining -= record.epoch < mark.epoch
+
+    def _tell(self, records: Sequence[Receipt]) -> None:
+        for record in records:
+            record.resolve()
+            if record.outcome is not _DELIVERED:
+                self._on_lost(record)
+        if records:
+            self._on_settled()
+
+    # Watched
+
+    def mark(self) -> FlushMark:
+        """Begin to count down the records accepted so far; end it with `unmark`."""
+        with self._lock:
+            self._epoch += 1
+            mark = FlushMark(self._epoch, self.held)
+            self._marks.append(mark)
+        return mark
+
+    def unmark(self, mark: FlushMark) -> None:
+        """Stop counting."""
+        with self._lock:
+            self._marks.remove(mark)
+
+    def counts(self) -> dict[EventKind, EventCounts]:
+        """A consistent copy of all counters."""
+        with self._lock:
+            return {kind: counts.frozen() for kind, counts in self._counts.items()}

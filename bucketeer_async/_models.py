@@ -1,0 +1,402 @@
+"""The values that travel through the public surface: frozen, checked where they are made.
+
+Nothing here knows a clock, a loop or the wire's encoding; `_events.py` and `_wire.py` do the encoding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+from types import MappingProxyType
+from typing import Final, TypeVar
+
+from bucketeer_async._errors import UndeliveredError
+
+_E = TypeVar("_E", bound=IntEnum)
+
+_REPAIRED_NAMES: Final = frozenset({"userAttributesUpdated", "user_attributes_updated"})
+
+
+class ReasonType(IntEnum):
+    """Why a variation was chosen; names and numbers of ``bucketeer.feature.Reason.Type``."""
+
+    TARGET = 0
+    RULE = 1
+    DEFAULT = 3
+    CLIENT = 4
+    OFF_VARIATION = 5
+    PREREQUISITE = 6
+    ERROR_NO_EVALUATIONS = 20
+    ERROR_FLAG_NOT_FOUND = 21
+    ERROR_WRONG_TYPE = 22
+    ERROR_USER_ID_NOT_SPECIFIED = 23
+    ERROR_FEATURE_FLAG_ID_NOT_SPECIFIED = 24
+    ERROR_EXCEPTION = 25
+    ERROR_CACHE_NOT_FOUND = 26
+
+    @property
+    def is_error(self) -> bool:
+        """True for ``CLIENT`` and ``ERROR_*``: the default was served, so no variation id is needed."""
+        return self is ReasonType.CLIENT or self >= ReasonType.ERROR_NO_EVALUATIONS
+
+
+class ApiId(IntEnum):
+    """The operation that a metrics event is about; names and numbers of ``bucketeer.event.client.ApiId``."""
+
+    GET_EVALUATION = 1
+    GET_EVALUATIONS = 2
+    REGISTER_EVENTS = 3
+    GET_FEATURE_FLAGS = 4
+    GET_SEGMENT_USERS = 5
+    SDK_GET_VARIATION = 100
+
+
+class EventKind(StrEnum):
+    """The classes of events, which are counted apart."""
+
+    GOAL = "goal"
+    EVALUATION = "evaluation"
+    METRICS = "metrics"
+
+
+def check_text(name: str, value: object, *, empty: bool = True) -> str:
+    """Return ``value`` if it is text the gateway can decode.
+
+    Args:
+        name: What an error message calls the value.
+        value: Anything.
+        empty: Whether ``""`` is accepted.
+
+    Raises:
+        TypeError: If it is not a str.
+        ValueError: If it is empty though it must not be, or holds a lone surrogate, which is not valid UTF-8:
+            one such character makes the gateway refuse the whole request.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a str, not {type(value).__name__}")
+    if not empty and not value:
+        raise ValueError(f"{name} must not be empty")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{name} has a lone surrogate at index {error.start}; it must be valid Unicode") from None
+    return value
+
+
+def check_int32(name: str, value: object, *, minimum: int = -(2**31)) -> int:
+    """Return ``value`` if it is an int from ``minimum`` to 2**31 - 1.
+
+    Raises:
+        TypeError: If it is not an int.
+        ValueError: If it is out of range.
+    """
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
+    if not minimum <= value < 2**31:
+        raise ValueError(f"{name} must be from {minimum} to {2**31 - 1}")
+    return value
+
+
+def check_enum(name: str, value: object, kind: type[_E]) -> _E:
+    """Return ``value`` if it is a member of ``kind``.
+
+    Raises:
+        TypeError: If it is anything else, also a plain int.
+    """
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be a {kind.__name__}, not {type(value).__name__}")
+    return value
+
+
+def _check_attributes(attributes: object) -> Mapping[str, str]:
+    if not isinstance(attributes, Mapping):
+        raise TypeError(f"User.attributes must be a mapping of str to str, not {type(attributes).__name__}")
+    copy: dict[str, str] = {}
+    for key, value in attributes.items():
+        check_text("a key of User.attributes", key)
+        if key in _REPAIRED_NAMES:
+            raise ValueError(
+                f"User.attributes must not have the name {key!r}: the gateway turns a value such as 'true' under it "
+                "into a boolean, and then refuses the whole request"
+            )
+        copy[key] = check_text(f"User.attributes[{key!r}]", value)
+    return MappingProxyType(copy)
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Who a flag is asked for.
+
+    Args:
+        id: Identifies the user; not empty.
+        attributes: Names and values for targeting; all of them str, nothing is coerced. They are copied:
+            what happens to the mapping afterwards does not change the user.
+
+    Raises:
+        TypeError: If the id, the mapping, a name or a value has the wrong type.
+        ValueError: If the id is empty, a text holds a lone surrogate, or an attribute is named
+            ``userAttributesUpdated`` (or ``user_attributes_updated``).
+    """
+
+    id: str
+    attributes: Mapping[str, str] = field(default_factory=dict, hash=False)
+    # The user's JSON, kept by `_events.py` after its first use.
+    _encoded: str = field(default="", init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        check_text("User.id", self.id, empty=False)
+        object.__setattr__(self, "attributes", _check_attributes(self.attributes))
+
+    def __reduce__(self) -> tuple[type[User], tuple[str, dict[str, str]]]:
+        return (User, (self.id, dict(self.attributes)))
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a variation was chosen.
+
+    Args:
+        type: The kind of reason.
+        rule_id: The rule that matched, with ``ReasonType.RULE``.
+
+    Raises:
+        TypeError: If a field has the wrong type.
+        ValueError: If ``rule_id`` holds a lone surrogate.
+    """
+
+    type: ReasonType
+    rule_id: str = ""
+
+    def __post_init__(self) -> None:
+        check_enum("Reason.type", self.type, ReasonType)
+        check_text("Reason.rule_id", self.rule_id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """The variation that a flag gave to a user, as the gateway or a local evaluation answered.
+
+    Args:
+        feature_id: The flag; not empty.
+        variation_id: The variation; empty only with a reason for which a default is served.
+        feature_version: Version of the flag, a non-negative int32.
+        user_id: The user that was asked for.
+        variation_name: Name of the variation.
+        variation_value: Its value, always as text.
+        reason: Why it was chosen.
+
+    Raises:
+        TypeError: If a field has the wrong type.
+        ValueError: If an id is empty, the version is out of range, or a text holds a lone surrogate.
+    """
+
+    feature_id: str
+    variation_id: str
+    reason: Reason
+    feature_version: int = 0
+    user_id: str = ""
+    variation_name: str = ""
+    variation_value: str = ""
+
+    def __post_init__(self) -> None:
+        check_text("Evaluation.feature_id", self.feature_id, empty=False)
+        if not isinstance(self.reason, Reason):
+            raise TypeError(f"Evaluation.reason must be a Reason, not {type(self.reason).__name__}")
+        check_text("Evaluation.variation_id", self.variation_id, empty=self.reason.type.is_error)
+        check_int32("Evaluation.feature_version", self.feature_version, minimum=0)
+        for name in ("user_id", "variation_name", "variation_value"):
+            check_text(f"Evaluation.{name}", getattr(self, name))
+
+
+class Fate(StrEnum):
+    """How the story of an event ends."""
+
+    REFUSED = "refused"
+    """Never accepted; the reason is a `RefusedReason`."""
+    DELIVERED = "delivered"
+    """The gateway took it."""
+    REJECTED = "rejected"
+    """The gateway said no for good; the message has its words."""
+    DROPPED = "dropped"
+    """Accepted, then given up; the reason is a `DroppedReason`."""
+
+
+class RefusedReason(StrEnum):
+    """Why a push was not accepted."""
+
+    INVALID = "invalid"
+    TOO_LARGE = "too_large"
+    QUEUE_FULL = "queue_full"
+    METRICS_YIELD = "metrics_yield"
+    NOT_RUNNING = "not_running"
+    UNREPORTED = "unreported"
+    """An error that has no metrics message: 401 and 403."""
+
+
+class DroppedReason(StrEnum):
+    """Why an accepted event was given up."""
+
+    DISPLACED = "displaced"
+    """Pushed out by a newer event, with ``overflow="drop_oldest"``."""
+    EXPIRED = "expired"
+    """Older than ``event_lifetime``."""
+    UNDELIVERED = "undelivered"
+    """The drain ended; never sent, or known not to be stored."""
+    UNCONFIRMED = "unconfirmed"
+    """The drain ended; sent, but the answer is unknown."""
+    ABANDONED = "abandoned"
+    """The processor or its loop went away without a close."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The end of one event's story.
+
+    Attributes:
+        fate: Which end it was.
+        reason: A `RefusedReason` or `DroppedReason`; "" with the other fates.
+        message: What was wrong: the gateway's words with ``REJECTED``, ours with a refused bad input.
+    """
+
+    fate: Fate
+    reason: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """What ``on_drop`` hears: one event that will not be delivered.
+
+    Attributes:
+        kind: Class of the event.
+        reason: A `RefusedReason`, a `DroppedReason`, or ``"rejected"``.
+        event_id: Its id; "" if it was refused.
+        message: The gateway's words with ``"rejected"``, ours with a refused bad input.
+    """
+
+    kind: EventKind
+    reason: str
+    event_id: str
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventCounts:
+    """Counters of one class of events; exact at every instant.
+
+    ``pushed == accepted + refused`` and ``accepted == delivered + rejected + dropped + queued + in_flight``.
+
+    Attributes:
+        pushed: Calls of ``push_*``.
+        accepted: Events that were taken in.
+        refused_by: Pushes that were not accepted, by reason.
+        delivered: Events that the gateway took.
+        rejected: Events that the gateway refused for good.
+        dropped_by: Events that were accepted and then given up, by reason.
+        queued: Events that wait for their first or for another try.
+        in_flight: Events in a request under way.
+    """
+
+    pushed: int = 0
+    accepted: int = 0
+    refused_by: Mapping[RefusedReason, int] = field(default_factory=dict)
+    delivered: int = 0
+    rejected: int = 0
+    dropped_by: Mapping[DroppedReason, int] = field(default_factory=dict)
+    queued: int = 0
+    in_flight: int = 0
+
+    @property
+    def refused(self) -> int:
+        """Pushes that were not accepted, whatever the reason."""
+        return sum(self.refused_by.values())
+
+    @property
+    def dropped(self) -> int:
+        """Events that were accepted and then given up, whatever the reason."""
+        return sum(self.dropped_by.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statistics:
+    """What a processor has done since its start, to the event.
+
+    Attributes:
+        goal: Counters of the goal events.
+        evaluation: Counters of the evaluation events.
+        metrics: Counters of the metrics events.
+        total: The three of them added up.
+        held_bytes: Bytes of the events that are queued or in flight.
+        posts: Requests sent to ``/register_events``, repeated ones included.
+        posted_events: Events in those requests; ``posted_events / posts`` is the mean batch.
+        protocol_anomalies: Ids in answers that were not in the request.
+        circuit: ``"closed"`` if posts flow, ``"open"`` while they wait out trouble, ``"probing"`` while one
+            batch tries whether it is over.
+    """
+
+    goal: EventCounts
+    evaluation: EventCounts
+    metrics: EventCounts
+    total: EventCounts
+    held_bytes: int
+    posts: int
+    posted_events: int
+    protocol_anomalies: int
+    circuit: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrainCounts:
+    """What became of the events of one class that were waiting when a drain began.
+
+    Attributes:
+        delivered: The gateway took them.
+        rejected: The gateway refused them for good.
+        expired: They were older than ``event_lifetime``.
+        undelivered: Left behind; never sent, or known not to be stored.
+        unconfirmed: Left behind; sent, but the answer is unknown.
+    """
+
+    delivered: int = 0
+    rejected: int = 0
+    expired: int = 0
+    undelivered: int = 0
+    unconfirmed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrainReport:
+    """How a drain ended; every caller of ``aclose()`` gets the same one.
+
+    Attributes:
+        goal: What became of the goal events.
+        evaluation: What became of the evaluation events.
+        metrics: What became of the metrics events.
+        total: The three of them added up.
+        duration: Seconds from the call of ``aclose()`` to the end of the drain.
+    """
+
+    goal: DrainCounts = DrainCounts()
+    evaluation: DrainCounts = DrainCounts()
+    metrics: DrainCounts = DrainCounts()
+    total: DrainCounts = DrainCounts()
+    duration: float = 0.0
+
+    @property
+    def complete(self) -> bool:
+        """True if nothing was left behind."""
+        return not self.total.undelivered and not self.total.unconfirmed
+
+    def raise_for_undelivered(self) -> None:
+        """Do nothing if the drain was complete.
+
+        Raises:
+            UndeliveredError: If events were left behind.
+        """
+        if not self.complete:
+            raise UndeliveredError(
+                f"{self.total.undelivered} events were not delivered and {self.total.unconfirmed} not confirmed "
+                f"when the drain ended after {self.duration:.1f} s"
+            )

@@ -1,0 +1,151 @@
+"""The options of the processor: frozen, checked once, when they are made."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Literal, get_args
+
+from bucketeer_async._errors import ConfigurationError
+from bucketeer_async._models import Drop, check_text
+
+Overflow = Literal["drop_newest", "drop_oldest", "wait"]
+
+#: The gateway takes no goal or evaluation event older than 744 hours, so none is kept longer.
+SERVER_WINDOW: Final = 744 * 3600.0
+
+
+def _require_int(name: str, value: object, *, minimum: int = 1) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+        raise ConfigurationError(f"{name} must be an int of at least {minimum}, not {value!r}")
+
+
+def _require_seconds(name: str, value: object, *, zero: bool = False) -> None:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        raise ConfigurationError(f"{name} must be a finite number of seconds, not {value!r}")
+    if value < 0 or (value == 0 and not zero):
+        raise ConfigurationError(f"{name} must be {'at least' if zero else 'more than'} 0 seconds, not {value!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """How long to wait between two tries while the gateway is in trouble.
+
+    A wait is drawn at random between 0 and the step ("full jitter"); the step doubles with each failed probe.
+
+    Args:
+        initial: First step, in seconds.
+        maximum: Longest step, in seconds. During the first 10 s of an outage a step is at most 2 s.
+
+    Raises:
+        ConfigurationError: If a field is not a positive number, or ``maximum`` is below ``initial``.
+    """
+
+    initial: float = 0.5
+    maximum: float = 30.0
+
+    def __post_init__(self) -> None:
+        _require_seconds("RetryPolicy.initial", self.initial)
+        _require_seconds("RetryPolicy.maximum", self.maximum)
+        if self.maximum < self.initial:
+            raise ConfigurationError(f"RetryPolicy.maximum must be at least initial ({self.initial}), not {self.maximum}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessorConfig:
+    """Every knob of a `Processor`.
+
+    Args:
+        tag: The tag put into every event.
+        queue_capacity: Events accepted and not yet settled; over it ``overflow`` decides.
+        queue_max_bytes: Bytes of those events; over it ``overflow`` decides.
+        overflow: ``"drop_newest"`` refuses the new event, ``"drop_oldest"`` gives up the oldest queued ones,
+            ``"wait"`` makes an awaited push wait for room (a ``_nowait`` push is refused).
+        num_flush_workers: Batches on the way at once.
+        flush_interval: Seconds after which a batch leaves, counted from its first event.
+        flush_size: Number of events that make a batch leave at once.
+        max_batch_size: Events in one batch when there is a backlog.
+        flush_max_bytes: Bytes of the events in one batch, at most 3 MiB: the gateway refuses more than 4 MiB of
+            binary protobuf.
+        request_timeout: Seconds that one post may take. The gateway's own proxy tries for up to 15 s before its
+            first retry, so less than 20 s means duplicates when the gateway is slow.
+        event_lifetime: Seconds that an undelivered event is kept, at most 31 days, which is what the gateway takes.
+        drain_timeout: Seconds that ``aclose()`` may take; None for as long as needed. ``docker stop`` waits 10 s
+            and Kubernetes 30 s before they kill a process.
+        retry: How long to wait between tries.
+        strict: Whether a push of bad input raises instead of being refused.
+        on_drop: Called with every event that will not be delivered, on a thread of its own: what it raises is
+            logged, and how long it takes delays nothing.
+        logger: Where to log; None means ``logging.getLogger("bucketeer_async")``.
+
+    Raises:
+        ConfigurationError: If a field is wrong; the message names it and the accepted form.
+    """
+
+    tag: str = ""
+    queue_capacity: int = 100_000
+    queue_max_bytes: int = 128 * 2**20
+    overflow: Overflow = "drop_newest"
+    num_flush_workers: int = 8
+    flush_interval: float = 30.0
+    flush_size: int = 100
+    max_batch_size: int = 500
+    flush_max_bytes: int = 2**20
+    request_timeout: float = 20.0
+    event_lifetime: float = 86_400.0
+    drain_timeout: float | None = 25.0
+    retry: RetryPolicy = RetryPolicy()
+    strict: bool = False
+    on_drop: Callable[[Drop], None] | None = None
+    logger: logging.Logger | None = None
+
+    def __post_init__(self) -> None:
+        self._check_words()
+        for name in ("queue_capacity", "queue_max_bytes", "num_flush_workers", "flush_size", "max_batch_size"):
+            _require_int(f"ProcessorConfig.{name}", getattr(self, name))
+        _require_int("ProcessorConfig.flush_max_bytes", self.flush_max_bytes, minimum=1024)
+        for name in ("flush_interval", "request_timeout", "event_lifetime"):
+            _require_seconds(f"ProcessorConfig.{name}", getattr(self, name))
+        if self.drain_timeout is not None:
+            _require_seconds("ProcessorConfig.drain_timeout", self.drain_timeout, zero=True)
+        self._check_order()
+
+    def _check_words(self) -> None:
+        try:
+            check_text("ProcessorConfig.tag", self.tag)
+        except (TypeError, ValueError) as error:
+            raise ConfigurationError(str(error)) from None
+        if self.overflow not in get_args(Overflow):
+            raise ConfigurationError(f"ProcessorConfig.overflow must be one of {get_args(Overflow)}, not {self.overflow!r}")
+        if not isinstance(self.retry, RetryPolicy):
+            raise ConfigurationError(f"ProcessorConfig.retry must be a RetryPolicy, not {self.retry!r}")
+        if not isinstance(self.strict, bool):
+            raise ConfigurationError(f"ProcessorConfig.strict must be a bool, not {self.strict!r}")
+        if self.on_drop is not None and not callable(self.on_drop):
+            raise ConfigurationError(f"ProcessorConfig.on_drop must be callable, not {self.on_drop!r}")
+        if self.logger is not None and not isinstance(self.logger, logging.Logger):
+            raise ConfigurationError(f"ProcessorConfig.logger must be a logging.Logger, not {self.logger!r}")
+
+    def _check_order(self) -> None:
+        if self.flush_size > min(self.max_batch_size, self.queue_capacity):
+            raise ConfigurationError(
+                f"ProcessorConfig.flush_size ({self.flush_size}) must be at most max_batch_size ({self.max_batch_size}) "
+                f"and queue_capacity ({self.queue_capacity})"
+            )
+        if self.max_batch_size > 1000:
+            raise ConfigurationError(
+                f"ProcessorConfig.max_batch_size must be at most 1000, the work done in one turn of the loop, "
+                f"not {self.max_batch_size}"
+            )
+        if self.flush_max_bytes > min(3 * 2**20, self.queue_max_bytes):
+            raise ConfigurationError(
+                f"ProcessorConfig.flush_max_bytes ({self.flush_max_bytes}) must be at most 3 MiB "
+                f"and queue_max_bytes ({self.queue_max_bytes})"
+            )
+        if self.event_lifetime > SERVER_WINDOW:
+            raise ConfigurationError(
+                f"ProcessorConfig.event_lifetime must be at most {SERVER_WINDOW:.0f} seconds (31 days, the gateway's limit), "
+                f"not {self.event_lifetime}"
+            )

@@ -1,0 +1,332 @@
+"""The event processor: the door to the pipeline. A push is checked, encoded, and admitted or refused, at once.
+
+Who delivers, and how, is left to `_pipeline.py`; this file holds the pushes and what a caller sees of the lifecycle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import Callable
+from types import EllipsisType, TracebackType
+from typing import Concatenate, Final, ParamSpec, Protocol, Self
+
+from bucketeer_async._counting import total_counts
+from bucketeer_async._errors import ClosedError, ConfigurationError
+from bucketeer_async._events import EncodedEvent, EventFactory, UnreportedError
+from bucketeer_async._ledger import Receipt
+from bucketeer_async._models import (
+    ApiId,
+    DrainReport,
+    Evaluation,
+    EventKind,
+    ReasonType,
+    RefusedReason,
+    Statistics,
+    User,
+)
+from bucketeer_async._options import ProcessorConfig
+from bucketeer_async._pipeline import EventsClient, Pipeline, State
+
+_P = ParamSpec("_P")
+
+_PUSHES_PER_TURN: Final = 100  # an awaited push gives the loop a turn at least this often
+_BRAKE: Final = 0.5  # share of a bound over which awaited pushes keep pace with a gateway that is well
+_BRAKE_PAUSE: Final = 0.05  # seconds; the longest that one push is slowed down for it
+
+
+class ProcessorClient(EventsClient, Protocol):
+    """What a processor needs of an `ApiClient`."""
+
+    @property
+    def source_id(self) -> int: ...
+    @property
+    def sdk_version(self) -> str: ...
+
+
+class Processor:
+    """Takes evaluation, goal and metrics events, and delivers them in batches, in the background.
+
+    A push never raises because of the gateway, and a ``push_*_nowait`` never waits: it may be called from any
+    thread. Every accepted event is delivered, rejected by the gateway, or dropped for a reason that is counted.
+    Delivery is at least once: an event keeps its id over all tries.
+
+    Use it as an async context manager, or call `start` and `aclose`, from any task of one event loop. In a forked
+    child it is new and empty, and has to be started there.
+
+    Args:
+        api_client: Posts the events. It is started if need be, never closed.
+        config: Every knob.
+
+    Raises:
+        ConfigurationError: If ``config`` is not a `ProcessorConfig`.
+    """
+
+    def __init__(self, api_client: ProcessorClient, config: ProcessorConfig = ProcessorConfig()) -> None:
+        if not isinstance(config, ProcessorConfig):
+            raise ConfigurationError(f"config must be a ProcessorConfig, not {type(config).__name__}")
+        self._api_client = api_client
+        self._config = config
+        self._inherited: list[Pipeline] = []  # from before a fork; kept, for they belong to the parent
+        self._begin_life()
+
+    def _begin_life(self) -> None:
+        api, config = self._api_client, self._config
+        self._pid = os.getpid()
+        self._pushes = 0
+        self._events = EventFactory(tag=config.tag, source_id=api.source_id, sdk_version=api.sdk_version)
+        self._pipeline = Pipeline(api, config, random.Random())  # noqa: S311 - jitter is no secret
+
+    def _life(self) -> Pipeline:
+        """The pipeline of this process."""
+        if os.getpid() != self._pid:
+            self._inherited.append(self._pipeline)
+            self._begin_life()
+        return self._pipeline
+
+    # Lifecycle
+
+    async def start(self) -> None:
+        """Begin to accept and deliver; no effect while running.
+
+        Raises:
+            ClosedError: If it is closing or closed.
+            WrongLoopError: If it was started on another event loop.
+        """
+        await self._life().start()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def flush(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109 - running out is an answer here
+        """Send what waits now, and wait until every event accepted before this call is settled.
+
+        Args:
+            timeout: Seconds to wait; None for as long as it takes.
+
+        Returns:
+            Whether all of them are settled; False when the time ran out first.
+
+        Raises:
+            ClosedError: If it was never started.
+            WrongLoopError: If it was started on another event loop.
+        """
+        pipeline = self._life()
+        pipeline.require_loop()
+        if pipeline.state is State.NEW:
+            raise ClosedError("the processor is not started")
+        return pipeline.state is State.CLOSED or await pipeline.flush(timeout)
+
+    async def aclose(self, timeout: float | None | EllipsisType = ...) -> DrainReport:  # noqa: ASYNC109 - as flush
+        """Refuse new events, deliver those that were accepted, and say what was left.
+
+        The drain goes on when a caller is cancelled; every caller waits for the same one and gets the same report.
+
+        Args:
+            timeout: Seconds that the drain may still take, if that is less than ``drain_timeout``.
+
+        Returns:
+            What became of the events that were waiting.
+
+        Raises:
+            WrongLoopError: If it was started on another event loop.
+        """
+        pipeline = self._life()
+        pipeline.require_loop()
+        pipeline.begin_closing()
+        if timeout is not None and not isinstance(timeout, EllipsisType):
+            pipeline.limit_drain(max(timeout, 0.0))
+        return await pipeline.closed()
+
+    def statistics(self) -> Statistics:
+        """Return all counters, exact to the event and consistent with each other; from any thread."""
+        pipeline = self._life()
+        pipeline.notice_lost_loop()
+        counts = pipeline.ledger.counts()
+        delivery = pipeline.delivery
+        return Statistics(
+            goal=counts[EventKind.GOAL],
+            evaluation=counts[EventKind.EVALUATION],
+            metrics=counts[EventKind.METRICS],
+            total=total_counts(counts.values()),
+            held_bytes=pipeline.ledger.held_bytes,
+            posts=delivery.posts if delivery else 0,
+            posted_events=delivery.posted_events if delivery else 0,
+            protocol_anomalies=delivery.protocol_anomalies if delivery else 0,
+            circuit=pipeline.circuit.state,
+        )
+
+    # Pushes
+
+    async def push_evaluation_event(self, user: User, evaluation: Evaluation) -> Receipt:
+        """Record that ``user`` got ``evaluation``."""
+        return await self._push(EventKind.EVALUATION, EventFactory.evaluation, user, evaluation)
+
+    def push_evaluation_event_nowait(self, user: User, evaluation: Evaluation) -> Receipt:
+        """As `push_evaluation_event`, from any thread."""
+        return self._push_nowait(EventKind.EVALUATION, EventFactory.evaluation, user, evaluation)
+
+    async def push_default_evaluation_event(
+        self, user: User, feature_id: str, reason: ReasonType = ReasonType.CLIENT
+    ) -> Receipt:
+        """Record that ``user`` got the caller's default.
+
+        Args:
+            user: Who asked.
+            feature_id: The flag; not empty.
+            reason: Why the default was served: ``CLIENT`` or one of ``ERROR_*``.
+        """
+        return await self._push(EventKind.EVALUATION, EventFactory.default_evaluation, user, feature_id, reason)
+
+    def push_default_evaluation_event_nowait(
+        self, user: User, feature_id: str, reason: ReasonType = ReasonType.CLIENT
+    ) -> Receipt:
+        """As `push_default_evaluation_event`, from any thread."""
+        return self._push_nowait(EventKind.EVALUATION, EventFactory.default_evaluation, user, feature_id, reason)
+
+    async def push_goal_event(self, user: User, goal_id: str, value: float = 0.0) -> Receipt:
+        """Record that ``user`` reached a goal.
+
+        Args:
+            user: Who reached it.
+            goal_id: The goal; not empty.
+            value: A finite number; the gateway stores it as a 32-bit float.
+        """
+        return await self._push(EventKind.GOAL, EventFactory.goal, user, goal_id, value)
+
+    def push_goal_event_nowait(self, user: User, goal_id: str, value: float = 0.0) -> Receipt:
+        """As `push_goal_event`, from any thread."""
+        return self._push_nowait(EventKind.GOAL, EventFactory.goal, user, goal_id, value)
+
+    async def push_get_evaluation_latency_metrics_event(self, duration: float) -> Receipt:
+        """Record the ``duration`` of an evaluation request, in seconds, in the message of older SDKs."""
+        return await self._push(EventKind.METRICS, EventFactory.get_evaluation_latency, duration)
+
+    def push_get_evaluation_latency_metrics_event_nowait(self, duration: float) -> Receipt:
+        """As `push_get_evaluation_latency_metrics_event`, from any thread."""
+        return self._push_nowait(EventKind.METRICS, EventFactory.get_evaluation_latency, duration)
+
+    async def push_get_evaluation_size_metrics_event(self, size_byte: int) -> Receipt:
+        """Record the size of an evaluation answer, 0 to 2**31 - 1 bytes, in the message of older SDKs."""
+        return await self._push(EventKind.METRICS, EventFactory.get_evaluation_size, size_byte)
+
+    def push_get_evaluation_size_metrics_event_nowait(self, size_byte: int) -> Receipt:
+        """As `push_get_evaluation_size_metrics_event`, from any thread."""
+        return self._push_nowait(EventKind.METRICS, EventFactory.get_evaluation_size, size_byte)
+
+    async def push_timeout_error_count_metrics_event(self) -> Receipt:
+        """Count a timeout, in the message of older SDKs."""
+        return await self._push(EventKind.METRICS, EventFactory.timeout_error_count)
+
+    def push_timeout_error_count_metrics_event_nowait(self) -> Receipt:
+        """As `push_timeout_error_count_metrics_event`, from any thread."""
+        return self._push_nowait(EventKind.METRICS, EventFactory.timeout_error_count)
+
+    async def push_internal_error_count_metrics_event(self) -> Receipt:
+        """Count an internal error, in the message of older SDKs."""
+        return await self._push(EventKind.METRICS, EventFactory.internal_error_count)
+
+    def push_internal_error_count_metrics_event_nowait(self) -> Receipt:
+        """As `push_internal_error_count_metrics_event`, from any thread."""
+        return self._push_nowait(EventKind.METRICS, EventFactory.internal_error_count)
+
+    async def push_latency_metrics_event(self, duration: float, api_id: ApiId) -> Receipt:
+        """Record the ``duration`` of an operation, in seconds; 0 counts as a nanosecond, or the gateway discards it."""
+        return await self._push(EventKind.METRICS, EventFactory.latency, duration, api_id)
+
+    def push_latency_metrics_event_nowait(self, duration: float, api_id: ApiId) -> Receipt:
+        """As `push_latency_metrics_event`, from any thread."""
+        return self._push_nowait(EventKind.METRICS, EventFactory.latency, duration, api_id)
+
+    async def push_size_metrics_event(self, size_byte: int, api_id: ApiId) -> Receipt:
+        """Record the size of the answer to an operation, 0 to 2**31 - 1 bytes."""
+        return await self._push(EventKind.METRICS, EventFactory.size, size_byte, api_id)
+
+    def push_size_metrics_event_nowait(self, size_byte: int, api_id: ApiId) -> Receipt:
+        """As `push_size_metrics_event`, from any thread."""
+        return self._push_nowait(EventKind.METRICS, EventFactory.size, size_byte, api_id)
+
+    async def push_error_metrics_event(self, error: BaseException, api_id: ApiId) -> Receipt:
+        """Count a failed operation, in the message for its class of failure.
+
+        A `StatusError` is classed by its status, timeouts and connection errors by their type; anything else is an
+        internal error of the SDK. 401 and 403 have no message: they are refused as ``unreported``.
+        """
+        return await self._push(EventKind.METRICS, EventFactory.error, error, api_id)
+
+    def push_error_metrics_event_nowait(self, error: BaseException, api_id: ApiId) -> Receipt:
+        """As `push_error_metrics_event`, from any thread."""
+        return self._push_nowait(EventKind.METRICS, EventFactory.error, error, api_id)
+
+    # How a push goes
+
+    def _push_nowait(
+        self, kind: EventKind, build: Callable[Concatenate[EventFactory, _P], EncodedEvent], *args: _P.args, **kwargs: _P.kwargs
+    ) -> Receipt:
+        pipeline = self._life()
+        event = self._encode(pipeline, kind, build, *args, **kwargs)
+        if isinstance(event, Receipt):
+            return event
+        receipt = pipeline.ledger.try_admit(event)
+        if receipt is None:
+            return pipeline.ledger.refuse(kind, RefusedReason.QUEUE_FULL)
+        if receipt.accepted:
+            pipeline.pushed()
+        return receipt
+
+    async def _push(
+        self, kind: EventKind, build: Callable[Concatenate[EventFactory, _P], EncodedEvent], *args: _P.args, **kwargs: _P.kwargs
+    ) -> Receipt:
+        pipeline = self._life()
+        pipeline.require_loop()
+        event = self._encode(pipeline, kind, build, *args, **kwargs)
+        if isinstance(event, Receipt):
+            return event
+        await self._give_way(pipeline)
+        while (receipt := pipeline.ledger.try_admit(event)) is None:
+            if self._config.overflow != "wait":
+                return pipeline.ledger.refuse(kind, RefusedReason.QUEUE_FULL)
+            await pipeline.room()
+        if receipt.accepted:
+            pipeline.pushed()
+        return receipt
+
+    def _encode(
+        self,
+        pipeline: Pipeline,
+        kind: EventKind,
+        build: Callable[Concatenate[EventFactory, _P], EncodedEvent],
+        *args: _P.args,
+        **kwargs: _P.kwargs,
+    ) -> EncodedEvent | Receipt:
+        """Return the event, or the receipt of its refusal."""
+        try:
+            event = build(self._events, *args, **kwargs)
+        except UnreportedError as error:
+            return pipeline.ledger.refuse(kind, RefusedReason.UNREPORTED, str(error))
+        except (TypeError, ValueError) as error:
+            if self._config.strict:
+                raise
+            return pipeline.ledger.refuse(kind, RefusedReason.INVALID, str(error))
+        if len(event.body) > self._config.flush_max_bytes:
+            message = f"the event has {len(event.body)} bytes; flush_max_bytes is {self._config.flush_max_bytes}"
+            if self._config.strict:
+                raise ValueError(message)
+            return pipeline.ledger.refuse(kind, RefusedReason.TOO_LARGE, message)
+        return event
+
+    async def _give_way(self, pipeline: Pipeline) -> None:
+        """Let the loop turn now and then; with a long backlog and a healthy gateway, let it catch up."""
+        self._pushes += 1
+        if self._pushes >= _PUSHES_PER_TURN:
+            self._pushes = 0
+            await asyncio.sleep(0)
+        if pipeline.ledger.is_fuller_than(_BRAKE) and pipeline.is_delivering():
+            await pipeline.progress(_BRAKE_PAUSE)

@@ -1,0 +1,84 @@
+"""The few hand-written fakes: a client that answers from a script instead of a network."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class FakeEventError:
+    retriable: bool
+    message: str = "gateway: no"
+
+
+@dataclass(frozen=True)
+class FakeAnswer:
+    errors: Mapping[str, FakeEventError] = field(default_factory=dict)
+
+
+Script = Callable[[list[dict[str, Any]]], Awaitable[FakeAnswer]]
+
+
+async def accept(_events: list[dict[str, Any]]) -> FakeAnswer:
+    return FakeAnswer()
+
+
+class FakeLease:
+    def __init__(self, client: FakeClient) -> None:
+        self._client = client
+        self.draining = False
+        self.released = False
+
+    async def register_events(self, events: Sequence[bytes], *, timeout: float) -> FakeAnswer:
+        return await self._client.answer(events, timeout)
+
+    def release(self) -> None:
+        self.released = True
+
+
+class FakeClient:
+    """Answers posts by `script`, and remembers what it took.
+
+    What it took is what the script's answer did not name, as the real gateway does.
+    """
+
+    def __init__(self, script: Script = accept, *, source_id: int = 0) -> None:
+        self.script = script
+        self.source_id = source_id
+        self.sdk_version = "0.0.0"
+        self.batches: list[list[dict[str, Any]]] = []
+        self.post_times: list[float] = []
+        self.taken: Counter[str] = Counter()
+        self.leases: list[FakeLease] = []
+        self.started = 0
+        self.under_way = self.most_under_way = 0
+
+    async def start(self) -> None:
+        self.started += 1
+
+    def lease(self) -> FakeLease:
+        self.leases.append(FakeLease(self))
+        return self.leases[-1]
+
+    async def answer(self, bodies: Sequence[bytes], timeout: float) -> FakeAnswer:
+        assert timeout > 0
+        events = [json.loads(body) for body in bodies]
+        self.batches.append(events)
+        self.post_times.append(asyncio.get_running_loop().time())
+        self.under_way += 1
+        self.most_under_way = max(self.most_under_way, self.under_way)
+        try:
+            answer = await self.script(events)
+        finally:
+            self.under_way -= 1
+        self.taken.update(event["id"] for event in events if event["id"] not in answer.errors)
+        return answer
+
+    @property
+    def sizes(self) -> list[int]:
+        return [len(batch) for batch in self.batches]
