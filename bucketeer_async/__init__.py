@@ -33,6 +33,14 @@ from bucketeer_async._models import (
 )
 from bucketeer_async._options import ProcessorConfig, RetryPolicy
 from bucketeer_async._processor import Processor
+from bucketeer_async._responses import (
+    EventError,
+    GetEvaluationResponse,
+    GetEvaluationsResponse,
+    GetFeatureFlagsResponse,
+    GetSegmentUsersResponse,
+    RegisterEventsResponse,
+)
 from bucketeer_async._version import __version__
 
 __all__ = [
@@ -50,8 +58,13 @@ __all__ = [
     "DroppedReason",
     "Evaluation",
     "EventCounts",
+    "EventError",
     "EventKind",
     "Fate",
+    "GetEvaluationResponse",
+    "GetEvaluationsResponse",
+    "GetFeatureFlagsResponse",
+    "GetSegmentUsersResponse",
     "Outcome",
     "Processor",
     "ProcessorConfig",
@@ -59,6 +72,7 @@ __all__ = [
     "ReasonType",
     "Receipt",
     "RefusedReason",
+    "RegisterEventsResponse",
     "RequestTimeoutError",
     "RetryPolicy",
     "Statistics",

@@ -22,7 +22,12 @@ def _require_int(name: str, value: object, *, minimum: int = 1) -> None:
         raise ConfigurationError(f"{name} must be an int of at least {minimum}, not {value!r}")
 
 
-def _require_seconds(name: str, value: object, *, zero: bool = False) -> None:
+def check_seconds(name: str, value: object, *, zero: bool = False) -> None:
+    """Do nothing if ``value`` is a finite, positive number (or 0, with ``zero``).
+
+    Raises:
+        ConfigurationError: Otherwise; the message names the field.
+    """
     if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
         raise ConfigurationError(f"{name} must be a finite number of seconds, not {value!r}")
     if value < 0 or (value == 0 and not zero):
@@ -47,8 +52,8 @@ class RetryPolicy:
     maximum: float = 30.0
 
     def __post_init__(self) -> None:
-        _require_seconds("RetryPolicy.initial", self.initial)
-        _require_seconds("RetryPolicy.maximum", self.maximum)
+        check_seconds("RetryPolicy.initial", self.initial)
+        check_seconds("RetryPolicy.maximum", self.maximum)
         if self.maximum < self.initial:
             raise ConfigurationError(f"RetryPolicy.maximum must be at least initial ({self.initial}), not {self.maximum}")
 
@@ -107,9 +112,9 @@ class ProcessorConfig:
             _require_int(f"ProcessorConfig.{name}", getattr(self, name))
         _require_int("ProcessorConfig.flush_max_bytes", self.flush_max_bytes, minimum=1024)
         for name in ("flush_interval", "request_timeout", "event_lifetime"):
-            _require_seconds(f"ProcessorConfig.{name}", getattr(self, name))
+            check_seconds(f"ProcessorConfig.{name}", getattr(self, name))
         if self.drain_timeout is not None:
-            _require_seconds("ProcessorConfig.drain_timeout", self.drain_timeout, zero=True)
+            check_seconds("ProcessorConfig.drain_timeout", self.drain_timeout, zero=True)
         self._check_order()
 
     def _check_words(self) -> None:

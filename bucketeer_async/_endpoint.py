@@ -1,0 +1,87 @@
+"""Checks and normalises what `ApiClient` is told about the gateway: its address, and the key."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Final
+from urllib.parse import SplitResult, urlsplit
+
+from bucketeer_async._errors import ConfigurationError
+
+_FORM: Final = "a host such as 'api.example.com', or a URL such as 'https://api.example.com:9000' without a path"
+
+
+class ApiKey:
+    """An API key that does not show itself: its text, repr and pickle are redacted."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: object) -> None:
+        self._value = check_header("ApiClient.api_key", value)
+
+    def reveal(self) -> str:
+        """The key, for the one header that carries it."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "ApiKey('***')"
+
+    def __reduce__(self) -> tuple[type[ApiKey], tuple[str]]:
+        return (ApiKey, ("redacted",))
+
+
+def check_header(name: str, value: object) -> str:
+    """Return ``value`` if it can stand in an HTTP header.
+
+    Raises:
+        ConfigurationError: If it is not a non-empty str of printable ASCII without blanks. The value is not shown.
+    """
+    if not isinstance(value, str) or not value:
+        raise ConfigurationError(f"{name} must be a non-empty str")
+    if not all("!" <= character <= "~" for character in value):
+        raise ConfigurationError(f"{name} must be printable ASCII without blanks and line breaks")
+    return value
+
+
+def normalize_endpoint(endpoint: object, *, allow_http: bool) -> str:
+    """Return the base URL of a gateway: scheme, host and port, without a trailing slash.
+
+    Raises:
+        ConfigurationError: If it is not a host or a URL; the message names the accepted form.
+    """
+    if not isinstance(endpoint, str) or not endpoint:
+        raise ConfigurationError(f"ApiClient.endpoint must be {_FORM}")
+    if not all("!" <= character <= "~" for character in endpoint):
+        raise ConfigurationError(f"ApiClient.endpoint must be ASCII without blanks: {_FORM}")
+    parts, host, port = _split(endpoint if "://" in endpoint else f"https://{endpoint}")
+    if parts.scheme not in {"http", "https"}:
+        raise ConfigurationError(f"ApiClient.endpoint must use https (or http), not {parts.scheme!r}")
+    if "@" in parts.netloc or parts.query or parts.fragment or parts.path.strip("/"):
+        raise ConfigurationError(f"ApiClient.endpoint must have no user, path, query or fragment: {_FORM}")
+    if parts.scheme == "http" and not allow_http and not _is_loopback(host):
+        raise ConfigurationError(
+            "ApiClient.endpoint must use https, or the key travels in the clear; "
+            "http is for loopback addresses, or with allow_http=True"
+        )
+    shown = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{shown}" + (f":{port}" if port is not None else "")
+
+
+def _split(url: str) -> tuple[SplitResult, str, int | None]:
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port, parts = None, None, urlsplit("")
+    if not host or port == 0 or any(character in host for character in "\\^`{}|<>\"'%"):
+        raise ConfigurationError(f"ApiClient.endpoint must be {_FORM}")
+    return parts, host, port
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,210 @@
+"""One HTTP exchange: the only place that knows httpx. Its errors end here, as ours.
+
+httpx and httpx2 have the same surface and unrelated classes, so both are used by name: a client is a Protocol, and an
+exception is told by the names in its ancestry.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import ssl
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, Final, Protocol
+
+from bucketeer_async._errors import ApiError, ConnectionFailedError, DecodeError, RequestTimeoutError, StatusError
+
+KEEPALIVE_EXPIRY: Final = 45.0  # seconds; the gateway closes an idle connection after 60
+_LONGEST_RETRY_AFTER: Final = 300.0  # seconds
+_LONGEST_ERROR_BODY: Final = 64 * 1024  # bytes; the gateway's error bodies are far shorter
+
+_NOT_CONNECTED: Final = frozenset(
+    {"ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol", "InvalidURL"}
+)
+_LIBRARIES: Final = frozenset({"httpx", "httpcore", "httpx2", "httpcore2"})
+
+
+class HttpClient(Protocol):
+    """The part of ``httpx.AsyncClient`` and ``httpx2.AsyncClient`` that is used here."""
+
+    @property
+    def build_request(self) -> Callable[..., Any]: ...
+    @property
+    def send(self) -> Callable[..., Awaitable[Any]]: ...
+    async def aclose(self) -> None: ...
+
+
+def new_client(ssl_context: ssl.SSLContext | None, proxy: str | None, max_connections: int) -> HttpClient:
+    """Make a client of our own. This takes a while (certificates, imports): call it off the loop."""
+    import httpx  # noqa: PLC0415 - 100 ms that an application without a client need not pay
+
+    context = ssl_context or httpx.create_ssl_context()
+    if ssl_context is None:
+        context.minimum_version = max(context.minimum_version, ssl.TLSVersion.TLSv1_2)
+    limits = httpx.Limits(
+        max_connections=max_connections,
+        max_keepalive_connections=max_connections,
+        keepalive_expiry=KEEPALIVE_EXPIRY,
+    )
+    return httpx.AsyncClient(verify=context, proxy=proxy, limits=limits)
+
+
+@dataclass(slots=True)
+class _Trace:
+    """What the transport tells about the way of one request."""
+
+    connected: bool = False
+    sending: bool = False
+    heard: bool = False
+    told: bool = False
+
+    async def __call__(self, event: str, info: Mapping[str, Any]) -> None:  # noqa: ARG002 - the transport's signature
+        self.told = True
+        if event.endswith("connect_tcp.started"):
+            self.connected = True
+        elif event.endswith("send_request_headers.started"):
+            self.sending = True
+        elif event.endswith("receive_response_headers.complete"):
+            self.heard = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What is sent.
+
+    Attributes:
+        method: GET or POST.
+        url: The whole URL.
+        headers: All headers besides Host and Content-Length.
+        body: JSON, or None for a GET.
+        limit: Bytes of the answer that are read at most.
+    """
+
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    body: bytes | None
+    limit: int
+
+
+async def exchange(client: HttpClient, request: Request, *, timeout: float) -> bytes:  # noqa: ASYNC109 - per phase
+    """Send the request and return the body of a 200.
+
+    Args:
+        client: Whose connections are used.
+        request: What is sent.
+        timeout: Seconds for each phase (connect, write, read); the caller bounds the whole.
+
+    Raises:
+        ConnectionFailedError: No complete answer arrived.
+        RequestTimeoutError: A phase took too long.
+        StatusError: The status is not 200; redirects are not followed.
+        DecodeError: A 200 whose body is too long or compressed.
+    """
+    trace = _Trace()
+    try:
+        return await _exchange(client, request, timeout, trace)
+    except ApiError:
+        raise
+    except Exception as error:
+        translated = _translate(error, trace)
+        if translated is None:
+            raise
+        raise translated from error
+
+
+async def _exchange(client: HttpClient, request: Request, timeout: float, trace: _Trace) -> bytes:  # noqa: ASYNC109
+    built = client.build_request(
+        request.method,
+        request.url,
+        headers=request.headers,
+        content=request.body,
+        timeout=timeout,
+        extensions={"trace": trace},
+    )
+    response = await client.send(built, stream=True, auth=None, follow_redirects=False)
+    try:
+        if response.status_code != 200:
+            body = await _read(response, _LONGEST_ERROR_BODY)
+            raise _status_error(response.status_code, response.headers, body or b"")
+        if response.headers.get("content-encoding", "identity").strip().lower() not in {"", "identity"}:
+            raise DecodeError("the answer is compressed, though identity was asked for")
+        body = await _read(response, request.limit)
+        if body is None:
+            raise DecodeError(f"the answer is longer than {request.limit} bytes")
+        return body
+    finally:
+        await response.aclose()
+
+
+async def _read(response: Any, limit: int) -> bytes | None:
+    """Return the body, or None if it is longer than ``limit``; what is beyond is not read."""
+    body = bytearray()
+    async for chunk in response.aiter_raw():
+        body += chunk
+        if len(body) > limit:
+            return None
+    return bytes(body)
+
+
+def _translate(error: Exception, trace: _Trace) -> ApiError | None:
+    """Return our exception for one of the HTTP library or of the socket; None for one that is neither."""
+    names = {cls.__name__ for cls in type(error).__mro__}
+    library = any(cls.__module__.partition(".")[0] in _LIBRARIES for cls in type(error).__mro__)
+    closed = isinstance(error, RuntimeError) and "closed" in str(error)
+    if not library and not closed and not isinstance(error, OSError | UnicodeError):
+        return None
+    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    sent = trace.sending if trace.told else not (names & _NOT_CONNECTED or closed)
+    if "TimeoutException" in names or isinstance(error, TimeoutError):
+        return RequestTimeoutError(f"the gateway did not answer in time ({text})", maybe_sent=sent)
+    if "DecodingError" in names:
+        return DecodeError(f"the answer cannot be decoded ({text})")
+    stale = trace.told and not trace.connected and not trace.heard
+    return ConnectionFailedError(f"the gateway cannot be reached ({text})", maybe_sent=sent, stale=stale and sent)
+
+
+def _status_error(status_code: int, headers: Mapping[str, str], body: bytes) -> StatusError:
+    code, detail = _gateway_error(body)
+    retry_after = retry_after_seconds(headers.get("retry-after"), headers.get("date"))
+    return StatusError(status_code, code=code, detail=detail, retry_after=retry_after)
+
+
+def _gateway_error(body: bytes) -> tuple[int | None, str]:
+    """Return code and message of the gateway's error body; (None, "") for any other body."""
+    try:
+        parsed = json.loads(body)
+    except (ValueError, RecursionError):
+        return None, ""
+    if not isinstance(parsed, dict):
+        return None, ""
+    code, message = parsed.get("code"), parsed.get("message")
+    if not isinstance(code, int) or isinstance(code, bool) or not isinstance(message, str):
+        return None, ""
+    return code, message
+
+
+def retry_after_seconds(value: str | None, date: str | None) -> float | None:
+    """Return the seconds that a ``Retry-After`` asks for, at most 300; None if it is absent, past or garbage.
+
+    Args:
+        value: The header: seconds, or an HTTP date.
+        date: The answer's ``Date`` header, by which a date is read, so that the clocks need not agree.
+    """
+    if value is None:
+        return None
+    try:
+        seconds = float(value) if value.strip()[:1].isdigit() else _seconds_until(value, date)
+    except (ValueError, TypeError, OverflowError):
+        return None
+    if not math.isfinite(seconds) or seconds < 0:
+        return None
+    return min(seconds, _LONGEST_RETRY_AFTER)
+
+
+def _seconds_until(value: str, date: str | None) -> float:
+    now = parsedate_to_datetime(date) if date else datetime.now(UTC)
+    return (parsedate_to_datetime(value) - now).total_seconds()

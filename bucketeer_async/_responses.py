@@ -1,0 +1,107 @@
+"""What the coroutines of `ApiClient` return: frozen values, decoded by `_wire.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bucketeer_async._models import Evaluation
+
+
+@dataclass(frozen=True, slots=True)
+class EventError:
+    """Why the gateway did not take one event.
+
+    Attributes:
+        retriable: Whether the same event may be taken when sent again.
+        message: The gateway's words.
+    """
+
+    retriable: bool
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegisterEventsResponse:
+    """Answer of ``/register_events``.
+
+    Attributes:
+        errors: The events that were not taken, by id; empty if all were.
+    """
+
+    errors: Mapping[str, EventError]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GetEvaluationResponse:
+    """Answer of ``/get_evaluation``.
+
+    Attributes:
+        evaluation: The variation, or None if the gateway left it out.
+        size_byte: Bytes received.
+    """
+
+    evaluation: Evaluation | None
+    size_byte: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GetEvaluationsResponse:
+    """Answer of ``/get_evaluations``.
+
+    Attributes:
+        evaluations: Variations of all flags of the tag, or of those that changed.
+        archived_feature_ids: Flags to forget.
+        user_evaluations_id: To be sent with the next request.
+        created_at: Server time, in Unix seconds; to be sent as ``evaluated_at`` with the next request.
+        force_update: Whether ``evaluations`` replace everything held before.
+        size_byte: Bytes received.
+    """
+
+    evaluations: list[Evaluation]
+    archived_feature_ids: list[str]
+    user_evaluations_id: str
+    created_at: int
+    force_update: bool
+    size_byte: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GetFeatureFlagsResponse:
+    """Answer of ``/get_feature_flags``.
+
+    Attributes:
+        features: Flag definitions, as the parsed JSON of ``bucketeer.feature.Feature``.
+        archived_feature_flag_ids: Flags to forget.
+        feature_flags_id: To be sent with the next request.
+        requested_at: Server time, in Unix seconds; to be sent with the next request.
+        force_update: Whether ``features`` replace everything held before.
+        size_byte: Bytes received.
+    """
+
+    features: list[dict[str, Any]]
+    archived_feature_flag_ids: list[str]
+    feature_flags_id: str
+    requested_at: int
+    force_update: bool
+    size_byte: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GetSegmentUsersResponse:
+    """Answer of ``/get_segment_users``.
+
+    Attributes:
+        segment_users: Members and rules of segments, as the parsed JSON of ``bucketeer.feature.SegmentUsers``.
+        deleted_segment_ids: Segments to forget.
+        requested_at: Server time, in Unix seconds; to be sent with the next request.
+        force_update: Whether ``segment_users`` replace everything held before.
+        size_byte: Bytes received.
+    """
+
+    segment_users: list[dict[str, Any]]
+    deleted_segment_ids: list[str]
+    requested_at: int
+    force_update: bool
+    size_byte: int
