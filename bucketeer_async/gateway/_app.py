@@ -1,0 +1,152 @@
+"""The ASGI application: from an HTTP request to an endpoint, and from its answer to an HTTP answer."""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import json
+from typing import Any, Final
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Mount, Route
+from starlette.types import Receive, Scope, Send
+
+from bucketeer_async.gateway._decoding import UnprintableError
+from bucketeer_async.gateway._endpoints import ENDPOINTS, handle
+from bucketeer_async.gateway._state import Fault, GatewayState
+from bucketeer_async.gateway._validation import RefusedRequestError
+
+_LOOPBACK_HOSTS: Final = ("localhost", "127.0.0.1", "[::1]")
+_SHOWN: Final = 20  # events on the page for a person
+
+
+def create_app(state: GatewayState, *, any_host: bool = False) -> Starlette:
+    """Return the gateway as an ASGI application over ``state``.
+
+    Args:
+        state: What it holds; it may be looked at and changed while the gateway serves.
+        any_host: Whether to answer to any ``Host``; otherwise only to the names of this machine's loopback.
+    """
+    dev = _Dev(state)
+    hosts = ["*"] if any_host else list(_LOOPBACK_HOSTS)
+    return Starlette(
+        routes=[
+            Route("/_dev/", dev.page, methods=["GET"]),
+            Route("/_dev/state", dev.state, methods=["GET"]),
+            Route("/_dev/faults", dev.faults, methods=["GET", "POST", "DELETE"]),
+            Mount("/", app=_Gateway(state)),
+        ],
+        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)],
+    )
+
+
+def error_answer(status: int, code: int, message: str) -> Response:
+    """Return an error in the gateway's form."""
+    headers = {"www-authenticate": message} if status == 401 else None
+    return JSONResponse({"code": code, "message": message, "details": []}, status, headers)
+
+
+class _Gateway:
+    """The endpoints of the API, and what the server answers elsewhere."""
+
+    def __init__(self, state: GatewayState) -> None:
+        self._state = state
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        response = await self._answer(request)
+        await response(scope, receive, send)
+
+    async def _answer(self, request: Request) -> Response:
+        path = request.scope["path"].rstrip("/")
+        if not path:
+            return error_answer(400, 3, "Bad Request")
+        self._state.requests[path] += 1
+        if path == "/ping":
+            return self._ping(request)
+        if path not in ENDPOINTS:
+            return error_answer(404, 5, "Not Found")
+        if request.method != "POST":
+            return error_answer(501, 12, "Method Not Allowed")
+        body = await request.body()
+        fault = self._state.fault_for(path)
+        if fault is not None and (response := await _misbehave(fault)) is not None:
+            return response
+        return self._endpoint(path, request.headers.get("authorization", "").strip(" \t"), body, fault)
+
+    def _ping(self, request: Request) -> Response:
+        if request.method != "GET":
+            return error_answer(501, 12, "Method Not Allowed")
+        return JSONResponse({"time": str(int(self._state.now()))})
+
+    def _endpoint(self, path: str, key: str, body: bytes, fault: Fault | None) -> Response:
+        try:
+            return JSONResponse(handle(self._state, ENDPOINTS[path], key, body, fault))
+        except RefusedRequestError as error:
+            return error_answer(error.status, error.code, str(error))
+        except UnprintableError:
+            return JSONResponse({"code": 13, "message": "failed to marshal error message"}, 500)
+
+
+async def _misbehave(fault: Fault) -> Response | None:
+    """Wait, and return the answer that stands for the true one, if the fault has one."""
+    if fault.delay:
+        await asyncio.sleep(fault.delay)
+    if not fault.status:
+        return None
+    headers = dict(fault.headers)
+    if fault.retry_after is not None:
+        headers["retry-after"] = str(fault.retry_after)
+    if fault.body is not None:
+        return Response(fault.body, fault.status, headers)
+    body = {"code": 14, "message": "the gateway was told to fail", "details": []}
+    return JSONResponse(body, fault.status, headers)
+
+
+class _Dev:
+    """What a person, or a test in another process, sees and does."""
+
+    def __init__(self, state: GatewayState) -> None:
+        self._state = state
+
+    async def state(self, _request: Request) -> Response:
+        newest = [{"id": each.id, "kind": each.kind, "event": each.event} for each in self._state.newest(_SHOWN)]
+        return JSONResponse({
+            "counts": self._state.counts(),
+            "requests": dict(self._state.requests),
+            "faults": [_fault_json(fault) for fault in self._state.faults],
+            "newest": newest,
+        })
+
+    async def page(self, _request: Request) -> Response:
+        counts = "".join(
+            f"<tr><td>{kind}<td>{count['accepted']}<td>{count['unique']}" for kind, count in self._state.counts().items()
+        )
+        events = "".join(
+            f"<li><code>{html.escape(json.dumps(each.event, ensure_ascii=False))}</code>"
+            for each in self._state.newest(_SHOWN)
+        )
+        return HTMLResponse(
+            "<!doctype html><meta charset=utf-8><title>Local Bucketeer gateway</title>"
+            "<h1>Local Bucketeer gateway</h1>"
+            f"<table><tr><th>class<th>accepted<th>unique ids{counts}</table>"
+            f"<h2>Newest events</h2><ol>{events}</ol>"
+        )
+
+    async def faults(self, request: Request) -> Response:
+        if request.method == "DELETE":
+            self._state.clear_faults()
+        elif request.method == "POST":
+            try:
+                self._state.fail(Fault(**json.loads(await request.body())))
+            except (TypeError, ValueError) as error:
+                return JSONResponse({"error": f"a fault is an object with the fields of Fault: {error}"}, 400)
+        return JSONResponse([_fault_json(fault) for fault in self._state.faults])
+
+
+def _fault_json(fault: Fault) -> dict[str, Any]:
+    return {name: getattr(fault, name) for name in Fault.__dataclass_fields__}

@@ -1,0 +1,177 @@
+"""What each endpoint answers; the checks that are common to all of them come first, in the server's order."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from bucketeer_async._models import Evaluation, EventKind
+from bucketeer_async._proto.gateway import service_pb2 as pb
+from bucketeer_async.gateway import _validation as validation
+from bucketeer_async.gateway._decoding import UndecodableError, decode
+from bucketeer_async.gateway._state import Fault, GatewayState, RecordedEvent
+from bucketeer_async.gateway._validation import RefusedRequestError, check_events
+
+MAX_MESSAGE: Final = 4 * 2**20  # bytes of binary protobuf
+
+
+Answer = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One of the API's endpoints.
+
+    Attributes:
+        request: The message of its request.
+        roles: Roles of keys that may use it.
+        answer: From a decoded request to an answer; a `RefusedRequestError` is an answer too.
+    """
+
+    request: Callable[[], Any]
+    roles: frozenset[str]
+    answer: Callable[[GatewayState, Any, Fault | None], Answer]
+
+
+def handle(state: GatewayState, endpoint: Endpoint, key: str, body: bytes, fault: Fault | None) -> Answer:
+    """Answer one request: decode, measure, check the key, then the endpoint's own checks.
+
+    Raises:
+        RefusedRequestError: If the whole request is refused.
+    """
+    if not key.isascii() or any(character < " " or character == "\x7f" for character in key):
+        text = 'header key "authorization" contains value with non-printable ASCII characters'
+        raise RefusedRequestError(500, 13, text)
+    request = endpoint.request()
+    try:
+        decode(body, request)
+    except UndecodableError as error:
+        raise RefusedRequestError(400, 3, str(error)) from None
+    if (size := request.ByteSize()) > MAX_MESSAGE:
+        raise RefusedRequestError(429, 8, f"grpc: received message larger than max ({size} vs. {MAX_MESSAGE})")
+    _check_key(state, key, endpoint.roles)
+    return endpoint.answer(state, request, fault)
+
+
+def _check_key(state: GatewayState, key: str, roles: frozenset[str]) -> None:
+    if not key:
+        raise RefusedRequestError(401, 16, "gateway: missing APIKey")
+    found = state.keys.get(key)
+    if found is None:
+        raise RefusedRequestError(403, 7, "gateway: invalid APIKey")
+    if found.role not in roles:
+        raise RefusedRequestError(403, 7, "gateway: bad role")
+    if found.environment_disabled or found.disabled:
+        raise RefusedRequestError(403, 7, "gateway: disabled APIKey")
+
+
+def _register_events(state: GatewayState, request: Any, fault: Fault | None) -> Answer:
+    errors: dict[str, Any] = {}
+    taken = []
+    for checked in check_events(request, int(state.now())):
+        if checked.error or checked.kind is None:
+            errors[checked.event_id] = {"retriable": False, "message": checked.error}
+        elif checked.kind is not EventKind.METRICS and fault is not None and state.is_unlucky(fault):
+            errors[checked.event_id] = {"retriable": fault.retriable, "message": fault.message}
+        else:
+            taken.append(RecordedEvent(checked.event_id, checked.kind, checked.message))
+    state.record(taken)
+    return {"errors": errors}
+
+
+def _get_evaluation(state: GatewayState, request: Any, _fault: Fault | None) -> Answer:
+    validation.check_get_evaluation(request)
+    named = {
+        tag: evaluation
+        for tag, evaluations in state.evaluations.items()
+        for evaluation in evaluations
+        if evaluation.feature_id == request.feature_id
+    }
+    if not named:
+        raise RefusedRequestError(404, 5, "gateway: feature not found")
+    if request.tag not in named:
+        raise RefusedRequestError(404, 5, "gateway: evaluation not found")
+    return {"evaluation": _evaluation_json(named[request.tag], request.user.id)}
+
+
+def _evaluation_json(evaluation: Evaluation, user_id: str) -> Answer:
+    return {
+        "id": f"{evaluation.feature_id}:{evaluation.feature_version}:{user_id}",
+        "featureId": evaluation.feature_id,
+        "featureVersion": evaluation.feature_version,
+        "userId": user_id,
+        "variationId": evaluation.variation_id,
+        "variation": {
+            "id": evaluation.variation_id,
+            "value": evaluation.variation_value,
+            "name": evaluation.variation_name,
+            "description": "",
+        },
+        "reason": {"type": evaluation.reason.type.name, "ruleId": evaluation.reason.rule_id},
+        "variationValue": evaluation.variation_value,
+        "variationName": evaluation.variation_name,
+    }
+
+
+def _get_evaluations(state: GatewayState, request: Any, _fault: Fault | None) -> Answer:
+    validation.check_user(request)
+    if not state.evaluations:
+        return _evaluations_answer(state, "no_evaluations", "no_evaluations", [], force_update=False)
+    conditional = request.HasField("user_evaluation_condition")
+    if not conditional and not request.tag:
+        raise validation.invalid_argument("gateway: tag is required")
+    current = [_evaluation_json(each, request.user.id) for each in state.evaluations.get(request.tag, [])]
+    current_id = str(int.from_bytes(hashlib.sha256(json.dumps(current).encode()).digest()[:8]))
+    if request.user_evaluations_id == current_id:
+        return _evaluations_answer(state, current_id, "no_evaluations", [], force_update=False)
+    # No prepared evaluation has a time of its own, so a difference is never a diff.
+    return _evaluations_answer(state, current_id, current_id, current, force_update=conditional)
+
+
+def _evaluations_answer(
+    state: GatewayState, user_evaluations_id: str, answer_id: str, evaluations: list[Answer], *, force_update: bool
+) -> Answer:
+    return {
+        "state": "FULL",
+        "evaluations": {
+            "id": answer_id,
+            "evaluations": evaluations,
+            "createdAt": str(int(state.now())),
+            "archivedFeatureIds": [],
+            "forceUpdate": force_update,
+        },
+        "userEvaluationsId": user_evaluations_id,
+    }
+
+
+def _get_feature_flags(state: GatewayState, request: Any, _fault: Fault | None) -> Answer:
+    validation.check_poll(request)
+    return {
+        "featureFlagsId": "",
+        "features": [],
+        "archivedFeatureFlagIds": [],
+        "requestedAt": str(int(state.now())),
+        "forceUpdate": False,
+    }
+
+
+def _get_segment_users(state: GatewayState, request: Any, _fault: Fault | None) -> Answer:
+    validation.check_poll(request)
+    return {"segmentUsers": [], "deletedSegmentIds": [], "requestedAt": str(int(state.now())), "forceUpdate": True}
+
+
+_CLIENT: Final = frozenset({"SDK_CLIENT"})
+_SERVER: Final = frozenset({"SDK_SERVER"})
+
+#: The POST endpoints by path.
+ENDPOINTS: Final[Mapping[str, Endpoint]] = {
+    "/register_events": Endpoint(pb.RegisterEventsRequest, _CLIENT | _SERVER, _register_events),
+    "/get_evaluation": Endpoint(pb.GetEvaluationRequest, _CLIENT, _get_evaluation),
+    "/get_evaluations": Endpoint(pb.GetEvaluationsRequest, _CLIENT, _get_evaluations),
+    "/get_feature_flags": Endpoint(pb.GetFeatureFlagsRequest, _SERVER, _get_feature_flags),
+    "/get_segment_users": Endpoint(pb.GetSegmentUsersRequest, _SERVER, _get_segment_users),
+}
+
