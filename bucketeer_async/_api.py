@@ -125,7 +125,9 @@ class ApiClient:
         if not isinstance(max_connections, int) or isinstance(max_connections, bool) or max_connections < 1:
             raise ConfigurationError(f"ApiClient.max_connections must be an int of at least 1, not {max_connections!r}")
         if http is not None and (ssl_context is not None or proxy is not None):
-            raise ConfigurationError("ApiClient.ssl_context and proxy belong to the client given as http: set them there")
+            raise ConfigurationError(
+                "ApiClient.ssl_context and proxy belong to the client given as http: set them there"
+            )
         self._max_connections = max_connections
         self._new_client = partial(new_client, ssl_context, proxy, max_connections)
         self._borrowed = http
@@ -320,9 +322,7 @@ class ApiClient:
             source_id=self._source_id,
             sdk_version=self._sdk_version,
         )
-        return await self._call(
-            "/get_evaluations", body, _wire.decode_get_evaluations, timeout=timeout, limit=_LARGE
-        )
+        return await self._call("/get_evaluations", body, _wire.decode_get_evaluations, timeout=timeout, limit=_LARGE)
 
     async def get_feature_flags(
         self,

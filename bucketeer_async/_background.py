@@ -35,7 +35,9 @@ class BackgroundTask:
         owner: What a `WrongLoopError` calls the object that it belongs to.
     """
 
-    def __init__(self, work: Callable[[Callable[[], None]], Coroutine[Any, Any, None]], *, name: str, owner: str) -> None:
+    def __init__(
+        self, work: Callable[[Callable[[], None]], Coroutine[Any, Any, None]], *, name: str, owner: str
+    ) -> None:
         self.loop = asyncio.get_running_loop()
         self._owner = owner
         self._ready: asyncio.Future[None] = self.loop.create_future()

@@ -165,7 +165,12 @@ class Delivery:
         else:
             level, hint = logging.WARNING, "the gateway is in trouble or out of reach"
         self._log.begin(
-            _TOPIC, level, _AGAIN, "events cannot be delivered (%s): %s; they are kept and tried again", _brief(error), hint
+            _TOPIC,
+            level,
+            _AGAIN,
+            "events cannot be delivered (%s): %s; they are kept and tried again",
+            _brief(error),
+            hint,
         )
 
 

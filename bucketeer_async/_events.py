@@ -91,7 +91,8 @@ class EventFactory:
         self._now = now
         self._new_id = new_id or IdPool()
         self._tag = tag
-        self._source = (f',"sourceId":{source_id}' if source_id else "") + f',"sdkVersion":{_text(sdk_version)}'
+        source = f',"sourceId":{source_id}' if source_id else ""
+        self._source = source + (f',"sdkVersion":{_text(sdk_version)}' if sdk_version else "")
         self._end = (f',"tag":{_text(tag)}' if tag else "") + self._source + "}}"
 
     def evaluation(self, user: User, evaluation: Evaluation) -> EncodedEvent:
@@ -171,7 +172,9 @@ class EventFactory:
             TypeError: If the size is not an int.
             ValueError: If it is not from 0 to 2**31 - 1.
         """
-        return self._metrics("GetEvaluationSizeMetricsEvent", f',"labels":{self._labels(state="FULL")}{_size(size_byte)}')
+        return self._metrics(
+            "GetEvaluationSizeMetricsEvent", f',"labels":{self._labels(state="FULL")}{_size(size_byte)}'
+        )
 
     def timeout_error_count(self) -> EncodedEvent:
         """Encode the seed's count of a timeout."""
@@ -191,7 +194,9 @@ class EventFactory:
             ValueError: If the duration is not finite, negative, or over the range of a protobuf Duration.
         """
         seconds = max(_seconds(duration), _LEAST_LATENCY)
-        return self._metrics("LatencyMetricsEvent", f'{_api(api_id)},"labels":{self._labels()},"latencySecond":{seconds!r}')
+        return self._metrics(
+            "LatencyMetricsEvent", f'{_api(api_id)},"labels":{self._labels()},"latencySecond":{seconds!r}'
+        )
 
     def size(self, size_byte: int, api_id: ApiId) -> EncodedEvent:
         """Encode how many bytes an answer had.

@@ -39,7 +39,18 @@ class Receipt:
         outcome: How its story ended, or None while it is under way.
     """
 
-    __slots__ = ("_ledger", "_waiter", "body", "epoch", "event_id", "kind", "maybe_stored", "outcome", "pushed_at", "tries")
+    __slots__ = (
+        "_ledger",
+        "_waiter",
+        "body",
+        "epoch",
+        "event_id",
+        "kind",
+        "maybe_stored",
+        "outcome",
+        "pushed_at",
+        "tries",
+    )
 
     def __init__(self, event: EncodedEvent, ledger: Ledger, pushed_at: float, epoch: int) -> None:
         self.kind, self.event_id, self.body = event

@@ -55,7 +55,9 @@ class RetryPolicy:
         check_seconds("RetryPolicy.initial", self.initial)
         check_seconds("RetryPolicy.maximum", self.maximum)
         if self.maximum < self.initial:
-            raise ConfigurationError(f"RetryPolicy.maximum must be at least initial ({self.initial}), not {self.maximum}")
+            raise ConfigurationError(
+                f"RetryPolicy.maximum must be at least initial ({self.initial}), not {self.maximum}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +125,9 @@ class ProcessorConfig:
         except (TypeError, ValueError) as error:
             raise ConfigurationError(str(error)) from None
         if self.overflow not in get_args(Overflow):
-            raise ConfigurationError(f"ProcessorConfig.overflow must be one of {get_args(Overflow)}, not {self.overflow!r}")
+            raise ConfigurationError(
+                f"ProcessorConfig.overflow must be one of {get_args(Overflow)}, not {self.overflow!r}"
+            )
         if not isinstance(self.retry, RetryPolicy):
             raise ConfigurationError(f"ProcessorConfig.retry must be a RetryPolicy, not {self.retry!r}")
         if not isinstance(self.strict, bool):

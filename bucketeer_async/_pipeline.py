@@ -30,7 +30,7 @@ from bucketeer_async._delivery import Delivery, EventsApi
 from bucketeer_async._errors import ClosedError
 from bucketeer_async._ledger import Ledger, Receipt
 from bucketeer_async._listener import DropListener
-from bucketeer_async._models import Drop, DroppedReason, DrainReport, EventCounts, EventKind, Fate
+from bucketeer_async._models import DrainReport, Drop, DroppedReason, EventCounts, EventKind, Fate
 from bucketeer_async._options import ProcessorConfig
 from bucketeer_async._retry import Action, Circuit, CircuitState, Decision, Pass
 from bucketeer_async._trouble import TroubleLog
@@ -217,7 +217,7 @@ class Pipeline:
         """Account for what is left; the last thing that the background task does."""
         self.begin_closing()  # a bug of ours, or connections that cannot be opened, come here while running
         try:
-            while self.ledger.write_off(_PER_TURN):
+            while self.ledger.write_off(_PER_TURN):  # noqa: ASYNC110 - work in slices, not waiting
                 await asyncio.sleep(0)
         finally:
             while self.ledger.write_off(_PER_TURN):
@@ -321,7 +321,7 @@ class Pipeline:
     def pushed(self) -> None:
         """A record was accepted; wake the collector if that changes what is due. From any thread."""
         waiting = self.ledger.waiting
-        if waiting == 1 or waiting == self._config.flush_size or self._is_heavy():
+        if waiting in {1, self._config.flush_size} or self._is_heavy():
             self._nudge()
 
     def _nudge(self) -> None:

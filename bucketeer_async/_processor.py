@@ -124,7 +124,7 @@ class Processor:
             raise ClosedError("the processor is not started")
         return pipeline.state is State.CLOSED or await pipeline.flush(timeout)
 
-    async def aclose(self, timeout: float | None | EllipsisType = ...) -> DrainReport:  # noqa: ASYNC109 - as flush
+    async def aclose(self, timeout: float | EllipsisType | None = ...) -> DrainReport:  # noqa: ASYNC109 - as flush
         """Refuse new events, deliver those that were accepted, and say what was left.
 
         The drain goes on when a caller is cancelled; every caller waits for the same one and gets the same report.
@@ -268,7 +268,11 @@ class Processor:
     # How a push goes
 
     def _push_nowait(
-        self, kind: EventKind, build: Callable[Concatenate[EventFactory, _P], EncodedEvent], *args: _P.args, **kwargs: _P.kwargs
+        self,
+        kind: EventKind,
+        build: Callable[Concatenate[EventFactory, _P], EncodedEvent],
+        *args: _P.args,
+        **kwargs: _P.kwargs,
     ) -> Receipt:
         pipeline = self._life()
         event = self._encode(pipeline, kind, build, *args, **kwargs)
@@ -282,7 +286,11 @@ class Processor:
         return receipt
 
     async def _push(
-        self, kind: EventKind, build: Callable[Concatenate[EventFactory, _P], EncodedEvent], *args: _P.args, **kwargs: _P.kwargs
+        self,
+        kind: EventKind,
+        build: Callable[Concatenate[EventFactory, _P], EncodedEvent],
+        *args: _P.args,
+        **kwargs: _P.kwargs,
     ) -> Receipt:
         pipeline = self._life()
         pipeline.require_loop()

@@ -109,9 +109,7 @@ def get_feature_flags_body(
     return _to_json(request)
 
 
-def get_segment_users_body(
-    *, segment_ids: Sequence[str], requested_at: int, source_id: int, sdk_version: str
-) -> bytes:
+def get_segment_users_body(*, segment_ids: Sequence[str], requested_at: int, source_id: int, sdk_version: str) -> bytes:
     """Encode a poll of segment members."""
     request: service_pb2.GetSegmentUsersRequest = _messages().GetSegmentUsersRequest(
         segment_ids=segment_ids, requested_at=requested_at, source_id=source_id, sdk_version=sdk_version

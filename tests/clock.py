@@ -11,7 +11,7 @@ import selectors
 from typing import Any
 
 
-class Deadlock(RuntimeError):
+class DeadlockError(RuntimeError):
     """Nothing can run any more: no callback is ready and no timer is set."""
 
 
@@ -28,7 +28,7 @@ class _JumpingSelector:
     def select(self, timeout: float | None = None) -> list[Any]:
         events = self._selector.select(0)
         if timeout is None and not events:
-            raise Deadlock("every task waits for something that nobody will do")
+            raise DeadlockError("every task waits for something that nobody will do")
         if timeout and not events:
             self._loop.now += timeout
         return events

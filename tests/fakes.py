@@ -34,7 +34,7 @@ class FakeLease:
         self.draining = False
         self.released = False
 
-    async def register_events(self, events: Sequence[bytes], *, timeout: float) -> FakeAnswer:
+    async def register_events(self, events: Sequence[bytes], *, timeout: float) -> FakeAnswer:  # noqa: ASYNC109
         return await self._client.answer(events, timeout)
 
     def release(self) -> None:
@@ -65,7 +65,7 @@ class FakeClient:
         self.leases.append(FakeLease(self))
         return self.leases[-1]
 
-    async def answer(self, bodies: Sequence[bytes], timeout: float) -> FakeAnswer:
+    async def answer(self, bodies: Sequence[bytes], timeout: float) -> FakeAnswer:  # noqa: ASYNC109
         assert timeout > 0
         events = [json.loads(body) for body in bodies]
         self.batches.append(events)

@@ -14,7 +14,16 @@ from google.protobuf import json_format
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bucketeer_async import ApiId, ConnectionFailedError, Evaluation, Reason, ReasonType, RequestTimeoutError, StatusError, User
+from bucketeer_async import (
+    ApiId,
+    ConnectionFailedError,
+    Evaluation,
+    Reason,
+    ReasonType,
+    RequestTimeoutError,
+    StatusError,
+    User,
+)
 from bucketeer_async._events import EncodedEvent, EventFactory, IdPool, UnreportedError
 from bucketeer_async._proto._pool import POOL
 from bucketeer_async._proto.event.client import event_pb2 as pb
@@ -37,13 +46,11 @@ evaluations = st.builds(
     reason=st.builds(Reason, st.sampled_from(ReasonType), texts),
 )
 numbers = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**60), 2**60)
-factories = st.builds(
-    EventFactory,
-    tag=texts,
-    source_id=st.integers(-(2**31), 2**31 - 1),
-    sdk_version=texts,
-    now=st.just(lambda: NOW + 0.75),
-)
+sources = st.integers(-(2**31), 2**31 - 1)
+
+
+def factory(tag: str = "backend", source_id: int = 1000, sdk_version: str = "1.2.3") -> EventFactory:
+    return EventFactory(tag=tag, source_id=source_id, sdk_version=sdk_version, now=lambda: NOW + 0.75)
 
 
 def as_json(event: pb.EvaluationEvent | pb.GoalEvent | pb.MetricsEvent) -> Any:
@@ -65,19 +72,20 @@ def check(encoded: EncodedEvent, event: Any) -> None:
     assert read == event
 
 
+def proto_reason(reason: Reason) -> reason_pb2.Reason:
+    return reason_pb2.Reason(type=int(reason.type), rule_id=reason.rule_id)  # type: ignore[arg-type]
+
+
 def proto_user(user: User) -> user_pb2.User:
     return user_pb2.User(id=user.id, data=dict(user.attributes))
 
 
-@given(factories, texts, st.integers(-(2**31), 2**31 - 1), texts, users, evaluations)
-def test_evaluation_is_protobufs(
-    _: EventFactory, tag: str, source: int, version: str, user: User, evaluation: Evaluation
+@given(texts, sources, texts, users, evaluations)
+def test_an_evaluation_is_what_protobuf_makes_of_it(
+    tag: str, source: int, version: str, user: User, evaluation: Evaluation
 ) -> None:
-    factory = EventFactory(tag=tag, source_id=source, sdk_version=version, now=lambda: NOW + 0.75)
+    encoded = factory(tag, source, version).evaluation(user, evaluation)
 
-    encoded = factory.evaluation(user, evaluation)
-
-    reason = reason_pb2.Reason(type=int(evaluation.reason.type), rule_id=evaluation.reason.rule_id)  # type: ignore[arg-type]
     check(
         encoded,
         pb.EvaluationEvent(
@@ -87,9 +95,205 @@ def test_evaluation_is_protobufs(
             user_id=user.id,
             variation_id=evaluation.variation_id,
             user=proto_user(user),
-            reason=reason,
+            reason=proto_reason(evaluation.reason),
             tag=tag,
             source_id=source,  # type: ignore[arg-type]
             sdk_version=version,
         ),
     )
+
+
+@given(texts, users, ids, st.sampled_from([reason for reason in ReasonType if reason.is_error]))
+def test_a_default_evaluation_is_what_protobuf_makes_of_it(
+    tag: str, user: User, feature_id: str, reason: ReasonType
+) -> None:
+    encoded = factory(tag).default_evaluation(user, feature_id, reason)
+
+    check(
+        encoded,
+        pb.EvaluationEvent(
+            timestamp=NOW,
+            feature_id=feature_id,
+            user_id=user.id,
+            user=proto_user(user),
+            reason=proto_reason(Reason(reason)),
+            tag=tag,
+            source_id=1000,  # type: ignore[arg-type]
+            sdk_version="1.2.3",
+        ),
+    )
+
+
+@given(texts, users, ids, numbers)
+def test_a_goal_is_what_protobuf_makes_of_it(tag: str, user: User, goal_id: str, value: float) -> None:
+    encoded = factory(tag).goal(user, goal_id, value)
+
+    check(
+        encoded,
+        pb.GoalEvent(
+            timestamp=NOW,
+            goal_id=goal_id,
+            user_id=user.id,
+            value=value,
+            user=proto_user(user),
+            tag=tag,
+            source_id=1000,  # type: ignore[arg-type]
+            sdk_version="1.2.3",
+        ),
+    )
+    sent = json.loads(encoded.body)["event"].get("value", 0.0)
+    assert math.copysign(1.0, sent) == math.copysign(1.0, float(value))
+
+
+def check_metrics(encoded: EncodedEvent, detail: Any) -> None:
+    event = pb.MetricsEvent(timestamp=NOW, source_id=1000, sdk_version="1.2.3")  # type: ignore[arg-type]
+    event.event.Pack(detail)
+    check(encoded, event)
+
+
+durations = st.floats(0, 1e9)
+api_ids = st.sampled_from(ApiId)
+
+
+@given(texts, durations)
+def test_a_seed_latency_is_what_protobuf_makes_of_it(tag: str, duration: float) -> None:
+    detail = pb.GetEvaluationLatencyMetricsEvent(labels={"tag": tag, "state": "FULL"})
+    nanos = round(duration * 1_000_000_000)
+    detail.duration.seconds, detail.duration.nanos = divmod(nanos, 1_000_000_000)
+
+    check_metrics(factory(tag).get_evaluation_latency(duration), detail)
+
+
+@given(texts, int32s)
+def test_a_seed_size_is_what_protobuf_makes_of_it(tag: str, size: int) -> None:
+    detail = pb.GetEvaluationSizeMetricsEvent(labels={"tag": tag, "state": "FULL"}, size_byte=size)
+
+    check_metrics(factory(tag).get_evaluation_size(size), detail)
+
+
+@given(texts)
+def test_the_seed_counts_are_what_protobuf_makes_of_them(tag: str) -> None:
+    check_metrics(factory(tag).timeout_error_count(), pb.TimeoutErrorCountMetricsEvent(tag=tag))
+    check_metrics(factory(tag).internal_error_count(), pb.InternalErrorCountMetricsEvent(tag=tag))
+
+
+@given(texts, durations.filter(bool), int32s, api_ids)
+def test_latency_and_size_are_what_protobuf_makes_of_them(tag: str, duration: float, size: int, api_id: ApiId) -> None:
+    latency = pb.LatencyMetricsEvent(api_id=int(api_id), labels={"tag": tag}, latency_second=max(duration, 1e-9))  # type: ignore[arg-type]
+    check_metrics(factory(tag).latency(duration, api_id), latency)
+    sized = pb.SizeMetricsEvent(api_id=int(api_id), labels={"tag": tag}, size_byte=size)  # type: ignore[arg-type]
+    check_metrics(factory(tag).size(size, api_id), sized)
+
+
+class AwkwardError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "labels"),
+    [
+        (StatusError(302), "RedirectionRequestExceptionEvent", {"response_code": "302"}),
+        (StatusError(400), "BadRequestErrorMetricsEvent", {}),
+        (StatusError(404), "NotFoundErrorMetricsEvent", {}),
+        (StatusError(405), "InternalSdkErrorMetricsEvent", {"error_message": "the gateway answered 405"}),
+        (StatusError(408), "TimeoutErrorMetricsEvent", {}),
+        (StatusError(413), "PayloadTooLargeExceptionEvent", {}),
+        (StatusError(499), "ClientClosedRequestErrorMetricsEvent", {}),
+        (StatusError(500), "InternalServerErrorMetricsEvent", {}),
+        (StatusError(502), "ServiceUnavailableErrorMetricsEvent", {}),
+        (StatusError(503), "ServiceUnavailableErrorMetricsEvent", {}),
+        (StatusError(504), "TimeoutErrorMetricsEvent", {}),
+        (
+            StatusError(429),
+            "UnknownErrorMetricsEvent",
+            {"response_code": "429", "error_message": "the gateway answered 429"},
+        ),
+        (RequestTimeoutError("slow"), "TimeoutErrorMetricsEvent", {}),
+        (TimeoutError(), "TimeoutErrorMetricsEvent", {}),
+        (ConnectionFailedError("refused"), "NetworkErrorMetricsEvent", {}),
+        (ConnectionResetError(), "NetworkErrorMetricsEvent", {}),
+        (KeyError("x"), "InternalSdkErrorMetricsEvent", {"error_message": "'x'"}),
+        (ValueError(), "InternalSdkErrorMetricsEvent", {"error_message": "ValueError"}),
+        (ValueError("\ud800"), "InternalSdkErrorMetricsEvent", {"error_message": "?"}),
+        (ValueError("x" * 9000), "InternalSdkErrorMetricsEvent", {"error_message": "x" * 500}),
+        (AwkwardError(), "InternalSdkErrorMetricsEvent", {"error_message": "AwkwardError"}),
+    ],
+)
+def test_an_error_becomes_the_message_of_its_class(error: Exception, message: str, labels: dict[str, str]) -> None:
+    detail = getattr(pb, message)(api_id=3, labels={"tag": "backend", **labels})
+
+    check_metrics(factory().error(error, ApiId.REGISTER_EVENTS), detail)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refused_key_has_no_metrics_message(status: int) -> None:
+    with pytest.raises(UnreportedError):
+        factory().error(StatusError(status), ApiId.REGISTER_EVENTS)
+
+
+def test_a_latency_of_zero_is_sent_as_a_nanosecond() -> None:
+    event = json.loads(factory().latency(0, ApiId.GET_EVALUATION).body)["event"]["event"]
+
+    assert event["latencySecond"] == 1e-9
+
+
+USER = User("user")
+
+
+@pytest.mark.parametrize(
+    ("build", "error", "match"),
+    [
+        (lambda: factory().goal("user", "goal", 1), TypeError, "user must be a User, not str"),  # type: ignore[arg-type]
+        (lambda: factory().goal(USER, "", 1), ValueError, "goal_id must not be empty"),
+        (lambda: factory().goal(USER, "g\udfff", 1), ValueError, "goal_id has a lone surrogate at index 1"),
+        (lambda: factory().goal(USER, 5, 1), TypeError, "goal_id must be a str, not int"),  # type: ignore[arg-type]
+        (lambda: factory().goal(USER, "goal", "1"), TypeError, "value must be a float or an int, not str"),  # type: ignore[arg-type]
+        (lambda: factory().goal(USER, "goal", True), TypeError, "value must be a float or an int, not bool"),
+        (lambda: factory().goal(USER, "goal", math.nan), ValueError, "value must be finite, not nan"),
+        (lambda: factory().goal(USER, "goal", -math.inf), ValueError, "value must be finite, not -inf"),
+        (lambda: factory().goal(USER, "goal", 10**400), ValueError, "value must fit into a double"),
+        (lambda: factory().evaluation(USER, None), TypeError, "evaluation must be an Evaluation"),  # type: ignore[arg-type]
+        (lambda: factory().default_evaluation(USER, "", ReasonType.CLIENT), ValueError, "feature_id must not be empty"),
+        (lambda: factory().default_evaluation(USER, "f", ReasonType.RULE), ValueError, "CLIENT or one of ERROR_"),
+        (lambda: factory().default_evaluation(USER, "f", 4), TypeError, "reason must be a ReasonType, not int"),  # type: ignore[arg-type]
+        (lambda: factory().get_evaluation_latency(-1), ValueError, "duration must be from 0"),
+        (lambda: factory().get_evaluation_latency(1e300), ValueError, "to 315576000000 seconds, not 1e"),
+        (lambda: factory().get_evaluation_latency(timedelta(1)), TypeError, "duration must be a float"),  # type: ignore[arg-type]
+        (lambda: factory().get_evaluation_size(2**31), ValueError, "size_byte must be from 0 to 2147483647"),
+        (lambda: factory().get_evaluation_size(-1), ValueError, "size_byte must be from 0"),
+        (lambda: factory().size(1.5, ApiId.GET_EVALUATION), TypeError, "size_byte must be an int, not float"),  # type: ignore[arg-type]
+        (lambda: factory().size(1, 1), TypeError, "api_id must be a ApiId, not int"),  # type: ignore[arg-type]
+        (lambda: factory().error("x", ApiId.GET_EVALUATION), TypeError, "error must be an exception, not str"),  # type: ignore[arg-type]
+    ],
+)
+def test_bad_input_names_the_field_and_the_form(build: Any, error: type[Exception], match: str) -> None:
+    with pytest.raises(error, match=match):
+        build()
+
+
+def test_event_ids_are_version_4_and_different_in_every_thread() -> None:
+    new_id = IdPool(size=16)
+    found: list[str] = []
+
+    def take() -> None:
+        found.extend([new_id() for _ in range(5000)])
+
+    threads = [threading.Thread(target=take) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert len(set(found)) == 40_000
+    assert all(UUID4.fullmatch(each) for each in found)
+
+
+def test_what_happens_to_the_attributes_later_does_not_change_the_event() -> None:
+    attributes = {"plan": "pro"}
+    user = User("user", attributes)
+    before = factory().goal(user, "goal", 1).body
+    attributes["plan"] = "free"
+
+    assert b'"plan":"pro"' in factory().goal(user, "goal", 1).body
+    assert b'"plan":"pro"' in before

@@ -15,6 +15,7 @@ from anyio.lowlevel import checkpoint
 
 from bucketeer_async import (
     ApiError,
+    ApiId,
     ClosedError,
     ConfigurationError,
     ConnectionFailedError,
@@ -246,7 +247,6 @@ async def test_unknown_ids_in_an_answer_are_counted_and_change_nothing() -> None
         StatusError(404),
         StatusError(302),
     ],
-    ids=repr,
 )
 async def test_an_outage_loses_nothing_and_is_told_once(error: ApiError, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, logger="bucketeer_async")
@@ -782,7 +782,7 @@ async def test_a_retry_after_beyond_the_deadline_ends_the_drain_early() -> None:
 async def test_a_body_that_raised_keeps_its_exception_and_the_drain_runs() -> None:
     client = FakeClient()
 
-    with pytest.raises(ValueError, match="^mine$"):
+    with pytest.raises(ValueError, match=r"^mine$"):  # noqa: PT012 - the body is the point
         async with Processor(client) as processor:
             await push_many(processor, 10)
             raise ValueError("mine")
@@ -889,8 +889,6 @@ async def test_an_event_over_the_size_of_a_batch_is_refused() -> None:
 
 
 async def test_an_error_without_a_metrics_message_is_refused_also_when_strict() -> None:
-    from bucketeer_async import ApiId
-
     async with Processor(FakeClient(), ProcessorConfig(strict=True)) as processor:
         receipt = await processor.push_error_metrics_event(StatusError(401), ApiId.GET_EVALUATION)
 
@@ -977,6 +975,6 @@ def test_a_loop_that_is_closed_under_the_processor_abandons_its_events() -> None
     assert statistics.goal.dropped_by == {DroppedReason.ABANDONED: 1}
     assert receipt.outcome is not None
     for task in tasks:  # quiet: the task of a closed loop can never end
-        task._log_destroy_pending = False  # type: ignore[attr-defined] # noqa: SLF001
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
     del tasks, processor
     gc.collect()

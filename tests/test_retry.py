@@ -38,7 +38,6 @@ SPLIT_BYTES = Decision(action=Action.SPLIT_BYTES)
         (StatusError(429, retry_after=5.0), Decision(action=Action.PAUSE, retry_after=5.0)),
         (StatusError(429, code=8, detail="quota"), OUTAGE),
     ],
-    ids=repr,
 )
 def test_decision(error: ApiError, decision: Decision) -> None:
     assert decide(error) == decision
@@ -47,7 +46,7 @@ def test_decision(error: ApiError, decision: Decision) -> None:
 class Latest(random.Random):
     """Always the end of the interval, so that every wait is the longest possible."""
 
-    def uniform(self, a: float, b: float) -> float:  # noqa: ARG002
+    def uniform(self, a: float, b: float) -> float:
         return b
 
 

@@ -115,16 +115,19 @@ class _Dev:
 
     async def state(self, _request: Request) -> Response:
         newest = [{"id": each.id, "kind": each.kind, "event": each.event} for each in self._state.newest(_SHOWN)]
-        return JSONResponse({
-            "counts": self._state.counts(),
-            "requests": dict(self._state.requests),
-            "faults": [_fault_json(fault) for fault in self._state.faults],
-            "newest": newest,
-        })
+        return JSONResponse(
+            {
+                "counts": self._state.counts(),
+                "requests": dict(self._state.requests),
+                "faults": [_fault_json(fault) for fault in self._state.faults],
+                "newest": newest,
+            }
+        )
 
     async def page(self, _request: Request) -> Response:
         counts = "".join(
-            f"<tr><td>{kind}<td>{count['accepted']}<td>{count['unique']}" for kind, count in self._state.counts().items()
+            f"<tr><td>{kind}<td>{count['accepted']}<td>{count['unique']}"
+            for kind, count in self._state.counts().items()
         )
         events = "".join(
             f"<li><code>{html.escape(json.dumps(each.event, ensure_ascii=False))}</code>"

@@ -14,8 +14,8 @@ from decimal import Decimal, InvalidOperation
 from functools import cache
 from typing import Any, Final, NoReturn
 
-from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto
 from google.protobuf.message import Message
 
 from bucketeer_async._proto._pool import message_class
@@ -138,22 +138,26 @@ def _set(message: Message, field: FieldDescriptor, value: Any) -> None:
     if _is_map(field):
         _set_map(message, field, value)
     elif field.number in _repeated(message.DESCRIPTOR):
-        if not isinstance(value, list) or isinstance(value, _Object):
-            _refuse(field, value)
-        target = getattr(message, field.name)
-        for each in value:
-            if each is None:
-                _refuse(field, each)
-            if field.message_type is not None:
-                _fill_message(target.add(), field, each)
-            elif (item := _scalar(field, each)) is not None:
-                target.append(item)
+        _set_list(message, field, value)
     elif field.message_type is not None:
         target = getattr(message, field.name)
         target.SetInParent()
         _fill_message(target, field, value)
     elif (item := _scalar(field, value)) is not None:
         setattr(message, field.name, item)
+
+
+def _set_list(message: Message, field: FieldDescriptor, value: Any) -> None:
+    if not isinstance(value, list) or isinstance(value, _Object):
+        _refuse(field, value)
+    target = getattr(message, field.name)
+    for each in value:
+        if each is None:
+            _refuse(field, each)
+        if field.message_type is not None:
+            _fill_message(target.add(), field, each)
+        else:
+            target.append(_scalar(field, each))
 
 
 def _is_map(field: FieldDescriptor) -> bool:
@@ -310,4 +314,3 @@ _SCALARS: Final[dict[int, Callable[[FieldDescriptor, Any], Any]]] = {
     FieldDescriptor.CPPTYPE_DOUBLE: _double,
     FieldDescriptor.CPPTYPE_ENUM: _enum,
 }
-

@@ -174,4 +174,3 @@ ENDPOINTS: Final[Mapping[str, Endpoint]] = {
     "/get_feature_flags": Endpoint(pb.GetFeatureFlagsRequest, _SERVER, _get_feature_flags),
     "/get_segment_users": Endpoint(pb.GetSegmentUsersRequest, _SERVER, _get_segment_users),
 }
-

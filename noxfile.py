@@ -1,0 +1,120 @@
+"""The project's habits: `nox -l` lists them. Each session makes its own environment from pyproject.toml."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.5"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.download_python = "never"
+nox.options.error_on_missing_interpreters = True
+nox.options.sessions = ["lint", "types", "tests"]
+os.environ.setdefault("UV_PYTHON_DOWNLOADS", "never")
+
+PROJECT = nox.project.load_toml("pyproject.toml")
+PYTHONS = nox.project.python_versions(PROJECT)
+
+
+def group(*names: str) -> list[str]:
+    """Return what the dependency groups hold."""
+    return list(nox.project.dependency_groups(PROJECT, *names))
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, spelling and the project file; pre-commit runs the same."""
+    session.install(*group("lint"))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("codespell", ".")
+    session.run("validate-pyproject", "pyproject.toml")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check the types inside, and how complete they are for users."""
+    session.install("-e", ".[gateway]", *group("types"))
+    session.run("mypy")
+    session.run("pyright", "--verifytypes", "bucketeer_async", "--ignoreexternal")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the test suite on the Python at hand, with coverage."""
+    session.install("-e", ".[gateway]", *group("test"))
+    session.run("pytest", "--cov", "--cov-report=term", *session.posargs)
+
+
+@nox.session
+def matrix(session: nox.Session) -> None:
+    """Run the suite on every supported Python that is here, and with lowest and newest dependencies."""
+    found = [version for version in PYTHONS if _interpreter(version)]
+    missing = sorted(set(PYTHONS) - set(found))
+    session.install("uv")
+    for version in found:
+        _run_suite(session, version, "highest")
+    _run_suite(session, found[0], "lowest-direct")
+    _run_suite(session, found[0], "highest", "uvloop", env={"BUCKETEER_TEST_LOOP": "uvloop"})
+    if missing:
+        session.error(f"passed on {', '.join(found)}; not found here: {', '.join(missing)}")
+
+
+def _interpreter(version: str) -> str | None:
+    """Where a Python is, pyenv's included: its shims exist for versions that are not selected, and do not run."""
+    root = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    installed = sorted(root.glob(f"{version}.*/bin/python")) if root.is_dir() else []
+    if installed:
+        return str(installed[-1])
+    if sys.version_info[:2] == tuple(map(int, version.split("."))):
+        return sys.executable
+    return shutil.which(f"python{version}")
+
+
+def _run_suite(
+    session: nox.Session, version: str, resolution: str, *extra: str, env: dict[str, str] | None = None
+) -> None:
+    folder = Path(session.create_tmp()) / f"{version}-{resolution}{''.join(extra)}"
+    interpreter = _interpreter(version)
+    assert interpreter is not None  # noqa: S101 - only those that were found
+    session.run("uv", "venv", "-q", "--clear", "-p", interpreter, str(folder))
+    python = str(folder / "bin" / "python")
+    install = ("uv", "pip", "install", "-q", "-p", python)
+    session.run(*install, *group("test"), *extra)
+    session.run(*install, "--resolution", resolution, "--reinstall-package", "httpx", "-e", ".[gateway]")
+    session.run(python, "-m", "pytest", "-q", external=True, env=env)
+
+
+@nox.session
+def protos(session: nox.Session) -> None:
+    """Write the generated messages again; with `-- --check` only compare."""
+    session.install(*group("protos"))
+    session.run("python", "bucketeer_async/_proto/_generate.py", *session.posargs)
+
+
+@nox.session
+def runtimes(session: nox.Session) -> None:
+    """Load the generated messages with the lowest and the newest protobuf runtime of the declared range."""
+    for requirement in ("protobuf==5.29.0", "protobuf<8"):
+        session.install("--upgrade", requirement, "-e", ".[gateway]", *group("test"))
+        session.run("pytest", "-q", "--no-header", "tests/test_proto.py", "tests/test_events.py", "tests/gateway")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation with warnings as errors."""
+    session.install("-e", ".[gateway]", *group("docs"))
+    session.run(
+        "mkdocs", "build", "--strict", "-q", "-f", "docs/mkdocs.yml", "-d", str(Path(session.create_tmp()) / "site")
+    )
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Run the main job: a web service under load, a local gateway, and both of their counts."""
+    session.install("-e", ".[gateway]", *group("demo"))
+    session.run("python", "docs/examples/demo.py", *session.posargs)
