@@ -36,7 +36,7 @@ async def process(*arguments: str, **environment: str) -> AsyncIterator[tuple[as
         sys.executable, *arguments, stdout=asyncio.subprocess.PIPE, env=os.environ | environment, cwd=HERE
     )
     try:
-        assert child.stdout is not None
+        assert child.stdout is not None  # noqa: S101 - it is a pipe
         async with asyncio.timeout(30):
             line = (await child.stdout.readline()).decode().split()
         if not line:
@@ -106,7 +106,9 @@ async def run(options: argparse.Namespace) -> int:
 def report(figures: dict[str, Any], counted: dict[str, Any], requests: int, seconds: float) -> int:
     """Print what was counted on both sides; return 0 if it is the same."""
     statistics = figures["statistics"]
-    print(f"\n{'':12}{'pushed':>10}{'delivered':>11}{'rejected':>10}{'dropped':>9} | {'gateway, unique':>16}{'repeated':>10}")
+    print(
+        f"\n{'':12}{'pushed':>10}{'delivered':>11}{'rejected':>10}{'dropped':>9} | {'gateway, unique':>16}{'repeated':>10}"
+    )
     agree = True
     for kind in KINDS:
         ours, theirs = statistics[kind], counted[kind]
@@ -117,7 +119,9 @@ def report(figures: dict[str, Any], counted: dict[str, Any], requests: int, seco
         agree = agree and ours["pushed"] == ours["delivered"] == theirs["unique"]
     agree = agree and sum(statistics[kind]["pushed"] for kind in KINDS) == 2 * requests
     posts = statistics["posts"]
-    print(f"\n{requests} requests in {seconds:.1f} s: {requests / seconds:.0f} requests/s, {2 * requests / seconds:.0f} events/s")
+    print(
+        f"\n{requests} requests in {seconds:.1f} s: {requests / seconds:.0f} requests/s, {2 * requests / seconds:.0f} events/s"
+    )
     print(f"{posts} posts, {statistics['posted_events'] / max(posts, 1):.1f} events in the mean batch")
     print(f"worst stall of the service's loop: {figures['worst_stall'] * 1000:.1f} ms; drain: {figures['drain']:.3f} s")
     print("both agree to the event" if agree else "THE COUNTS DIFFER")

@@ -1,0 +1,169 @@
+"""Values and options: what they take, and what they say about the rest."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import pickle
+from typing import Any
+
+import pytest
+
+from bucketeer_async import (
+    ApiId,
+    ConfigurationError,
+    DrainCounts,
+    DrainReport,
+    Evaluation,
+    ProcessorConfig,
+    Reason,
+    ReasonType,
+    RetryPolicy,
+    UndeliveredError,
+    User,
+)
+
+DEFAULT = Reason(ReasonType.DEFAULT)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "match"),
+    [
+        (lambda: User(""), ValueError, r"User\.id must not be empty"),
+        (lambda: User(None), TypeError, r"User\.id must be a str, not NoneType"),
+        (lambda: User(b"user"), TypeError, r"User\.id must be a str, not bytes"),
+        (lambda: User("a\ud800"), ValueError, r"User\.id has a lone surrogate at index 1"),
+        (lambda: User("u", [("a", "b")]), TypeError, r"User\.attributes must be a mapping of str to str, not list"),
+        (lambda: User("u", {1: "b"}), TypeError, r"a key of User\.attributes must be a str, not int"),
+        (lambda: User("u", {"age": 30}), TypeError, r"User\.attributes\['age'\] must be a str, not int"),
+        (lambda: User("u", {"x": None}), TypeError, r"User\.attributes\['x'\] must be a str, not NoneType"),
+        (lambda: User("u", {"x": True}), TypeError, r"User\.attributes\['x'\] must be a str, not bool"),
+        (lambda: User("u", {"x": "\udfff"}), ValueError, r"User\.attributes\['x'\] has a lone surrogate"),
+        (lambda: User("u", {"userAttributesUpdated": "true"}), ValueError, "userAttributesUpdated"),
+        (lambda: User("u", {"user_attributes_updated": "x"}), ValueError, "user_attributes_updated"),
+        (lambda: Reason(3), TypeError, r"Reason\.type must be a ReasonType, not int"),
+        (lambda: Reason(ReasonType.RULE, 5), TypeError, r"Reason\.rule_id must be a str"),
+        (
+            lambda: Evaluation(feature_id="", variation_id="v", reason=DEFAULT),
+            ValueError,
+            r"Evaluation\.feature_id must not be empty",
+        ),
+        (
+            lambda: Evaluation(feature_id="f", variation_id="", reason=DEFAULT),
+            ValueError,
+            r"Evaluation\.variation_id must not be empty",
+        ),
+        (
+            lambda: Evaluation(feature_id="f", variation_id="v", reason=None),
+            TypeError,
+            r"Evaluation\.reason must be a Reason, not NoneType",
+        ),
+        (
+            lambda: Evaluation(feature_id="f", variation_id="v", reason=DEFAULT, feature_version=2**31),
+            ValueError,
+            r"Evaluation\.feature_version must be from 0 to 2147483647",
+        ),
+        (
+            lambda: Evaluation(feature_id="f", variation_id="v", reason=DEFAULT, feature_version=1.0),
+            TypeError,
+            r"Evaluation\.feature_version must be an int, not float",
+        ),
+        (
+            lambda: Evaluation(feature_id="f", variation_id="v", reason=DEFAULT, variation_name=7),
+            TypeError,
+            r"Evaluation\.variation_name must be a str",
+        ),
+    ],
+    ids=range(20),
+)
+def test_wrong_values_raise_where_they_are_made(make: Any, error: type[Exception], match: str) -> None:
+    with pytest.raises(error, match=match):
+        make()
+
+
+def test_unicode_that_is_valid_passes() -> None:
+    user = User("😀\x00مرحبا", {"": "𐍈", "plan": ""})
+
+    assert user.attributes == {"": "𐍈", "plan": ""}
+
+
+def test_an_evaluation_of_a_default_needs_no_variation() -> None:
+    Evaluation(feature_id="f", variation_id="", reason=Reason(ReasonType.ERROR_EXCEPTION))
+
+
+def test_a_user_is_a_value() -> None:
+    attributes = {"plan": "pro"}
+    user = User("u", attributes)
+    attributes["plan"] = "free"
+
+    assert user == User("u", {"plan": "pro"})
+    assert hash(user) == hash(User("u", {"other": "attribute"}))
+    assert pickle.loads(pickle.dumps(user)) == user
+    assert copy.deepcopy(user) == user
+    with pytest.raises(TypeError):
+        user.attributes["plan"] = "free"  # type: ignore[index]
+
+
+def test_error_reasons() -> None:
+    assert {reason for reason in ReasonType if not reason.is_error} == {
+        ReasonType.TARGET,
+        ReasonType.RULE,
+        ReasonType.DEFAULT,
+        ReasonType.OFF_VARIATION,
+        ReasonType.PREREQUISITE,
+    }
+    assert ApiId.SDK_GET_VARIATION == 100
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"tag": 5}, r"ProcessorConfig\.tag must be a str, not int"),
+        ({"tag": "\ud800"}, r"ProcessorConfig\.tag has a lone surrogate"),
+        ({"queue_capacity": 0}, r"ProcessorConfig\.queue_capacity must be an int of at least 1, not 0"),
+        ({"queue_capacity": 10.0}, r"ProcessorConfig\.queue_capacity must be an int"),
+        ({"num_flush_workers": True}, r"ProcessorConfig\.num_flush_workers must be an int"),
+        ({"overflow": "block"}, r"ProcessorConfig\.overflow must be one of"),
+        ({"flush_interval": 0}, r"ProcessorConfig\.flush_interval must be more than 0 seconds"),
+        ({"flush_interval": math.nan}, r"ProcessorConfig\.flush_interval must be a finite number"),
+        ({"flush_interval": "1"}, r"ProcessorConfig\.flush_interval must be a finite number"),
+        ({"flush_size": 501}, r"ProcessorConfig\.flush_size \(501\) must be at most max_batch_size \(500\)"),
+        ({"queue_capacity": 50}, r"and queue_capacity \(50\)"),
+        ({"max_batch_size": 1001}, r"ProcessorConfig\.max_batch_size must be at most 1000"),
+        ({"flush_max_bytes": 100}, r"ProcessorConfig\.flush_max_bytes must be an int of at least 1024"),
+        ({"flush_max_bytes": 4 * 2**20}, r"ProcessorConfig\.flush_max_bytes .* must be at most 3 MiB"),
+        ({"queue_max_bytes": 2000}, r"and queue_max_bytes \(2000\)"),
+        ({"event_lifetime": 32 * 86400}, r"ProcessorConfig\.event_lifetime must be at most 2678400 seconds"),
+        ({"drain_timeout": -1}, r"ProcessorConfig\.drain_timeout must be at least 0 seconds"),
+        ({"retry": None}, r"ProcessorConfig\.retry must be a RetryPolicy"),
+        ({"strict": 1}, r"ProcessorConfig\.strict must be a bool"),
+        ({"on_drop": 1}, r"ProcessorConfig\.on_drop must be callable"),
+        ({"logger": "name"}, r"ProcessorConfig\.logger must be a logging\.Logger"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else ",".join(f"{key}={each!r}" for key, each in value.items()),
+)
+def test_wrong_options_name_the_field_and_the_form(options: dict[str, Any], match: str) -> None:
+    with pytest.raises(ConfigurationError, match=match):
+        ProcessorConfig(**options)
+
+
+def test_right_options_pass() -> None:
+    ProcessorConfig(drain_timeout=None)
+    ProcessorConfig(drain_timeout=0, on_drop=print, logger=logging.getLogger("mine"))
+
+
+def test_a_retry_policy_is_ordered() -> None:
+    with pytest.raises(ConfigurationError, match=r"RetryPolicy\.maximum must be at least initial"):
+        RetryPolicy(initial=5, maximum=1)
+    with pytest.raises(ConfigurationError, match=r"RetryPolicy\.initial must be more than 0"):
+        RetryPolicy(initial=0)
+
+
+def test_a_report_says_whether_anything_was_left() -> None:
+    complete = DrainReport(total=DrainCounts(delivered=5, rejected=1, expired=1))
+    assert complete.complete
+    complete.raise_for_undelivered()
+
+    with pytest.raises(UndeliveredError, match="2 events were not delivered and 1 not confirmed"):
+        DrainReport(total=DrainCounts(undelivered=2, unconfirmed=1)).raise_for_undelivered()
