@@ -145,7 +145,7 @@ class Delivery:
         for record in records:
             # A message of the decoder may quote the payload; the gateway's own words do not.
             words = message if message.startswith("gateway: ") else "it cannot take this event"
-            self._log.warn("rejected", "the gateway rejected %s event %s: %s", record.kind, record.event_id, words)
+            self._log.lost("rejected", "the gateway rejected %s event %s: %s", record.kind, record.event_id, words)
         self._ledger.settle(records, Outcome(Fate.REJECTED, message=message))
 
     def reject_alone(self, records: Sequence[Receipt], message: str, leave: Pass) -> None:

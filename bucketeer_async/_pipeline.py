@@ -348,9 +348,9 @@ class Pipeline:
         assert outcome is not None  # noqa: S101 - a lost record is settled
         reason = outcome.reason or "rejected"
         if outcome.fate is Fate.REFUSED:
-            self._log.warn(reason, "a %s event was refused (%s) %s", record.kind, reason, outcome.message)
+            self._log.lost(reason, "a %s event was refused (%s) %s", record.kind, reason, outcome.message)
         elif outcome.fate is Fate.DROPPED and reason not in _LEFT:
-            self._log.warn(reason, "%s event %s was dropped (%s)", record.kind, record.event_id, reason)
+            self._log.lost(reason, "%s event %s was dropped (%s)", record.kind, record.event_id, reason)
         if self._listener is not None:
             self._listener.hear(Drop(record.kind, reason, record.event_id, outcome.message))
 

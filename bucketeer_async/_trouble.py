@@ -36,7 +36,7 @@ class TroubleLog:
         self._lock = threading.Lock()
         self._spells: dict[str, _Spell] = {}
 
-    def warn(self, topic: str, message: str, *args: object) -> None:
+    def lost(self, topic: str, message: str, *args: object) -> None:
         """Tell of lost data: at once, then at most once a minute per topic, with the number of untold ones."""
         self._tell(topic, logging.WARNING, _AGAIN, message, args)
 

@@ -1,0 +1,108 @@
+"""Pushes from many threads, and forked children: exact, whoever pushes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import warnings
+from typing import Any
+
+import pytest
+
+from bucketeer_async import Fate, Processor, ProcessorConfig, RefusedReason, User
+from tests.fakes import FakeAnswer, FakeClient
+
+USER = User("user")
+
+
+async def test_pushes_from_eight_threads_and_the_loop_are_exact() -> None:
+    client = FakeClient()
+    processor = Processor(client, ProcessorConfig(queue_capacity=100_000))
+    receipts: list[list[Any]] = [[] for _ in range(8)]
+
+    def push(found: list[Any]) -> None:
+        found.extend([processor.push_goal_event_nowait(USER, "goal") for _ in range(2000)])
+
+    async with processor:
+        threads = [threading.Thread(target=push, args=(each,)) for each in receipts]
+        for thread in threads:
+            thread.start()
+        own = [await processor.push_goal_event(USER, "goal") for _ in range(2000)]
+        for thread in threads:
+            await asyncio.to_thread(thread.join)
+        assert await processor.flush()
+        statistics = processor.statistics().goal
+
+    pushed = [receipt for each in [*receipts, own] for receipt in each]
+    assert len({receipt.event_id for receipt in pushed}) == 18_000
+    assert set(client.taken) == {receipt.event_id for receipt in pushed}
+    assert statistics.pushed == statistics.delivered == 18_000
+
+
+@pytest.mark.parametrize("overflow", ["drop_newest", "drop_oldest"])
+async def test_a_full_queue_is_exact_under_threads(overflow: Any) -> None:
+    async def never(_events: Any) -> FakeAnswer:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    config = ProcessorConfig(overflow=overflow, queue_capacity=500, flush_size=100, drain_timeout=0.0)
+    processor = Processor(FakeClient(never), config)
+    most = 0
+
+    def push() -> None:
+        nonlocal most
+        for _ in range(1000):
+            processor.push_goal_event_nowait(USER, "goal")
+            statistics = processor.statistics().goal
+            most = max(most, statistics.queued + statistics.in_flight)
+
+    async with processor:
+        await asyncio.gather(*[asyncio.to_thread(push) for _ in range(4)])
+        statistics = processor.statistics().goal
+
+    assert most <= 500
+    assert statistics.pushed == 4000
+    assert statistics.accepted == statistics.dropped + statistics.queued + statistics.in_flight
+    if overflow == "drop_newest":
+        assert statistics.refused_by == {RefusedReason.QUEUE_FULL: 3500}
+
+
+async def test_a_receipt_of_a_displaced_event_resolves_from_another_thread() -> None:
+    config = ProcessorConfig(overflow="drop_oldest", queue_capacity=10, flush_size=10, drain_timeout=0.0)
+
+    async def never(_events: Any) -> FakeAnswer:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async with Processor(FakeClient(never), config) as processor:
+        first = processor.push_goal_event_nowait(USER, "goal")
+        waiting = asyncio.create_task(first.settled())
+        await asyncio.sleep(0)
+        thread = threading.Thread(target=lambda: [processor.push_goal_event_nowait(USER, "goal") for _ in range(10)])
+        thread.start()
+        thread.join()
+
+        outcome = await asyncio.wait_for(waiting, 5)
+
+    assert outcome.fate is Fate.DROPPED
+
+
+async def test_a_forked_child_starts_empty_and_the_parent_delivers_what_it_had() -> None:
+    client = FakeClient()
+    processor = Processor(client)
+    await processor.start()
+    receipt = processor.push_goal_event_nowait(USER, "goal")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside threads; this child only counts
+        child = os.fork()
+    if not child:
+        pushed = processor.push_goal_event_nowait(USER, "goal")
+        statistics = processor.statistics().goal
+        reason = pushed.outcome.reason if pushed.outcome else ""
+        os._exit(0 if (reason, statistics.pushed, statistics.queued) == ("not_running", 1, 0) else 1)
+    _, status = await asyncio.to_thread(os.waitpid, child, 0)
+    await processor.aclose()
+
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert dict(client.taken) == {receipt.event_id: 1}

@@ -1,0 +1,100 @@
+"""Work beside the application: started by one task, awaited by others; signals of progress."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Callable
+
+import anyio
+import pytest
+
+from bucketeer_async import WrongLoopError
+from bucketeer_async._background import BackgroundTask, Progress
+
+Ready = Callable[[], None]
+variable = contextvars.ContextVar("variable", default="untouched")
+
+
+def background(work: Callable[[Ready], object]) -> BackgroundTask:
+    return BackgroundTask(work, name="test", owner="thing")  # type: ignore[arg-type]
+
+
+async def test_the_work_has_an_empty_context() -> None:
+    seen = []
+
+    async def work(ready: Ready) -> None:
+        seen.append(variable.get())
+        ready()
+
+    variable.set("of the request")
+    await background(work).join()
+
+    assert seen == ["untouched"]
+
+
+async def test_an_error_before_ready_is_raised_to_those_who_wait_for_it() -> None:
+    async def work(_ready: Ready) -> None:
+        raise KeyError("x")
+
+    task = background(work)
+    for _ in range(2):
+        with pytest.raises(KeyError):
+            await task.ready()
+    await task.join()
+
+
+async def test_an_error_after_ready_is_raised_by_join() -> None:
+    async def work(ready: Ready) -> None:
+        ready()
+        raise KeyError("x")
+
+    task = background(work)
+    await task.ready()
+    with pytest.raises(KeyError):
+        await task.join()
+
+
+async def test_a_cancelled_waiter_only_stops_waiting() -> None:
+    async def work(ready: Ready) -> None:
+        await asyncio.sleep(0.02)
+        ready()
+        await asyncio.sleep(0.02)
+
+    task = background(work)
+    for wait in (task.ready, task.join):
+        with anyio.move_on_after(0.001) as scope:
+            await wait()
+        assert scope.cancelled_caught
+
+    await task.ready()
+    await task.join()
+
+
+def test_another_loop_is_told() -> None:
+    async def start() -> BackgroundTask:
+        async def work(ready: Ready) -> None:
+            ready()
+
+        task = background(work)
+        await task.join()
+        return task
+
+    task = asyncio.run(start())
+    with pytest.raises(WrongLoopError, match="this thing belongs to another event loop"):
+        asyncio.run(task.join())
+
+
+async def test_progress_wakes_everybody_who_waits_and_forgets_them() -> None:
+    progress = Progress()
+    progress.notify()
+    waiting = [asyncio.create_task(progress.wait()) for _ in range(3)]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+
+    progress.notify()
+    progress.notify()
+
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert results[1:] == [None, None]
+    assert not progress._waiters

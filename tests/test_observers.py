@@ -1,0 +1,127 @@
+"""What tells of trouble: the rate-limited log, and the listener that calls ``on_drop``."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+
+import pytest
+
+from bucketeer_async import Drop, EventKind, Processor, ProcessorConfig, User
+from bucketeer_async import _listener as listener_module
+from bucketeer_async._listener import DropListener
+from bucketeer_async._trouble import TroubleLog
+from tests.fakes import FakeClient
+
+LOGGER = logging.getLogger("bucketeer_async")
+DROP = Drop(EventKind.GOAL, "expired", "id-1")
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_lost_data_is_told_at_once_and_then_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    log = TroubleLog(LOGGER, clock)
+    for _ in range(5):
+        log.lost("queue_full", "%s is full", "it")
+    log.lost("other", "another topic")
+    clock.now = 60.0
+    log.lost("queue_full", "%s is full", "it")
+
+    assert [record.getMessage() for record in caplog.records] == [
+        "it is full",
+        "another topic",
+        "it is full (and 4 more times since the last line)",
+    ]
+
+
+def test_a_spell_is_told_again_when_it_gets_worse_or_after_its_end(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, logger="bucketeer_async")
+    log = TroubleLog(LOGGER, Clock())
+    log.over("delivery", "never began")
+    log.begin("delivery", logging.WARNING, 600.0, "down")
+    log.begin("delivery", logging.WARNING, 600.0, "down")
+    log.begin("delivery", logging.ERROR, 600.0, "wrong key")
+    log.over("delivery", "up")
+    log.begin("delivery", logging.WARNING, 600.0, "down again")
+
+    assert [record.levelname for record in caplog.records] == ["WARNING", "ERROR", "DEBUG", "WARNING"]
+
+
+async def test_on_drop_is_called_on_a_thread_of_its_own_and_may_raise(caplog: pytest.LogCaptureFixture) -> None:
+    heard: list[tuple[Drop, str]] = []
+
+    def callback(drop: Drop) -> None:
+        heard.append((drop, threading.current_thread().name))
+        raise ValueError("mine")
+
+    listener = DropListener(callback, LOGGER)
+    listener.hear(DROP)
+    listener.hear(DROP)
+    await listener.aclose(5)
+
+    assert heard == [(DROP, "bucketeer-on-drop")] * 2
+    assert caplog.text.count("on_drop raised an exception") == 2
+
+
+async def test_a_listener_without_drops_has_no_thread() -> None:
+    await DropListener(print, LOGGER).aclose(5)
+
+
+async def test_a_callback_that_blocks_delays_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    release = threading.Event()
+    listener = DropListener(lambda _: release.wait(), LOGGER)  # type: ignore[arg-type, return-value]
+    listener.hear(DROP)
+
+    await listener.aclose(0.01)
+
+    assert "on_drop is still busy" in caplog.text
+    release.set()
+
+
+async def test_drops_beyond_the_bound_are_counted(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listener_module, "_MOST_WAITING", 1)
+    release, began = threading.Event(), threading.Event()
+
+    def callback(_: Drop) -> None:
+        began.set()
+        release.wait()
+
+    listener = DropListener(callback, LOGGER)
+    listener.hear(DROP)
+    await asyncio.to_thread(began.wait)
+    for _ in range(4):
+        listener.hear(DROP)
+    release.set()
+    await listener.aclose(5)
+
+    assert "too slow to hear of 3 events" in caplog.text
+
+
+async def test_a_processor_tells_what_is_lost_and_a_callback_may_push() -> None:
+    heard: list[Drop] = []
+    enough = threading.Event()
+
+    def callback(drop: Drop) -> None:
+        heard.append(drop)
+        if len(heard) < 3:
+            processor.push_goal_event_nowait(User("user"), "")
+        else:
+            enough.set()
+
+    processor = Processor(FakeClient(), ProcessorConfig(on_drop=callback))
+    async with processor:
+        receipt = processor.push_goal_event_nowait(User("user"), "")
+        assert await asyncio.to_thread(enough.wait, 5)
+
+    assert not receipt.accepted
+    assert {(drop.kind, drop.reason, drop.event_id) for drop in heard} == {(EventKind.GOAL, "invalid", "")}
+    assert processor.statistics().goal.refused == 3
