@@ -52,9 +52,18 @@ class Receipt:
         "tries",
     )
 
+    kind: EventKind
+    event_id: str
+    body: bytes
+    outcome: Outcome | None
+    pushed_at: float
+    epoch: int
+    tries: int
+    maybe_stored: bool
+
     def __init__(self, event: EncodedEvent, ledger: Ledger, pushed_at: float, epoch: int) -> None:
         self.kind, self.event_id, self.body = event
-        self.outcome: Outcome | None = None
+        self.outcome = None
         self.pushed_at = pushed_at
         self.epoch = epoch
         self.tries = 0
@@ -107,24 +116,25 @@ class RecordQueue(asyncio.Queue[Receipt]):
     """The queue of records. Nobody awaits ``get()`` or ``put()``: the ledger uses it under its lock, from any thread."""
 
     _queue: deque[Receipt]
+    body_bytes: int
 
     def _init(self, maxsize: int) -> None:  # noqa: ARG002 - the signature is asyncio's
         self._queue = deque()
-        self.bytes = 0
+        self.body_bytes = 0
 
     def _get(self) -> Receipt:
         record = self._queue.popleft()
-        self.bytes -= len(record.body)
+        self.body_bytes -= len(record.body)
         return record
 
     def _put(self, item: Receipt) -> None:
         self._queue.append(item)
-        self.bytes += len(item.body)
+        self.body_bytes += len(item.body)
 
     def put_first(self, records: Sequence[Receipt]) -> None:
         """Put records back before all others, in their order."""
         self._queue.extendleft(reversed(records))
-        self.bytes += sum(len(record.body) for record in records)
+        self.body_bytes += sum(len(record.body) for record in records)
 
     def oldest(self) -> Receipt | None:
         """The record that `get_nowait` would return."""
@@ -165,6 +175,9 @@ class FlushMark:
     """Counts down the records that were accepted before a moment."""
 
     __slots__ = ("epoch", "remaining")
+
+    epoch: int
+    remaining: int
 
     def __init__(self, epoch: int, remaining: int) -> None:
         self.epoch = epoch
@@ -212,9 +225,9 @@ class Ledger:
         self._counts = {kind: _Counts() for kind in EventKind}
         self._epoch = 0
         self._marks: list[FlushMark] = []
-        self.held = 0
-        self.held_bytes = 0
-        self.delivered = 0
+        self.held: int = 0
+        self.held_bytes: int = 0
+        self.delivered: int = 0
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -269,7 +282,7 @@ class Ledger:
 
     def _displaceable(self, size: int) -> bool:
         """Whether giving up queued records can make room; if not, none is given up for nothing."""
-        fixed, fixed_bytes = self.held - self._queue.qsize(), self.held_bytes - self._queue.bytes
+        fixed, fixed_bytes = self.held - self._queue.qsize(), self.held_bytes - self._queue.body_bytes
         return fixed < self._capacity and fixed_bytes + size <= self._max_bytes
 
     def _displace(self, size: int) -> list[Receipt]:
@@ -311,7 +324,7 @@ class Ledger:
     @property
     def waiting_bytes(self) -> int:
         """Bytes of the records in the queue."""
-        return self._queue.bytes
+        return self._queue.body_bytes
 
     def is_fuller_than(self, share: float) -> bool:
         """Whether more than ``share`` of one of the bounds is in use."""

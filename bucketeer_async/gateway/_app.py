@@ -15,8 +15,8 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import Receive, Scope, Send
 
-from bucketeer_async.gateway._decoding import UnprintableError
 from bucketeer_async.gateway._endpoints import ENDPOINTS, handle
+from bucketeer_async.gateway._json import UnprintableError
 from bucketeer_async.gateway._state import Fault, GatewayState
 from bucketeer_async.gateway._validation import RefusedRequestError
 

@@ -6,11 +6,11 @@ The server reads JSON with protobuf-go's ``protojson``, unknown fields discarded
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable
-from decimal import Decimal, InvalidOperation
+from dataclasses import dataclass
+from decimal import Decimal
 from functools import cache
 from typing import Any, Final, NoReturn
 
@@ -19,37 +19,27 @@ from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto
 from google.protobuf.message import Message
 
 from bucketeer_async._proto._pool import message_class
+from bucketeer_async.gateway._json import Number, Object, UndecodableError, parse
+from bucketeer_async.gateway._repair import repaired
 
 _ANY: Final = "google.protobuf.Any"
 _DURATION: Final = "google.protobuf.Duration"
 _LONGEST_DURATION: Final = 315_576_000_000  # seconds
 _DURATION_FORM: Final = re.compile(r"([+-]?)(0|[1-9][0-9]*|(?=\.[0-9]))(?:\.([0-9]{0,9}))?s", re.ASCII)
-_NUMBER_FORM: Final = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?", re.ASCII)
+_NUMBER_FORM: Final = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?(?![-+.\w])", re.ASCII)
 _NON_FINITE: Final = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-_ESCAPED_BYTE: Final = re.compile("[\udc80-\udcff]")  # how "surrogateescape" shows a byte that is not UTF-8
 
 
-class UndecodableError(ValueError):
-    """The body cannot be decoded; the whole request is a 400 with this text."""
+@dataclass(slots=True)
+class _FoundAny:
+    """An Any on its way: it is filled after the message that holds it, so that nesting costs no recursion."""
 
-    def __init__(self, text: str) -> None:
-        super().__init__(f"proto: {text}")
-
-
-class UnprintableError(ValueError):
-    """A byte that is no UTF-8 stands where a token should begin: even the error text cannot be encoded."""
+    target: Any
+    inner: Any
+    values: Object
 
 
-class _Number(str):
-    """A JSON number, as the text that stood there."""
-
-    __slots__ = ()
-
-
-class _Object(list[tuple[str, Any]]):
-    """A JSON object, with its repeated names."""
-
-    __slots__ = ()
+_Anys = list[_FoundAny]
 
 
 def decode(body: bytes, message: Message) -> None:
@@ -59,48 +49,15 @@ def decode(body: bytes, message: Message) -> None:
         UndecodableError: If the server would answer 400.
         UnprintableError: If the server would fail to say so.
     """
-    parsed = _parse(body)
-    if not isinstance(parsed, _Object):
+    parsed = repaired(parse(body))
+    if not isinstance(parsed, Object):
         raise UndecodableError("syntax error (line 1:1): unexpected token")
-    _fill(message, parsed)
-
-
-def _parse(body: bytes) -> Any:
-    text = body.decode(errors="surrogateescape")
-    try:
-        parsed = json.loads(
-            text, object_pairs_hook=_Object, parse_int=_Number, parse_float=_Number, parse_constant=_refuse_constant
-        )
-    except json.JSONDecodeError as error:
-        if _ESCAPED_BYTE.match(text, error.pos):
-            raise UnprintableError from None
-        raise UndecodableError(f"syntax error (line {error.lineno}:{error.colno}): {error.msg}") from None
-    except RecursionError:
-        raise UndecodableError("exceeded max recursion depth") from None
-    if "\\u" in text or not text.isascii():
-        _check_texts(parsed)
-    return parsed
-
-
-def _refuse_constant(constant: str) -> NoReturn:
-    raise UndecodableError(f"syntax error: invalid value {constant}")
-
-
-def _check_texts(parsed: Any) -> None:
-    """Refuse lone surrogates and invalid UTF-8 anywhere, also in what is ignored."""
-    todo = [parsed]
-    while todo:
-        value = todo.pop()
-        if isinstance(value, str):
-            try:
-                value.encode()
-            except UnicodeEncodeError:
-                raise UndecodableError("syntax error: invalid UTF-8 or escape in string") from None
-        elif isinstance(value, _Object):
-            for pair in value:
-                todo.extend(pair)
-        elif isinstance(value, list):
-            todo.extend(value)
+    anys: _Anys = []
+    _fill(message, parsed, anys)
+    for found in anys:  # grows while it is walked: an Any may hold messages with an Any of their own
+        _fill_any(found, anys)
+    for found in reversed(anys):  # the inner ones first, so that the outer ones hold them
+        found.target.value = found.inner.SerializeToString()
 
 
 @cache
@@ -117,9 +74,9 @@ def _repeated(descriptor: Descriptor) -> frozenset[int]:
     return frozenset(field.number for field in file.field if field.label == FieldDescriptorProto.LABEL_REPEATED)
 
 
-def _fill(message: Message, values: _Object) -> None:
+def _fill(message: Message, values: Object, anys: _Anys) -> None:
     if message.DESCRIPTOR.full_name == _ANY:
-        _fill_any(message, values)
+        _find_any(message, values, anys)
         return
     fields = _fields(message.DESCRIPTOR)
     seen: set[int] = set()
@@ -131,31 +88,31 @@ def _fill(message: Message, values: _Object) -> None:
             raise UndecodableError(f"duplicate field {name!r}")
         seen.add(field.number)
         if value is not None:
-            _set(message, field, value)
+            _set(message, field, value, anys)
 
 
-def _set(message: Message, field: FieldDescriptor, value: Any) -> None:
+def _set(message: Message, field: FieldDescriptor, value: Any, anys: _Anys) -> None:
     if _is_map(field):
-        _set_map(message, field, value)
+        _set_map(message, field, value, anys)
     elif field.number in _repeated(message.DESCRIPTOR):
-        _set_list(message, field, value)
+        _set_list(message, field, value, anys)
     elif field.message_type is not None:
         target = getattr(message, field.name)
         target.SetInParent()
-        _fill_message(target, field, value)
+        _fill_message(target, field, value, anys)
     elif (item := _scalar(field, value)) is not None:
         setattr(message, field.name, item)
 
 
-def _set_list(message: Message, field: FieldDescriptor, value: Any) -> None:
-    if not isinstance(value, list) or isinstance(value, _Object):
+def _set_list(message: Message, field: FieldDescriptor, value: Any, anys: _Anys) -> None:
+    if not isinstance(value, list) or isinstance(value, Object):
         _refuse(field, value)
     target = getattr(message, field.name)
     for each in value:
         if each is None:
             _refuse(field, each)
         if field.message_type is not None:
-            _fill_message(target.add(), field, each)
+            _fill_message(target.add(), field, each, anys)
         else:
             target.append(_scalar(field, each))
 
@@ -164,8 +121,8 @@ def _is_map(field: FieldDescriptor) -> bool:
     return field.message_type is not None and field.message_type.GetOptions().map_entry
 
 
-def _set_map(message: Message, field: FieldDescriptor, value: Any) -> None:
-    if not isinstance(value, _Object):
+def _set_map(message: Message, field: FieldDescriptor, value: Any, anys: _Anys) -> None:
+    if not isinstance(value, Object):
         _refuse(field, value)
     target = getattr(message, field.name)
     assert field.message_type is not None  # noqa: S101 - a map is a repeated message
@@ -178,55 +135,54 @@ def _set_map(message: Message, field: FieldDescriptor, value: Any) -> None:
         if each is None:
             _refuse(field, each)
         if value_field.message_type is not None:
-            _fill_message(target[key], value_field, each)
+            _fill_message(target[key], value_field, each, anys)
         else:
             target[key] = _scalar(value_field, each)
 
 
-def _fill_message(target: Message, field: FieldDescriptor, value: Any) -> None:
+def _fill_message(target: Message, field: FieldDescriptor, value: Any, anys: _Anys) -> None:
     if target.DESCRIPTOR.full_name == _DURATION:
         _fill_duration(target, field, value)
-    elif isinstance(value, _Object):
-        _fill(target, value)
+    elif isinstance(value, Object):
+        _fill(target, value, anys)
     else:
         _refuse(field, value)
 
 
-def _fill_any(target: Message, values: _Object) -> None:
+def _find_any(target: Any, values: Object, anys: _Anys) -> None:
     types = [value for name, value in values if name == "@type"]
     if not types:
         return  # what it holds without a type is ignored: an empty Any
     url = types[0]
-    if len(types) > 1 or not isinstance(url, str) or isinstance(url, _Number) or not url.rpartition("/")[2]:
+    if len(types) > 1 or not isinstance(url, str) or isinstance(url, Number) or not url.rpartition("/")[2]:
         raise UndecodableError('invalid "@type" field')
-    name = url.rpartition("/")[2]
     try:
-        inner = message_class(name)()
+        inner = message_class(url.rpartition("/")[2])()
     except KeyError:
         raise UndecodableError(f'unable to resolve "{url}": "not found"') from None
-    rest = _Object(pair for pair in values if pair[0] != "@type")
-    if name in {_ANY, _DURATION}:
-        _fill_well_known(inner, name, rest)
-    else:
-        _fill(inner, rest)
-    target.type_url, target.value = url, inner.SerializeToString()  # type: ignore[attr-defined]
+    target.type_url = url
+    anys.append(_FoundAny(target, inner, Object(pair for pair in values if pair[0] != "@type")))
 
 
-def _fill_well_known(inner: Message, name: str, rest: _Object) -> None:
-    """A well-known type inside an Any stands under the one name ``value``."""
-    found = [value for key, value in rest if key == "value"]
-    if len(found) != 1 or len(rest) != 1:
+def _fill_any(found: _FoundAny, anys: _Anys) -> None:
+    name = found.inner.DESCRIPTOR.full_name
+    if name not in {_ANY, _DURATION}:
+        _fill(found.inner, found.values, anys)
+        return
+    # A well-known type inside an Any stands under the one name "value"; others are ignored.
+    values = [value for key, value in found.values if key == "value"]
+    if len(values) != 1:
         raise UndecodableError(f'missing or repeated "value" in {name}')
     if name == _DURATION:
-        _fill_duration(inner, None, found[0])
-    elif isinstance(found[0], _Object):
-        _fill(inner, found[0])
+        _fill_duration(found.inner, None, values[0])
+    elif isinstance(values[0], Object):
+        _fill(found.inner, values[0], anys)
     else:
         raise UndecodableError(f"unexpected token in {name}")
 
 
 def _fill_duration(target: Any, field: FieldDescriptor | None, value: Any) -> None:
-    match = _DURATION_FORM.fullmatch(value) if isinstance(value, str) and not isinstance(value, _Number) else None
+    match = _DURATION_FORM.fullmatch(value) if isinstance(value, str) and not isinstance(value, Number) else None
     if match is None:
         _refuse(field, value)
     sign = -1 if match[1] == "-" else 1
@@ -250,7 +206,7 @@ def _scalar(field: FieldDescriptor, value: Any) -> Any:
 
 
 def _string(field: FieldDescriptor, value: Any) -> str:
-    if not isinstance(value, str) or isinstance(value, _Number):
+    if not isinstance(value, str) or isinstance(value, Number):
         _refuse(field, value)
     return value
 
@@ -263,18 +219,27 @@ def _bool(field: FieldDescriptor, value: Any) -> bool:
 
 def _integer(field: FieldDescriptor, value: Any, bits: int) -> int:
     """A number, or a string with a number in it; whole, whatever its form."""
-    if not isinstance(value, str) or not _NUMBER_FORM.fullmatch(value):
-        _refuse(field, value)
-    try:
-        number = Decimal(value)
-    except InvalidOperation:
-        _refuse(field, value)
+    number = Decimal(_number_text(field, value))
+    if not number:
+        return 0
     if number.adjusted() > 20 or number != number.to_integral_value():
         _refuse(field, value)
     whole = int(number)
     if not -(2 ** (bits - 1)) <= whole < 2 ** (bits - 1):
         _refuse(field, value)
     return whole
+
+
+def _number_text(field: FieldDescriptor, value: Any) -> str:
+    """The text of a number; of a string its first token, if a delimiter ends it."""
+    if not isinstance(value, str):
+        _refuse(field, value)
+    if isinstance(value, Number):
+        return value.rstrip("eE")  # an exponent may have no digits
+    match = _NUMBER_FORM.match(value)
+    if match is None or value != value.strip():
+        _refuse(field, value)
+    return match[0]
 
 
 def _int32(field: FieldDescriptor, value: Any) -> int:
@@ -286,18 +251,18 @@ def _int64(field: FieldDescriptor, value: Any) -> int:
 
 
 def _double(field: FieldDescriptor, value: Any) -> float:
-    if not isinstance(value, str):
-        _refuse(field, value)
-    if not isinstance(value, _Number) and value in _NON_FINITE:
+    if isinstance(value, str) and not isinstance(value, Number) and value in _NON_FINITE:
         return _NON_FINITE[value]
-    number = float(value) if _NUMBER_FORM.fullmatch(value) else math.inf
+    if isinstance(value, Number) and value[-1] in "eE":
+        _refuse(field, value)
+    number = float(_number_text(field, value))
     if math.isinf(number):
         _refuse(field, value)
     return number
 
 
 def _enum(field: FieldDescriptor, value: Any) -> int | None:
-    if isinstance(value, _Number):
+    if isinstance(value, Number):
         return _integer(field, value, 32)
     if not isinstance(value, str):
         _refuse(field, value)

@@ -11,7 +11,8 @@ from typing import Any, Final
 from bucketeer_async._models import Evaluation, EventKind
 from bucketeer_async._proto.gateway import service_pb2 as pb
 from bucketeer_async.gateway import _validation as validation
-from bucketeer_async.gateway._decoding import UndecodableError, decode
+from bucketeer_async.gateway._decoding import decode
+from bucketeer_async.gateway._json import UndecodableError
 from bucketeer_async.gateway._state import Fault, GatewayState, RecordedEvent
 from bucketeer_async.gateway._validation import RefusedRequestError, check_events
 

@@ -1206,3 +1206,42 @@ class InternalErrorCountMetricsEvent(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___InternalErrorCountMetricsEvent: _TypeAlias = InternalErrorCountMetricsEvent  # noqa: Y015
+
+@_typing.final
+class OpsEvent(_message.Message):
+    """Written by the server itself; known, and never taken from an SDK."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIMESTAMP_FIELD_NUMBER: _builtins.int
+    timestamp: _builtins.int
+    """Unix seconds."""
+    def __init__(
+        self,
+        *,
+        timestamp: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["timestamp", b"timestamp"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OpsEvent: _TypeAlias = OpsEvent  # noqa: Y015
+
+@_typing.final
+class UserGoalEvent(_message.Message):
+    """Written by the server itself; known, and never taken from an SDK."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UserGoalEvent: _TypeAlias = UserGoalEvent  # noqa: Y015
