@@ -31,7 +31,7 @@ class LocalGateway:
         evaluations: Mapping[str, Sequence[Evaluation]] | None = None,
         port: int = 0,
     ) -> None:
-        self.state = GatewayState(keys=keys, evaluations=evaluations)
+        self.state: GatewayState = GatewayState(keys=keys, evaluations=evaluations)
         self._port = port
         self._socket: socket.socket | None = None
         self._server: _Server | None = None

@@ -118,9 +118,9 @@ class GatewayState:
         window: int = _WINDOW,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self.keys = dict(keys)
-        self.evaluations = {tag: list(each) for tag, each in (evaluations or {}).items()}
-        self.now = now
+        self.keys: dict[str, GatewayKey] = dict(keys)
+        self.evaluations: dict[str, list[Evaluation]] = {tag: list(each) for tag, each in (evaluations or {}).items()}
+        self.now: Callable[[], float] = now
         self.requests: Counter[str] = Counter()
         self._events: deque[RecordedEvent] = deque(maxlen=window)
         self._accepted: Counter[EventKind] = Counter()
