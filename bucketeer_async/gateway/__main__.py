@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import socket
 import sys
 from collections.abc import Sequence
 
 import uvicorn
 
 from bucketeer_async.gateway._app import create_app
+from bucketeer_async.gateway._server import listen
 from bucketeer_async.gateway._state import DEFAULT_KEYS, GatewayKey, GatewayState
 
 
@@ -24,8 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     keys = {key: GatewayKey(role="SDK_CLIENT") for key in options.client_key}
     keys |= {key: GatewayKey(role="SDK_SERVER") for key in options.server_key}
     app = create_app(GatewayState(keys=keys or DEFAULT_KEYS), any_host=options.host not in {"127.0.0.1", "::1"})
-    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
-    with socket.create_server((options.host, options.port), family=family) as listener:
+    with listen(options.host, options.port) as listener:
         print(f"Bucketeer gateway on http://{options.host}:{listener.getsockname()[1]}", flush=True)
         config = uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=1)
         uvicorn.Server(config).run(sockets=[listener])

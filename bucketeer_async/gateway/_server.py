@@ -15,6 +15,24 @@ from bucketeer_async.gateway._app import create_app
 from bucketeer_async.gateway._state import DEFAULT_KEYS, Fault, GatewayKey, GatewayState, RecordedEvent
 
 
+def listen(host: str, port: int) -> socket.socket:
+    """Return a listening socket; 0 is a free port.
+
+    It names its protocol, because asyncio sends small answers at once only over sockets that do; the others wait
+    for the peer's delayed acknowledgement, 40 ms each.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(128)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
 class LocalGateway:
     """A gateway on a free loopback port, for as long as an ``async with`` lasts.
 
@@ -54,7 +72,7 @@ class LocalGateway:
         self.state.fail(fault)
 
     async def __aenter__(self) -> Self:
-        self._socket = socket.create_server(("127.0.0.1", self._port))
+        self._socket = listen("127.0.0.1", self._port)
         config = uvicorn.Config(create_app(self.state), log_config=None, lifespan="off", timeout_graceful_shutdown=1)
         self._server = _Server(config)
         self._task = BackgroundTask(self._serve, name="local-gateway", owner="gateway")

@@ -58,7 +58,9 @@ class Watched:
 def main(framework: str, figures: str) -> None:
     """Serve until SIGTERM."""
     Watched(Path(figures)).install()
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(128)
     print(f"http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
     if framework == "fastapi":
         import uvicorn  # noqa: PLC0415 - one of the two frameworks is enough
