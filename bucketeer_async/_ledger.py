@@ -197,6 +197,8 @@ class Ledger:
         overflow: What a push does when one of the two would be exceeded.
         lifetime: Seconds after which a record expires.
         on_lost: Hears every refused, rejected and dropped record, on the thread where it happened.
+        on_accepted: Called with how many records wait after one was accepted, on the thread where it happened. Each
+            number is told as it was under the lock, so no push can slip by unseen between two others.
         on_settled: Called after accepted records were settled, on the thread where it happened.
     """
 
@@ -208,6 +210,7 @@ class Ledger:
         overflow: Overflow,
         lifetime: float,
         on_lost: Callable[[Receipt], None],
+        on_accepted: Callable[[int], None],
         on_settled: Callable[[], None],
     ) -> None:
         self._capacity = capacity
@@ -215,6 +218,7 @@ class Ledger:
         self._displaces = overflow == "drop_oldest"
         self._lifetime = lifetime
         self._on_lost = on_lost
+        self._on_accepted = on_accepted
         self._on_settled = on_settled
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -258,8 +262,11 @@ class Ledger:
             if reason is RefusedReason.QUEUE_FULL:
                 return None
             receipt = self._accept(event) if reason is None else self._refuse(event.kind, reason, "")
+            waiting = self._queue.qsize()
         self._tell(displaced)
-        if reason is not None:
+        if reason is None:
+            self._on_accepted(waiting)
+        else:
             self._on_lost(receipt)
         return receipt
 
@@ -332,7 +339,8 @@ class Ledger:
 
     def oldest(self) -> Receipt | None:
         """The record that has waited longest in the queue."""
-        return self._queue.oldest()
+        with self._lock:
+            return self._queue.oldest()
 
     def next_due(self) -> float | None:
         """When the first records on the shelf are due for another try."""

@@ -89,6 +89,7 @@ class Pipeline:
             overflow=config.overflow,
             lifetime=config.event_lifetime,
             on_lost=self._on_lost,
+            on_accepted=self._on_accepted,
             on_settled=self._on_settled,
         )
         self.circuit = Circuit(config.retry, slots=config.num_flush_workers, rng=rng)
@@ -318,10 +319,9 @@ class Pipeline:
 
     # Watching
 
-    def pushed(self) -> None:
-        """A record was accepted; wake the collector if that changes what is due. From any thread."""
-        waiting = self.ledger.waiting
-        if waiting in {1, self._config.flush_size} or self._is_heavy():
+    def _on_accepted(self, waiting: int) -> None:
+        """Wake the collector if a record that was accepted changes what is due. From any thread."""
+        if waiting == 1 or waiting >= self._config.flush_size or self._is_heavy():
             self._nudge()
 
     def _nudge(self) -> None:

@@ -281,8 +281,6 @@ class Processor:
         receipt = pipeline.ledger.try_admit(event)
         if receipt is None:
             return pipeline.ledger.refuse(kind, RefusedReason.QUEUE_FULL)
-        if receipt.accepted:
-            pipeline.pushed()
         return receipt
 
     async def _push(
@@ -302,8 +300,6 @@ class Processor:
             if self._config.overflow != "wait":
                 return pipeline.ledger.refuse(kind, RefusedReason.QUEUE_FULL)
             await pipeline.room()
-        if receipt.accepted:
-            pipeline.pushed()
         return receipt
 
     def _encode(

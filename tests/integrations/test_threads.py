@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bucketeer_async import Fate, Processor, ProcessorConfig, RefusedReason, User
+from bucketeer_async import Fate, Processor, ProcessorConfig, Receipt, RefusedReason, User
 from tests.fakes import FakeAnswer, FakeClient
 
 USER = User("user")
@@ -38,6 +38,20 @@ async def test_pushes_from_eight_threads_and_the_loop_are_exact() -> None:
     assert len({receipt.event_id for receipt in pushed}) == 18_000
     assert set(client.taken) == {receipt.event_id for receipt in pushed}
     assert statistics.pushed == statistics.delivered == 18_000
+
+
+async def test_no_push_slips_by_unseen_between_two_threads() -> None:
+    together = threading.Barrier(2)
+
+    def push() -> Receipt:
+        together.wait()
+        return processor.push_goal_event_nowait(USER, "goal")
+
+    async with Processor(FakeClient(), ProcessorConfig(flush_size=2, flush_interval=60.0)) as processor:
+        async with asyncio.timeout(30):
+            for _ in range(300):
+                receipts = await asyncio.gather(asyncio.to_thread(push), asyncio.to_thread(push))
+                await asyncio.gather(*[receipt.settled() for receipt in receipts])
 
 
 @pytest.mark.parametrize("overflow", ["drop_newest", "drop_oldest"])
