@@ -83,9 +83,8 @@ def _run_suite(
     assert interpreter is not None  # noqa: S101 - only those that were found
     session.run("uv", "venv", "-q", "--clear", "-p", interpreter, str(folder))
     python = str(folder / "bin" / "python")
-    install = ("uv", "pip", "install", "-q", "-p", python)
-    session.run(*install, *group("test"), *extra)
-    session.run(*install, "--resolution", resolution, "--reinstall-package", "httpx", "-e", ".[gateway]")
+    packages = ("-e", ".[gateway]", *group("test"), *extra)
+    session.run("uv", "pip", "install", "-q", "-p", python, "--resolution", resolution, *packages)
     session.run(python, "-m", "pytest", "-q", external=True, env=env)
 
 
