@@ -209,7 +209,7 @@ class Pipeline:
 
     async def _pump(self) -> None:
         """Deliver until everything is settled after closing began, or until the deadline."""
-        with anyio.CancelScope(deadline=self._deadline, shield=True) as self._scope:
+        with anyio.CancelScope(deadline=self._deadline) as self._scope:
             async with anyio.create_task_group() as flush_tasks:
                 await self._collect(flush_tasks)
                 flush_tasks.cancel_scope.cancel()

@@ -207,8 +207,6 @@ class Circuit:
             self.state = CircuitState.CLOSED
             self._failures = 0
             self._limit = 1
-            self._generation += 1  # what began before the end of the outage does not count
-            leave.generation = self._generation
         self._limit = min(self._slots, self._limit + 1)
 
     def failed(self, leave: Pass, decision: Decision, now: float) -> bool:

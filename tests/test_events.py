@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from google.protobuf import json_format
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bucketeer_async import (
@@ -124,6 +124,8 @@ def test_a_default_evaluation_is_what_protobuf_makes_of_it(
     )
 
 
+@example("backend", User("user"), "goal", -0.0)
+@example("backend", User("user"), "goal", 1e308)
 @given(texts, users, ids, numbers)
 def test_a_goal_is_what_protobuf_makes_of_it(tag: str, user: User, goal_id: str, value: float) -> None:
     encoded = factory(tag).goal(user, goal_id, value)

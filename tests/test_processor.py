@@ -842,6 +842,64 @@ async def test_flush_counts_only_what_was_accepted_before_it() -> None:
         assert processor.statistics().goal.delivered >= 5
 
 
+async def test_flush_does_not_count_later_events_for_earlier_ones() -> None:
+    first: list[str] = []
+
+    async def not_the_first(events: Events) -> FakeAnswer:
+        if not first:
+            first.append(events[0]["id"])
+        held = now() < 20 and first[0] in {event["id"] for event in events}
+        return FakeAnswer({first[0]: FakeEventError(retriable=True)} if held else {})
+
+    client = FakeClient(not_the_first)
+    async with Processor(client, ProcessorConfig(flush_size=1)) as processor:
+        await push_many(processor, 1)
+        await anyio.sleep(0.001)
+        flushing = asyncio.create_task(processor.flush())
+        await anyio.sleep(0.001)
+        await push_many(processor, 10)
+        await anyio.sleep(5)
+        assert processor.statistics().goal.delivered == 10
+        assert not flushing.done()
+
+        assert await flushing
+        assert now() >= 20
+
+
+async def test_a_retriable_event_does_not_wait_for_the_interval_again() -> None:
+    client = FakeClient()
+
+    async def once(events: Events) -> FakeAnswer:
+        again = {events[0]["id"]: FakeEventError(retriable=True)} if len(client.batches) == 1 else {}
+        return FakeAnswer(again)
+
+    client.script = once
+    async with Processor(client, ProcessorConfig(flush_size=2, flush_interval=300.0)) as processor:
+        receipts = await push_many(processor, 2)
+        await receipts[0].settled()
+
+    assert now() < 1.0
+
+
+async def test_events_keep_their_order_over_an_outage() -> None:
+    client = FakeClient(answers(StatusError(503), StatusError(503)))
+    async with Processor(client, ProcessorConfig(flush_size=10, max_batch_size=10, num_flush_workers=1)) as processor:
+        receipts = await push_many(processor, 30)
+        await processor.flush()
+
+    delivered = [event["id"] for batch in client.batches[2:] for event in batch]
+    assert delivered == [receipt.event_id for receipt in receipts]
+
+
+async def test_waiting_for_room_does_not_wait_for_the_interval() -> None:
+    client = FakeClient()
+    config = ProcessorConfig(overflow="wait", queue_max_bytes=2000, flush_max_bytes=2000, flush_interval=300.0)
+    async with Processor(client, config) as processor:
+        await push_many(processor, 50)
+
+        assert now() < 1.0
+
+
 async def test_flush_says_false_when_the_time_runs_out() -> None:
     async with Processor(FakeClient(hang), ProcessorConfig(drain_timeout=0.0)) as processor:
         await push_many(processor, 1)
