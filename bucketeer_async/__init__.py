@@ -13,7 +13,6 @@ from bucketeer_async._errors import (
     UndeliveredError,
     WrongLoopError,
 )
-from bucketeer_async._ledger import Receipt
 from bucketeer_async._models import (
     ApiId,
     DrainCounts,
@@ -33,6 +32,7 @@ from bucketeer_async._models import (
 )
 from bucketeer_async._options import ProcessorConfig, RetryPolicy
 from bucketeer_async._processor import Processor
+from bucketeer_async._records import Receipt
 from bucketeer_async._responses import (
     EventError,
     GetEvaluationResponse,

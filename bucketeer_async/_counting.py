@@ -1,11 +1,50 @@
-"""Adds up counters, and turns two readings of them into the report of a drain."""
+"""Counts the fates of events, adds counters up, and turns two readings of them into the report of a drain."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from bucketeer_async._models import DrainCounts, DrainReport, DroppedReason, EventCounts, EventKind, RefusedReason
+from bucketeer_async._models import (
+    DrainCounts,
+    DrainReport,
+    DroppedReason,
+    EventCounts,
+    EventKind,
+    Fate,
+    Outcome,
+    RefusedReason,
+)
+
+
+class Counts:
+    """The counters of one class, as they change."""
+
+    def __init__(self) -> None:
+        self.pushed = self.accepted = self.delivered = self.rejected = self.queued = self.in_flight = 0
+        self.refused = dict.fromkeys(RefusedReason, 0)
+        self.dropped = dict.fromkeys(DroppedReason, 0)
+
+    def settle(self, outcome: Outcome) -> None:
+        match outcome.fate:
+            case Fate.DELIVERED:
+                self.delivered += 1
+            case Fate.REJECTED:
+                self.rejected += 1
+            case _:
+                self.dropped[DroppedReason(outcome.reason)] += 1
+
+    def frozen(self) -> EventCounts:
+        return EventCounts(
+            pushed=self.pushed,
+            accepted=self.accepted,
+            refused_by={reason: count for reason, count in self.refused.items() if count},
+            delivered=self.delivered,
+            rejected=self.rejected,
+            dropped_by={reason: count for reason, count in self.dropped.items() if count},
+            queued=self.queued,
+            in_flight=self.in_flight,
+        )
 
 
 def total_counts(counts: Iterable[EventCounts]) -> EventCounts:

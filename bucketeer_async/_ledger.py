@@ -10,11 +10,10 @@ import asyncio
 import heapq
 import math
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from bucketeer_async._background import require_loop
+from bucketeer_async._counting import Counts
 from bucketeer_async._events import EncodedEvent
 from bucketeer_async._models import (
     DroppedReason,
@@ -25,150 +24,10 @@ from bucketeer_async._models import (
     RefusedReason,
 )
 from bucketeer_async._options import Overflow
+from bucketeer_async._records import Receipt, RecordQueue
 
 _DELIVERED: Final = Outcome(Fate.DELIVERED)
 _METRICS_SHARE: Final = 0.9  # of a bound; over it metrics events give way to the others
-
-
-class Receipt:
-    """One pushed event: the record in the queue itself, so it costs nothing unless it is awaited.
-
-    Attributes:
-        event_id: UUID v4 of the event; "" if the push was refused.
-        kind: Class of the event.
-        outcome: How its story ended, or None while it is under way.
-    """
-
-    __slots__ = (
-        "_ledger",
-        "_waiter",
-        "body",
-        "epoch",
-        "event_id",
-        "kind",
-        "maybe_stored",
-        "outcome",
-        "pushed_at",
-        "tries",
-    )
-
-    kind: EventKind
-    event_id: str
-    body: bytes
-    outcome: Outcome | None
-    pushed_at: float
-    epoch: int
-    tries: int
-    maybe_stored: bool
-
-    def __init__(self, event: EncodedEvent, ledger: Ledger, pushed_at: float, epoch: int) -> None:
-        self.kind, self.event_id, self.body = event
-        self.outcome = None
-        self.pushed_at = pushed_at
-        self.epoch = epoch
-        self.tries = 0
-        self.maybe_stored = False
-        self._ledger = ledger
-        self._waiter: asyncio.Future[None] | None = None
-
-    @property
-    def accepted(self) -> bool:
-        """False if the push was refused."""
-        return self.event_id != ""
-
-    async def settled(self) -> Outcome:
-        """Wait until the event's story has ended, and return how.
-
-        Raises:
-            WrongLoopError: If awaited on another event loop than the processor's.
-        """
-        if self.outcome is None:
-            require_loop(self._ledger.loop, "receipt")
-            if self._waiter is None:
-                self._waiter = self._ledger.loop.create_future()
-            # Looked at again after the waiter is in place: another thread may have displaced the event meanwhile.
-            if self.outcome is None:
-                await asyncio.shield(self._waiter)
-        outcome: Outcome | None = self.outcome
-        assert outcome is not None  # noqa: S101 - the waiter is resolved after the outcome is set
-        return outcome
-
-    def resolve(self) -> None:
-        """Wake whoever awaits `settled`; from any thread."""
-        waiter = self._waiter
-        if waiter is None:
-            return
-        try:
-            waiter.get_loop().call_soon_threadsafe(_finish, waiter)
-        except RuntimeError:  # the loop is closed, and with it everybody who waited
-            return
-
-    def __repr__(self) -> str:
-        return f"<Receipt {self.kind} {self.event_id or '-'} {self.outcome.fate if self.outcome else 'under way'}>"
-
-
-def _finish(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)
-
-
-class RecordQueue(asyncio.Queue[Receipt]):
-    """The queue of records. Nobody awaits ``get()`` or ``put()``: the ledger uses it under its lock, from any thread."""
-
-    _queue: deque[Receipt]
-    body_bytes: int
-
-    def _init(self, maxsize: int) -> None:  # noqa: ARG002 - the signature is asyncio's
-        self._queue = deque()
-        self.body_bytes = 0
-
-    def _get(self) -> Receipt:
-        record = self._queue.popleft()
-        self.body_bytes -= len(record.body)
-        return record
-
-    def _put(self, item: Receipt) -> None:
-        self._queue.append(item)
-        self.body_bytes += len(item.body)
-
-    def put_first(self, records: Sequence[Receipt]) -> None:
-        """Put records back before all others, in their order."""
-        self._queue.extendleft(reversed(records))
-        self.body_bytes += sum(len(record.body) for record in records)
-
-    def oldest(self) -> Receipt | None:
-        """The record that `get_nowait` would return."""
-        return self._queue[0] if self._queue else None
-
-
-class _Counts:
-    """The counters of one class, as they change."""
-
-    def __init__(self) -> None:
-        self.pushed = self.accepted = self.delivered = self.rejected = self.queued = self.in_flight = 0
-        self.refused = dict.fromkeys(RefusedReason, 0)
-        self.dropped = dict.fromkeys(DroppedReason, 0)
-
-    def settle(self, outcome: Outcome) -> None:
-        match outcome.fate:
-            case Fate.DELIVERED:
-                self.delivered += 1
-            case Fate.REJECTED:
-                self.rejected += 1
-            case _:
-                self.dropped[DroppedReason(outcome.reason)] += 1
-
-    def frozen(self) -> EventCounts:
-        return EventCounts(
-            pushed=self.pushed,
-            accepted=self.accepted,
-            refused_by={reason: count for reason, count in self.refused.items() if count},
-            delivered=self.delivered,
-            rejected=self.rejected,
-            dropped_by={reason: count for reason, count in self.dropped.items() if count},
-            queued=self.queued,
-            in_flight=self.in_flight,
-        )
 
 
 class FlushMark:
@@ -226,7 +85,7 @@ class Ledger:
         self._queue = RecordQueue()
         self._shelf: list[tuple[float, int, list[Receipt]]] = []  # a heap: due, tie-breaker, records
         self._shelvings = 0
-        self._counts = {kind: _Counts() for kind in EventKind}
+        self._counts = {kind: Counts() for kind in EventKind}
         self._epoch = 0
         self._marks: list[FlushMark] = []
         self.held: int = 0
@@ -303,7 +162,7 @@ class Ledger:
         return displaced
 
     def _accept(self, event: EncodedEvent) -> Receipt:
-        record = Receipt(event, self, self.loop.time(), self._epoch)
+        record = Receipt(event, self.loop, self.loop.time(), self._epoch)
         counts = self._counts[event.kind]
         counts.pushed += 1
         counts.accepted += 1
@@ -314,7 +173,7 @@ class Ledger:
         return record
 
     def _refuse(self, kind: EventKind, reason: RefusedReason, message: str) -> Receipt:
-        receipt = Receipt(EncodedEvent(kind, "", b""), self, 0.0, 0)
+        receipt = Receipt(EncodedEvent(kind, "", b""), None, 0.0, 0)
         receipt.outcome = Outcome(Fate.REFUSED, reason, message)
         counts = self._counts[kind]
         counts.pushed += 1

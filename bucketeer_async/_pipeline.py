@@ -28,10 +28,11 @@ from bucketeer_async._background import BackgroundTask, Progress, require_loop
 from bucketeer_async._counting import drain_report
 from bucketeer_async._delivery import Delivery, EventsApi
 from bucketeer_async._errors import ClosedError
-from bucketeer_async._ledger import Ledger, Receipt
+from bucketeer_async._ledger import Ledger
 from bucketeer_async._listener import DropListener
 from bucketeer_async._models import DrainReport, Drop, DroppedReason, EventCounts, EventKind, Fate
 from bucketeer_async._options import ProcessorConfig
+from bucketeer_async._records import Receipt
 from bucketeer_async._retry import Action, Circuit, CircuitState, Decision, Pass
 from bucketeer_async._trouble import TroubleLog
 

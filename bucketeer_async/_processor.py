@@ -15,7 +15,6 @@ from typing import Concatenate, Final, ParamSpec, Protocol, Self
 from bucketeer_async._counting import total_counts
 from bucketeer_async._errors import ClosedError, ConfigurationError
 from bucketeer_async._events import EncodedEvent, EventFactory, UnreportedError
-from bucketeer_async._ledger import Receipt
 from bucketeer_async._models import (
     ApiId,
     DrainReport,
@@ -28,6 +27,7 @@ from bucketeer_async._models import (
 )
 from bucketeer_async._options import ProcessorConfig
 from bucketeer_async._pipeline import EventsClient, Pipeline, State
+from bucketeer_async._records import Receipt
 
 _P = ParamSpec("_P")
 

@@ -1,0 +1,128 @@
+"""The records of pushed events, which are their receipts, and the queue that holds them.
+
+What becomes of a record is decided elsewhere; a receipt only tells it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+
+from bucketeer_async._background import require_loop
+from bucketeer_async._events import EncodedEvent
+from bucketeer_async._models import EventKind, Outcome
+
+
+class Receipt:
+    """One pushed event: the record in the queue itself, so it costs nothing unless it is awaited.
+
+    Attributes:
+        event_id: UUID v4 of the event; "" if the push was refused.
+        kind: Class of the event.
+        outcome: How its story ended, or None while it is under way.
+    """
+
+    __slots__ = (
+        "_loop",
+        "_waiter",
+        "body",
+        "epoch",
+        "event_id",
+        "kind",
+        "maybe_stored",
+        "outcome",
+        "pushed_at",
+        "tries",
+    )
+
+    kind: EventKind
+    event_id: str
+    body: bytes
+    outcome: Outcome | None
+    pushed_at: float
+    epoch: int
+    tries: int
+    maybe_stored: bool
+
+    def __init__(
+        self, event: EncodedEvent, loop: asyncio.AbstractEventLoop | None, pushed_at: float, epoch: int
+    ) -> None:
+        self.kind, self.event_id, self.body = event
+        self.outcome = None
+        self.pushed_at = pushed_at
+        self.epoch = epoch
+        self.tries = 0
+        self.maybe_stored = False
+        self._loop = loop
+        self._waiter: asyncio.Future[None] | None = None
+
+    @property
+    def accepted(self) -> bool:
+        """False if the push was refused."""
+        return self.event_id != ""
+
+    async def settled(self) -> Outcome:
+        """Wait until the event's story has ended, and return how.
+
+        Raises:
+            WrongLoopError: If awaited on another event loop than the processor's.
+        """
+        if self.outcome is None:
+            assert self._loop is not None  # noqa: S101 - only an accepted event is under way
+            require_loop(self._loop, "receipt")
+            if self._waiter is None:
+                self._waiter = self._loop.create_future()
+            # Looked at again after the waiter is in place: another thread may have displaced the event meanwhile.
+            if self.outcome is None:
+                await asyncio.shield(self._waiter)
+        outcome: Outcome | None = self.outcome
+        assert outcome is not None  # noqa: S101 - the waiter is resolved after the outcome is set
+        return outcome
+
+    def resolve(self) -> None:
+        """Wake whoever awaits `settled`; from any thread."""
+        waiter = self._waiter
+        if waiter is None:
+            return
+        try:
+            waiter.get_loop().call_soon_threadsafe(_finish, waiter)
+        except RuntimeError:  # the loop is closed, and with it everybody who waited
+            return
+
+    def __repr__(self) -> str:
+        return f"<Receipt {self.kind} {self.event_id or '-'} {self.outcome.fate if self.outcome else 'under way'}>"
+
+
+def _finish(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+class RecordQueue(asyncio.Queue[Receipt]):
+    """The queue of records. Nobody awaits ``get()`` or ``put()``: the ledger uses it under its lock, from any thread."""
+
+    _queue: deque[Receipt]
+    body_bytes: int
+
+    def _init(self, maxsize: int) -> None:  # noqa: ARG002 - the signature is asyncio's
+        self._queue = deque()
+        self.body_bytes = 0
+
+    def _get(self) -> Receipt:
+        record = self._queue.popleft()
+        self.body_bytes -= len(record.body)
+        return record
+
+    def _put(self, item: Receipt) -> None:
+        self._queue.append(item)
+        self.body_bytes += len(item.body)
+
+    def put_first(self, records: Sequence[Receipt]) -> None:
+        """Put records back before all others, in their order."""
+        self._queue.extendleft(reversed(records))
+        self.body_bytes += sum(len(record.body) for record in records)
+
+    def oldest(self) -> Receipt | None:
+        """The record that `get_nowait` would return."""
+        return self._queue[0] if self._queue else None
