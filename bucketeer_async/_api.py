@@ -1,27 +1,22 @@
 """The client of the gateway's HTTP API: one coroutine per endpoint, requests in tasks of our own.
 
-What a request looks like is left to `_wire.py`, how it travels to `_http.py`; this file holds the connections, the
-deadlines and the lifecycle.
+What a request looks like is left to `_wire.py`, how it travels to `_http.py`, and over what to `_connections.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import ssl
 from collections.abc import Callable, Sequence
-from enum import Enum
 from functools import partial
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
-
-import anyio
+from typing import Final, Self, TypeVar
 
 from bucketeer_async import _wire
-from bucketeer_async._background import BackgroundTask, Progress, require_loop
+from bucketeer_async._connections import Connections, Lease
 from bucketeer_async._endpoint import ApiKey, check_header, normalize_endpoint
-from bucketeer_async._errors import ClosedError, ConfigurationError, ConnectionFailedError, RequestTimeoutError
-from bucketeer_async._http import HttpClient, Request, exchange, new_client
+from bucketeer_async._errors import ConfigurationError, ConnectionFailedError
+from bucketeer_async._http import HttpClient, Request, new_client
 from bucketeer_async._models import User, check_int32, check_text
 from bucketeer_async._options import check_seconds
 from bucketeer_async._responses import (
@@ -44,38 +39,6 @@ POLLING_SOURCE_ID: Final = 1000
 _SMALL: Final = 2**20  # bytes; what an answer about one user's flag, or about a batch, never reaches
 _LARGE: Final = 64 * 2**20  # bytes; the gateway sends at most 4 MiB of protobuf, which may be many times that as JSON
 _PARSED_HERE: Final = 256 * 1024  # bytes; a longer answer is parsed off the loop
-
-
-class _State(Enum):
-    NEW = "new"
-    STARTED = "started"
-    CLOSING = "closing"
-    CLOSED = "closed"
-
-
-class Lease:
-    """One processor's hold on the connections.
-
-    Its requests run in the task that asks, so cancelling that task cancels the request; the processor does so in one
-    place, at the end of its drain.
-
-    Attributes:
-        draining: Whether ``ApiClient.aclose()`` waits for `release`.
-    """
-
-    def __init__(self, post: Callable[..., Any], on_release: Callable[[Lease], None]) -> None:
-        self._post = post
-        self._on_release = on_release
-        self.draining = False
-
-    async def register_events(self, events: Sequence[bytes], *, timeout: float) -> RegisterEventsResponse:  # noqa: ASYNC109
-        """Post the JSON of events; as `ApiClient.register_events`."""
-        response: RegisterEventsResponse = await self._post(self, events, timeout)
-        return response
-
-    def release(self) -> None:
-        """Give the connections up."""
-        self._on_release(self)
 
 
 class ApiClient:
@@ -128,22 +91,8 @@ class ApiClient:
             raise ConfigurationError(
                 "ApiClient.ssl_context and proxy belong to the client given as http: set them there"
             )
-        self._max_connections = max_connections
-        self._new_client = partial(new_client, ssl_context, proxy, max_connections)
-        self._borrowed = http
-        self._begin_life()
-
-    def _begin_life(self) -> None:
-        self._pid = os.getpid()
-        self._state = _State.NEW
-        self._http = self._borrowed
-        self._opening: BackgroundTask | None = None
-        self._closing: BackgroundTask | None = None
-        self._slots = asyncio.Semaphore(self._max_connections)
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._scopes: set[anyio.CancelScope] = set()
-        self._leases: set[Lease] = set()
-        self._released = Progress()
+        make = partial(new_client, ssl_context, proxy, max_connections)
+        self._connections = Connections(make, http, max_connections)
 
     @property
     def source_id(self) -> int:
@@ -156,7 +105,7 @@ class ApiClient:
         return self._sdk_version
 
     def __repr__(self) -> str:
-        return f"<ApiClient {self._base} {self._state.value}>"
+        return f"<ApiClient {self._base} {self._connections.state.value}>"
 
     # Lifecycle
 
@@ -168,26 +117,7 @@ class ApiClient:
             ConfigurationError: If the certificates or the proxy cannot be used.
             WrongLoopError: If it was first used on another event loop.
         """
-        if os.getpid() != self._pid:
-            self._begin_life()  # in a forked child: the parent's connections are not ours
-        if self._state is _State.NEW:
-            self._state = _State.STARTED
-            self._opening = BackgroundTask(self._open, name="bucketeer-api-start", owner="API client")
-        if self._opening is None:
-            raise ClosedError("the API client is closed")
-        require_loop(self._opening.loop, "API client")
-        if self._state is not _State.STARTED:
-            raise ClosedError("the API client is closed")
-        if self._http is None:
-            await self._opening.ready()
-
-    async def _open(self, ready: Callable[[], None]) -> None:
-        if self._http is None:
-            try:
-                self._http = await asyncio.to_thread(self._new_client)
-            except (OSError, ValueError, ImportError) as error:
-                raise ConfigurationError(f"the HTTP client cannot be made: {error}") from error
-        ready()
+        await self._connections.start()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -206,36 +136,11 @@ class ApiClient:
         Raises:
             WrongLoopError: If it was first used on another event loop.
         """
-        if self._opening is None:
-            self._state = _State.CLOSED
-            return
-        require_loop(self._opening.loop, "API client")
-        if self._closing is None:
-            self._state = _State.CLOSING
-            self._closing = BackgroundTask(self._close, name="bucketeer-api-close", owner="API client")
-        await self._closing.join()
-
-    async def _close(self, ready: Callable[[], None]) -> None:
-        ready()
-        while any(lease.draining for lease in self._leases):
-            await self._released.wait()
-        for scope in self._scopes:
-            scope.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-        if self._http is not None and self._borrowed is None:
-            await self._http.aclose()
-        self._state = _State.CLOSED
+        await self._connections.aclose()
 
     def lease(self) -> Lease:
         """Return a hold on the connections for one processor."""
-        lease = Lease(self._post_for, self._end_lease)
-        self._leases.add(lease)
-        return lease
-
-    def _end_lease(self, lease: Lease) -> None:
-        self._leases.discard(lease)
-        self._released.notify()
+        return self._connections.lease(self._post_for)
 
     # Endpoints
 
@@ -423,66 +328,21 @@ class ApiClient:
         retry: bool = True,
     ) -> _T:
         """Send a request in a task of its own, and wait for what `decode` makes of the answer."""
-        await self.start()
+        await self._connections.start()
         seconds = self._timeout if timeout is None else timeout
         check_seconds("timeout", seconds)
         request = self._request(path, body, limit)
         try:
-            answer = await self._in_own_task(request, seconds)
+            answer = await self._connections.send(request, seconds)
         except ConnectionFailedError as error:
             if not (error.stale and retry):
                 raise
-            answer = await self._in_own_task(request, seconds)
+            answer = await self._connections.send(request, seconds)
         return decode(answer) if len(answer) <= _PARSED_HERE else await asyncio.to_thread(decode, answer)
 
-    async def _in_own_task(self, request: Request, timeout: float) -> bytes:  # noqa: ASYNC109
-        await self._take_slot(timeout)
-        # Nothing is awaited between the slot and the task that gives it back.
-        task = asyncio.get_running_loop().create_task(self._under_scope(request, timeout), name="bucketeer-request")
-        self._tasks.add(task)
-        task.add_done_callback(self._forget)
-        return await asyncio.shield(task)
-
-    async def _take_slot(self, timeout: float) -> None:  # noqa: ASYNC109
-        try:
-            async with asyncio.timeout(timeout):
-                await self._slots.acquire()
-        except TimeoutError:
-            raise RequestTimeoutError("no connection was free in time", maybe_sent=False) from None
-
-    def _forget(self, task: asyncio.Task[bytes]) -> None:
-        self._tasks.discard(task)
-        self._slots.release()
-        if not task.cancelled():
-            task.exception()  # marks it as seen: the caller may be gone
-
-    async def _under_scope(self, request: Request, timeout: float) -> bytes:  # noqa: ASYNC109
-        with anyio.CancelScope() as scope:
-            self._scopes.add(scope)
-            try:
-                return await self._bounded(request, timeout)
-            finally:
-                self._scopes.discard(scope)
-        raise ClosedError("the API client was closed while the request was under way")
-
-    async def _bounded(self, request: Request, timeout: float) -> bytes:  # noqa: ASYNC109
-        """Bound the whole exchange: httpx's own timeouts are per phase, and an answer may drip for ever."""
-        assert self._http is not None  # noqa: S101 - set when start() has returned
-        try:
-            with anyio.fail_after(timeout):
-                return await exchange(self._http, request, timeout=timeout)
-        except TimeoutError as error:
-            raise RequestTimeoutError(f"the request took longer than {timeout:g} s") from error
-
     async def _post_for(self, lease: Lease, events: Sequence[bytes], timeout: float) -> RegisterEventsResponse:  # noqa: ASYNC109
-        if self._http is None or self._state is _State.CLOSED or (self._state is _State.CLOSING and not lease.draining):
-            raise ConnectionFailedError("the API client is closed", maybe_sent=False)
-        await self._take_slot(timeout)
-        try:
-            answer = await self._bounded(self._request("/register_events", self._events_body(events), _SMALL), timeout)
-        finally:
-            self._slots.release()
-        return _wire.decode_register_events(answer)
+        request = self._request("/register_events", self._events_body(events), _SMALL)
+        return _wire.decode_register_events(await self._connections.send_here(lease, request, timeout))
 
 
 def _configured_source(source_id: object) -> int:

@@ -20,7 +20,7 @@ LAYERS = [
     "_error_metrics _counting",  # thought
     "_events _retry",
     "_background _trouble _listener _http",  # machinery
-    "_records",
+    "_records _connections",
     "_ledger",
     "_api _delivery",
     "_pipeline",

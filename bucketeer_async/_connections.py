@@ -1,0 +1,209 @@
+"""The connections of an API client: made off the loop, lent to processors, closed when the last one is done.
+
+Every request runs in a task of our own: a request that is cancelled inside httpx's pool costs a connection for good.
+
+States, moved by `start`, `aclose` and the end of the closing alone::
+
+    NEW --start--> STARTED --aclose--> CLOSING --no lease drains any more--> CLOSED
+     '-------------aclose----------------------------------------------------^
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import Any
+
+import anyio
+
+from bucketeer_async._background import BackgroundTask, Progress, require_loop
+from bucketeer_async._errors import ClosedError, ConfigurationError, ConnectionFailedError, RequestTimeoutError
+from bucketeer_async._http import HttpClient, Request, exchange
+from bucketeer_async._responses import RegisterEventsResponse
+
+
+class State(Enum):
+    """See the module."""
+
+    NEW = "new"
+    STARTED = "started"
+    CLOSING = "closing"
+    CLOSED = "closed"
+
+
+class Lease:
+    """One processor's hold on the connections.
+
+    Its requests run in the task that asks, so cancelling that task cancels the request; the processor does so in one
+    place, at the end of its drain.
+
+    Attributes:
+        draining: Whether ``ApiClient.aclose()`` waits for `release`.
+    """
+
+    def __init__(self, post: Callable[..., Any], on_release: Callable[[Lease], None]) -> None:
+        self._post = post
+        self._on_release = on_release
+        self.draining = False
+
+    async def register_events(self, events: Sequence[bytes], *, timeout: float) -> RegisterEventsResponse:  # noqa: ASYNC109
+        """Post the JSON of events; as `ApiClient.register_events`."""
+        response: RegisterEventsResponse = await self._post(self, events, timeout)
+        return response
+
+    def release(self) -> None:
+        """Give the connections up."""
+        self._on_release(self)
+
+
+class Connections:
+    """The HTTP client behind an `ApiClient`, and what runs over it.
+
+    Args:
+        new_client: Makes an HTTP client of our own; slow, called off the loop.
+        borrowed: A client of the application's, used instead and never closed.
+        max_connections: Requests under way at once.
+    """
+
+    def __init__(self, new_client: Callable[[], HttpClient], borrowed: HttpClient | None, max_connections: int) -> None:
+        self._new_client = new_client
+        self._borrowed = borrowed
+        self._max_connections = max_connections
+        self._begin_life()
+
+    def _begin_life(self) -> None:
+        self._pid = os.getpid()
+        self.state = State.NEW
+        self._http = self._borrowed
+        self._opening: BackgroundTask | None = None
+        self._closing: BackgroundTask | None = None
+        self._slots = asyncio.Semaphore(self._max_connections)
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._scopes: set[anyio.CancelScope] = set()
+        self._leases: set[Lease] = set()
+        self._released = Progress()
+
+    async def start(self) -> None:
+        """Load certificates and make the connection pool, off the loop; any request does so if need be.
+
+        Raises:
+            ClosedError: If it is closing or closed.
+            ConfigurationError: If the certificates or the proxy cannot be used.
+            WrongLoopError: If it was first used on another event loop.
+        """
+        if os.getpid() != self._pid:
+            self._begin_life()  # in a forked child: the parent's connections are not ours
+        if self.state is State.NEW:
+            self.state = State.STARTED
+            self._opening = BackgroundTask(self._open, name="bucketeer-api-start", owner="API client")
+        if self._opening is None:
+            raise ClosedError("the API client is closed")
+        require_loop(self._opening.loop, "API client")
+        if self.state is not State.STARTED:
+            raise ClosedError("the API client is closed")
+        if self._http is None:
+            await self._opening.ready()
+
+    async def _open(self, ready: Callable[[], None]) -> None:
+        if self._http is None:
+            try:
+                self._http = await asyncio.to_thread(self._new_client)
+            except (OSError, ValueError, ImportError) as error:
+                raise ConfigurationError(f"the HTTP client cannot be made: {error}") from error
+        ready()
+
+    async def aclose(self) -> None:
+        """Close the connections, after the processors that still drain over them; idempotent.
+
+        A cancelled caller stops waiting, and the closing goes on.
+
+        Raises:
+            WrongLoopError: If it was first used on another event loop.
+        """
+        if self._opening is None:
+            self.state = State.CLOSED
+            return
+        require_loop(self._opening.loop, "API client")
+        if self._closing is None:
+            self.state = State.CLOSING
+            self._closing = BackgroundTask(self._close, name="bucketeer-api-close", owner="API client")
+        await self._closing.join()
+
+    async def _close(self, ready: Callable[[], None]) -> None:
+        ready()
+        while any(lease.draining for lease in self._leases):
+            await self._released.wait()
+        for scope in self._scopes:
+            scope.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        if self._http is not None and self._borrowed is None:
+            await self._http.aclose()
+        self.state = State.CLOSED
+
+    def lease(self, post: Callable[..., Any]) -> Lease:
+        """Return a hold on the connections for one processor, which posts by ``post(lease, events, timeout)``."""
+        lease = Lease(post, self._end_lease)
+        self._leases.add(lease)
+        return lease
+
+    def _end_lease(self, lease: Lease) -> None:
+        self._leases.discard(lease)
+        self._released.notify()
+
+    async def send(self, request: Request, timeout: float) -> bytes:  # noqa: ASYNC109
+        """Send a request in a task of its own, and return the body of the 200.
+
+        Raises:
+            ApiError: If there was no usable answer.
+            ClosedError: If the connections were closed meanwhile.
+        """
+        await self._take_slot(timeout)
+        # Nothing is awaited between the slot and the task that gives it back.
+        task = asyncio.get_running_loop().create_task(self._under_scope(request, timeout), name="bucketeer-request")
+        self._tasks.add(task)
+        task.add_done_callback(self._forget)
+        return await asyncio.shield(task)
+
+    async def send_here(self, lease: Lease, request: Request, timeout: float) -> bytes:  # noqa: ASYNC109
+        """Send a request of a processor in the task that asks; as `send` otherwise."""
+        if self._http is None or self.state is State.CLOSED or (self.state is State.CLOSING and not lease.draining):
+            raise ConnectionFailedError("the API client is closed", maybe_sent=False)
+        await self._take_slot(timeout)
+        try:
+            return await self._bounded(request, timeout)
+        finally:
+            self._slots.release()
+
+    async def _take_slot(self, timeout: float) -> None:  # noqa: ASYNC109
+        try:
+            async with asyncio.timeout(timeout):
+                await self._slots.acquire()
+        except TimeoutError:
+            raise RequestTimeoutError("no connection was free in time", maybe_sent=False) from None
+
+    def _forget(self, task: asyncio.Task[bytes]) -> None:
+        self._tasks.discard(task)
+        self._slots.release()
+        if not task.cancelled():
+            task.exception()  # marks it as seen: the caller may be gone
+
+    async def _under_scope(self, request: Request, timeout: float) -> bytes:  # noqa: ASYNC109
+        with anyio.CancelScope() as scope:
+            self._scopes.add(scope)
+            try:
+                return await self._bounded(request, timeout)
+            finally:
+                self._scopes.discard(scope)
+        raise ClosedError("the API client was closed while the request was under way")
+
+    async def _bounded(self, request: Request, timeout: float) -> bytes:  # noqa: ASYNC109
+        """Bound the whole exchange: httpx's own timeouts are per phase, and an answer may drip for ever."""
+        assert self._http is not None  # noqa: S101 - set when start() has returned
+        try:
+            with anyio.fail_after(timeout):
+                return await exchange(self._http, request, timeout=timeout)
+        except TimeoutError as error:
+            raise RequestTimeoutError(f"the request took longer than {timeout:g} s") from error
