@@ -56,8 +56,11 @@ class RecordedEvent:
 
     @property
     def event(self) -> dict[str, Any]:
-        """The event as canonical proto3 JSON, fields at their default left out."""
-        fields: dict[str, Any] = json_format.MessageToDict(self.message, descriptor_pool=POOL)
+        """The event as canonical proto3 JSON, fields at their default left out; {} if it is nested too deep to show."""
+        try:
+            fields: dict[str, Any] = json_format.MessageToDict(self.message, descriptor_pool=POOL)
+        except RecursionError:
+            return {}
         return fields
 
 

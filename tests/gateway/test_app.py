@@ -398,6 +398,17 @@ async def test_the_page_and_the_state_show_counts_and_the_newest_events(http: ht
     assert shown["requests"] == {"/register_events": 1}
 
 
+async def test_an_event_that_is_nested_too_deep_to_show_is_taken(http: httpx.AsyncClient, state: GatewayState) -> None:
+    head, tail = f'{{"@type":"{TYPE}MetricsEvent","event":', "}"
+    body = f'{{"events":[{{"id":"{new_id()}","event":{head * 400}{{}}{tail * 400}}}]}}'
+
+    response = await post(http, "/register_events", body)
+
+    assert response.json() == {"errors": {}}
+    assert state.events[0].event == {}
+    assert (await http.get("/_dev/state")).status_code == 200
+
+
 def test_the_window_is_bounded_and_the_counters_are_exact(state: GatewayState) -> None:
     state.record(RecordedEvent(new_id(), EventKind.GOAL, None) for _ in range(25))
 
