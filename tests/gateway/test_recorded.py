@@ -63,7 +63,6 @@ def body_of(case: dict[str, Any], now: int) -> bytes:
 
 
 def headers_of(case: dict[str, Any], length: int) -> Iterator[tuple[bytes, bytes]]:
-    yield b"host", b"localhost"
     for name, value in case["headers"].items():
         for each in value if isinstance(value, list) else [value]:
             yield name.lower().encode(), each.encode("latin-1")
@@ -71,20 +70,22 @@ def headers_of(case: dict[str, Any], length: int) -> Iterator[tuple[bytes, bytes
         yield b"content-length", str(length).encode()
 
 
-async def ask(app: Any, case: dict[str, Any], now: int) -> tuple[int, dict[str, str], bytes]:
-    body = body_of(case, now)
-    path, _, query = substitute(case["path"], now).partition("?")
+async def exchange(
+    app: Any, method: str, target: str, headers: list[tuple[bytes, bytes]], body: bytes
+) -> tuple[int, dict[str, str], bytes]:
+    """Send one request at the ASGI level: what is given goes in as it is, no HTTP client tidies it."""
+    path, _, query = target.partition("?")
     scope = {
         "type": "http",
         "asgi": {"version": "3.0"},
         "http_version": "1.1",
-        "method": case["method"],
+        "method": method,
         "scheme": "http",
         "path": unquote_to_bytes(path).decode("utf-8", "replace"),
         "raw_path": path.encode(),
         "query_string": query.encode(),
         "root_path": "",
-        "headers": list(headers_of(case, len(body))),
+        "headers": [(b"host", b"localhost"), *headers],
         "server": ("localhost", 80),
         "client": ("127.0.0.1", 1),
     }
@@ -97,8 +98,13 @@ async def ask(app: Any, case: dict[str, Any], now: int) -> tuple[int, dict[str, 
         sent.append(message)
 
     await app(scope, receive, send)
-    headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
-    return sent[0]["status"], headers, b"".join(message.get("body", b"") for message in sent[1:])
+    answered = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+    return sent[0]["status"], answered, b"".join(message.get("body", b"") for message in sent[1:])
+
+
+async def ask(app: Any, case: dict[str, Any], now: int) -> tuple[int, dict[str, str], bytes]:
+    body = body_of(case, now)
+    return await exchange(app, case["method"], substitute(case["path"], now), list(headers_of(case, len(body))), body)
 
 
 def numbers_as_doubles(value: Any) -> Any:

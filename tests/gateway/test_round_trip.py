@@ -1,0 +1,87 @@
+"""The other way round: every event that the SDK can produce is taken, and decoded to what was pushed."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bucketeer_async import ApiId, Evaluation, Reason, ReasonType, StatusError, User
+from bucketeer_async._events import EncodedEvent, EventFactory
+from bucketeer_async._wire import register_events_body
+from bucketeer_async.gateway import GatewayState
+from bucketeer_async.gateway._endpoints import ENDPOINTS, handle
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+ids = texts.filter(bool)
+names = texts.filter(lambda name: name not in {"userAttributesUpdated", "user_attributes_updated"})
+users = st.builds(User, ids, st.dictionaries(names, texts, max_size=4))
+int32s = st.integers(0, 2**31 - 1)
+evaluations = st.builds(
+    Evaluation,
+    feature_id=ids,
+    variation_id=ids,
+    feature_version=int32s,
+    reason=st.builds(Reason, st.sampled_from(ReasonType), texts),
+)
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+errors = st.builds(StatusError, st.integers(404, 599)) | st.builds(OSError, texts) | st.builds(ValueError, texts)
+api_ids = st.sampled_from(ApiId)
+pushes: st.SearchStrategy[tuple[Any, ...]] = st.one_of(
+    st.tuples(st.just("evaluation"), users, evaluations),
+    st.tuples(
+        st.just("default_evaluation"), users, ids, st.sampled_from([each for each in ReasonType if each.is_error])
+    ),
+    st.tuples(st.just("goal"), users, ids, numbers),
+    st.tuples(st.just("get_evaluation_latency"), st.floats(0, 1e9)),
+    st.tuples(st.just("get_evaluation_size"), int32s),
+    st.tuples(st.just("timeout_error_count")),
+    st.tuples(st.just("internal_error_count")),
+    st.tuples(st.just("latency"), st.floats(0, 1e9), api_ids),
+    st.tuples(st.just("size"), int32s, api_ids),
+    st.tuples(st.just("error"), errors, api_ids),
+)
+
+
+def post(state: GatewayState, events: list[EncodedEvent]) -> Any:
+    body = register_events_body([event.body for event in events], source_id=0, sdk_version="1.2.3")
+    return handle(state, ENDPOINTS["/register_events"], "client-key", body, None)
+
+
+def as_pushed(event: dict[str, Any]) -> dict[str, Any]:
+    """The event with the names of its enums as the wire's numbers, so that both sides can be compared."""
+    return {key: value for key, value in event.items() if key not in {"@type", "reason", "sourceId", "event"}}
+
+
+@given(st.lists(pushes, min_size=1, max_size=8), texts, st.sampled_from([0, 5, 1000]))
+def test_what_is_pushed_is_taken_as_it_was_meant(pushed: list[tuple[Any, ...]], tag: str, source_id: int) -> None:
+    factory = EventFactory(tag=tag, source_id=source_id, sdk_version="1.2.3")
+    events = [getattr(factory, name)(*arguments) for name, *arguments in pushed]
+    state = GatewayState()
+
+    assert post(state, events) == {"errors": {}}
+
+    assert [event.id for event in state.events] == [event.event_id for event in events]
+    assert [event.kind for event in state.events] == [event.kind for event in events]
+    for event, recorded in zip(events, state.events, strict=True):
+        sent = json.loads(event.body)["event"]
+        assert as_pushed(recorded.event) == as_pushed(sent)
+        assert int(recorded.message.source_id) == source_id
+        if "reason" in sent:
+            assert int(recorded.message.reason.type) == sent["reason"].get("type", 0)
+            assert recorded.message.reason.rule_id == sent["reason"].get("ruleId", "")
+
+
+@given(st.lists(pushes, min_size=2, max_size=8), st.data())
+def test_every_split_of_a_batch_is_taken(pushed: list[tuple[Any, ...]], data: st.DataObject) -> None:
+    factory = EventFactory(tag="tag", source_id=0, sdk_version="1.2.3")
+    events = [getattr(factory, name)(*arguments) for name, *arguments in pushed]
+    middle = data.draw(st.integers(1, len(events) - 1))
+    state = GatewayState()
+
+    for part in (events[:middle], events[middle:]):
+        assert post(state, part) == {"errors": {}}
+
+    assert [event.id for event in state.events] == [event.event_id for event in events]
