@@ -147,6 +147,12 @@ class GatewayState:
             self._accepted[event.kind] += 1
             self._ids[event.kind].add(event.id)
 
+    def forget_events(self) -> None:
+        """Begin again, with no accepted events."""
+        self._events.clear()
+        self._accepted.clear()
+        self._ids = {kind: set() for kind in EventKind}
+
     def counts(self) -> dict[str, dict[str, int]]:
         """By class: ``accepted``, every time an event was taken, and ``unique``, the number of different ids."""
         return {kind.value: {"accepted": self._accepted[kind], "unique": len(self._ids[kind])} for kind in EventKind}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import gzip
 import json
@@ -15,7 +16,7 @@ from urllib.parse import unquote_to_bytes
 
 import pytest
 
-from bucketeer_async.gateway import GatewayKey, GatewayState, create_app
+from bucketeer_async.gateway import GatewayKey, GatewayState, LocalGateway, create_app
 
 RECORDED = json.loads(gzip.decompress(Path(__file__).with_name("vectors").joinpath("gateway.json.gz").read_bytes()))
 KEYS = {
@@ -124,7 +125,13 @@ def times(value: Any, now: int) -> Any:
 async def disagreements(case: dict[str, Any]) -> list[str]:
     now = int(time.time())
     state = GatewayState(keys=KEYS, now=lambda: float(now))
-    status, headers, body = await ask(create_app(state), case, now)
+    return compare(case, now, state, *await ask(create_app(state), case, now))
+
+
+def compare(
+    case: dict[str, Any], now: int, state: GatewayState, status: int, headers: dict[str, str], body: bytes
+) -> list[str]:
+    """What in an answer is not as it was recorded."""
     expect = case["expect"]
     parsed = json.loads(body) if headers.get("content-type", "").startswith("application/json") and body else {}
     got = {
@@ -171,6 +178,42 @@ def strip_types(value: Any) -> Any:
 @pytest.mark.parametrize("group", GROUPS)
 async def test_group_agrees_with_the_server(group: str) -> None:
     wrong = [line for case in CASES if case["group"] == group for line in await disagreements(case)]
+
+    assert not wrong, "\n".join(wrong)
+
+
+async def over_a_socket(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, case: dict[str, Any], now: int
+) -> tuple[int, dict[str, str], bytes]:
+    """Send one recorded request as it is, and read the answer."""
+    body = body_of(case, now)
+    target = substitute(case["path"], now)
+    lines = [f"{case['method']} {target} HTTP/1.1".encode(), b"host: localhost"]
+    lines += [name + b": " + value for name, value in headers_of(case, len(body))]
+    if case.get("chunked"):
+        lines.append(b"transfer-encoding: chunked")
+        body = (b"%x\r\n%s\r\n" % (len(body), body) if body else b"") + b"0\r\n\r\n"
+    writer.write(b"\r\n".join(lines) + b"\r\n\r\n" + body)
+    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+    headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:] if line)}
+    length = 0 if case["method"] == "HEAD" else int(headers.get("content-length", 0))
+    return int(head[0].split()[1]), headers, await reader.readexactly(length)
+
+
+async def test_recorded_requests_over_a_real_socket() -> None:
+    wrong: list[str] = []
+    async with LocalGateway(keys=KEYS) as gateway:
+        for case in CASES:
+            reader, writer = await asyncio.open_connection("127.0.0.1", int(gateway.url.rpartition(":")[2]))
+            gateway.state.forget_events()
+            now = int(time.time())
+            try:
+                answer = await asyncio.wait_for(over_a_socket(reader, writer, case, now), 20)
+            except (asyncio.IncompleteReadError, ConnectionError) as error:
+                wrong.append(f"{case['id']} {error!r}")
+            else:
+                wrong += compare(case, now, gateway.state, *answer)
+            writer.close()
 
     assert not wrong, "\n".join(wrong)
 
