@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from functools import cache
 from typing import Any, Final, NoReturn
 
@@ -219,7 +219,10 @@ def _bool(field: FieldDescriptor, value: Any) -> bool:
 
 def _integer(field: FieldDescriptor, value: Any, bits: int) -> int:
     """A number, or a string with a number in it; whole, whatever its form."""
-    number = Decimal(_number_text(field, value))
+    try:
+        number = Decimal(_number_text(field, value))
+    except InvalidOperation:  # an exponent beyond all bounds
+        _refuse(field, value)
     if not number:
         return 0
     if number.adjusted() > 20 or number != number.to_integral_value():

@@ -151,6 +151,7 @@ async def test_a_default_needs_no_variation(http: httpx.AsyncClient, reason: Any
         lambda: goal(goalId=5),
         lambda: goal(value=True),
         lambda: goal(value="inf"),
+        lambda: goal(timestamp="1e99999999999999999999"),
         lambda: goal(goal_id="twice"),
         lambda: evaluation(featureVersion=2**31),
         lambda: evaluation(reason=[]),
@@ -159,7 +160,7 @@ async def test_a_default_needs_no_variation(http: httpx.AsyncClient, reason: Any
         lambda: {"id": "", "event": goal()["event"]},
         lambda: {"event": goal()["event"], "id": None},
     ],
-    ids=range(22),
+    ids=range(23),
 )
 async def test_poison_refuses_the_whole_request(http: httpx.AsyncClient, state: GatewayState, poison: Any) -> None:
     response = await post(http, "/register_events", {"events": [goal(), {"id": new_id()} | poison(), goal()]})
