@@ -7,12 +7,17 @@ surrogates and the precision of large numbers.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final
 
 from bucketeer_async.gateway._json import Number, Object, check_texts
 
 _NAMES: Final = frozenset({"userAttributesUpdated", "user_attributes_updated"})
 _BOOLEANS: Final = {"true": True, "1": True, "false": False, "0": False}
+
+
+class _UnrepairableError(Exception):
+    """A number that the repair cannot read: the body stays as it came."""
 
 
 def repaired(parsed: Any) -> Any:
@@ -22,7 +27,10 @@ def repaired(parsed: Any) -> Any:
         UndecodableError: If it holds text that is not valid Unicode; a repair replaces it.
     """
     if _needs_repair(parsed):
-        return _encoded_again(parsed)
+        try:
+            return _encoded_again(parsed)
+        except _UnrepairableError:
+            pass
     check_texts(parsed)
     return parsed
 
@@ -55,8 +63,15 @@ def _encoded_again(value: Any) -> Any:
     if isinstance(value, list):
         return [_encoded_again(each) for each in value]
     if isinstance(value, Number):
-        return Number(repr(float(value)))
+        return _number(value)
     return _text(value) if isinstance(value, str) else value
+
+
+def _number(value: Number) -> Number:
+    """The number as a double; the repair's own parser is stricter than the decoder, and gives up on some."""
+    if value[-1] in "eE" or math.isinf(number := float(value)):
+        raise _UnrepairableError
+    return Number(repr(number))
 
 
 def _text(text: str) -> str:

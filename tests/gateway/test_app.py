@@ -187,6 +187,17 @@ async def test_bytes_that_are_no_text_break_even_the_error(http: httpx.AsyncClie
     assert (response.status_code, response.json()) == (500, {"code": 13, "message": "failed to marshal error message"})
 
 
+@pytest.mark.parametrize(("number", "status"), [("1", 200), ("1e", 400), ("1e999", 400)])
+async def test_text_booleans_are_repaired_unless_a_number_is_in_the_way(
+    http: httpx.AsyncClient, number: str, status: int
+) -> None:
+    condition = f'{{"userAttributesUpdated":" TRUE ","nope":{number}}}'
+
+    response = await post(http, "/get_evaluations", f'{{"user":{{"id":"u"}},"userEvaluationCondition":{condition}}}')
+
+    assert response.status_code == status
+
+
 async def test_no_events(http: httpx.AsyncClient) -> None:
     response = await post(http, "/register_events", {})
 
