@@ -129,8 +129,9 @@ class ApiClient:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the connections, after the processors that still drain over them; idempotent.
+        """Have every processor drain that still runs over the connections, then close them; idempotent.
 
+        So the order in which the two are closed does not matter, nor whether the processor's close was forgotten.
         A cancelled caller stops waiting, and the closing goes on.
 
         Raises:
@@ -138,9 +139,9 @@ class ApiClient:
         """
         await self._connections.aclose()
 
-    def lease(self) -> Lease:
-        """Return a hold on the connections for one processor."""
-        return self._connections.lease(self._post_for)
+    def lease(self, begin_closing: Callable[[], None]) -> Lease:
+        """Return a hold on the connections for one processor, whose method `aclose` calls to have it drain."""
+        return self._connections.lease(self._post_for, begin_closing)
 
     # Endpoints
 
@@ -340,9 +341,9 @@ class ApiClient:
             answer = await self._connections.send(request, seconds)
         return decode(answer) if len(answer) <= _PARSED_HERE else await asyncio.to_thread(decode, answer)
 
-    async def _post_for(self, lease: Lease, events: Sequence[bytes], timeout: float) -> RegisterEventsResponse:  # noqa: ASYNC109
+    async def _post_for(self, events: Sequence[bytes], timeout: float) -> RegisterEventsResponse:  # noqa: ASYNC109
         request = self._request("/register_events", self._events_body(events), _SMALL)
-        return _wire.decode_register_events(await self._connections.send_here(lease, request, timeout))
+        return _wire.decode_register_events(await self._connections.send_here(request, timeout))
 
 
 def _configured_source(source_id: object) -> int:

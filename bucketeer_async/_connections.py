@@ -4,8 +4,8 @@ Every request runs in a task of our own: a request that is cancelled inside http
 
 States, moved by `start`, `aclose` and the end of the closing alone::
 
-    NEW --start--> STARTED --aclose--> CLOSING --no lease drains any more--> CLOSED
-     '-------------aclose----------------------------------------------------^
+    NEW --start--> STARTED --aclose--> CLOSING --every lease released--> CLOSED
+     '-------------aclose-----------------------------------------------^
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any
+from weakref import WeakMethod
 
 import anyio
 
@@ -39,19 +40,31 @@ class Lease:
     Its requests run in the task that asks, so cancelling that task cancels the request; the processor does so in one
     place, at the end of its drain.
 
-    Attributes:
-        draining: Whether ``ApiClient.aclose()`` waits for `release`.
+    Args:
+        post: Posts events: ``post(events, timeout)``.
+        begin_closing: A method that has the processor drain; held weakly, so that a processor nobody closed can go.
+        on_release: Told when the processor is done.
     """
 
-    def __init__(self, post: Callable[..., Any], on_release: Callable[[Lease], None]) -> None:
+    def __init__(
+        self, post: Callable[..., Any], begin_closing: Callable[[], None], on_release: Callable[[Lease], None]
+    ) -> None:
         self._post = post
+        self._begin_closing = WeakMethod(begin_closing)
         self._on_release = on_release
-        self.draining = False
 
     async def register_events(self, events: Sequence[bytes], *, timeout: float) -> RegisterEventsResponse:  # noqa: ASYNC109
         """Post the JSON of events; as `ApiClient.register_events`."""
-        response: RegisterEventsResponse = await self._post(self, events, timeout)
+        response: RegisterEventsResponse = await self._post(events, timeout)
         return response
+
+    def end(self) -> None:
+        """Have the processor drain, which releases the lease in the end; a processor that is gone releases it now."""
+        begin_closing = self._begin_closing()
+        if begin_closing is None:
+            self.release()
+        else:
+            begin_closing()
 
     def release(self) -> None:
         """Give the connections up."""
@@ -115,7 +128,7 @@ class Connections:
         ready()
 
     async def aclose(self) -> None:
-        """Close the connections, after the processors that still drain over them; idempotent.
+        """Have every processor drain that still runs over the connections, then close them; idempotent.
 
         A cancelled caller stops waiting, and the closing goes on.
 
@@ -133,7 +146,9 @@ class Connections:
 
     async def _close(self, ready: Callable[[], None]) -> None:
         ready()
-        while any(lease.draining for lease in self._leases):
+        for lease in list(self._leases):
+            lease.end()
+        while self._leases:
             await self._released.wait()
         for scope in self._scopes:
             scope.cancel()
@@ -143,9 +158,9 @@ class Connections:
             await self._http.aclose()
         self.state = State.CLOSED
 
-    def lease(self, post: Callable[..., Any]) -> Lease:
-        """Return a hold on the connections for one processor, which posts by ``post(lease, events, timeout)``."""
-        lease = Lease(post, self._end_lease)
+    def lease(self, post: Callable[..., Any], begin_closing: Callable[[], None]) -> Lease:
+        """Return a hold on the connections for one processor, which `aclose` ends by ``begin_closing()``."""
+        lease = Lease(post, begin_closing, self._end_lease)
         self._leases.add(lease)
         return lease
 
@@ -167,9 +182,9 @@ class Connections:
         task.add_done_callback(self._forget)
         return await asyncio.shield(task)
 
-    async def send_here(self, lease: Lease, request: Request, timeout: float) -> bytes:  # noqa: ASYNC109
+    async def send_here(self, request: Request, timeout: float) -> bytes:  # noqa: ASYNC109
         """Send a request of a processor in the task that asks; as `send` otherwise."""
-        if self._http is None or self.state is State.CLOSED or (self.state is State.CLOSING and not lease.draining):
+        if self._http is None or self.state is State.CLOSED:
             raise ConnectionFailedError("the API client is closed", maybe_sent=False)
         await self._take_slot(timeout)
         try:

@@ -47,8 +47,6 @@ _LEFT: Final = frozenset({DroppedReason.UNDELIVERED, DroppedReason.UNCONFIRMED})
 class EventsLease(EventsApi, Protocol):
     """A hold on the connections of an `EventsClient`."""
 
-    draining: bool
-
     def release(self) -> None: ...
 
 
@@ -56,7 +54,7 @@ class EventsClient(Protocol):
     """What the pipeline needs of an API client."""
 
     async def start(self) -> None: ...
-    def lease(self) -> EventsLease: ...
+    def lease(self, begin_closing: Callable[[], None]) -> EventsLease: ...
 
 
 class State(Enum):
@@ -154,8 +152,6 @@ class Pipeline:
         self.ledger.close()
         self._counts_at_closing = self.ledger.counts()
         now = self._closing_since = self._clock()
-        if self._lease is not None:
-            self._lease.draining = True
         if self.delivery is not None:
             self.delivery.longest_pause = _CLOSING_PAUSE
         self.circuit.hurry(now)
@@ -193,8 +189,7 @@ class Pipeline:
 
     async def _open_connections(self) -> None:
         await self._client.start()
-        self._lease = self._client.lease()
-        self._lease.draining = self.state is State.CLOSING
+        self._lease = self._client.lease(self.begin_closing)
         config = self._config
         self.delivery = Delivery(
             self._lease,

@@ -29,9 +29,9 @@ async def accept(_events: list[dict[str, Any]]) -> FakeAnswer:
 
 
 class FakeLease:
-    def __init__(self, client: FakeClient) -> None:
+    def __init__(self, client: FakeClient, begin_closing: Callable[[], None]) -> None:
         self._client = client
-        self.draining = False
+        self.begin_closing = begin_closing
         self.released = False
 
     async def register_events(self, events: Sequence[bytes], *, timeout: float) -> FakeAnswer:  # noqa: ASYNC109
@@ -61,8 +61,8 @@ class FakeClient:
     async def start(self) -> None:
         self.started += 1
 
-    def lease(self) -> FakeLease:
-        self.leases.append(FakeLease(self))
+    def lease(self, begin_closing: Callable[[], None]) -> FakeLease:
+        self.leases.append(FakeLease(self, begin_closing))
         return self.leases[-1]
 
     async def answer(self, bodies: Sequence[bytes], timeout: float) -> FakeAnswer:  # noqa: ASYNC109

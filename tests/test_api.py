@@ -667,31 +667,46 @@ async def test_a_cancelled_caller_does_not_cancel_the_request() -> None:
         await asyncio.wait_for(answered.wait(), 5)
 
 
-async def test_a_draining_lease_holds_the_connections_and_another_does_not() -> None:
+class Draining:
+    def __init__(self) -> None:
+        self.begun = 0
+
+    def begin_closing(self) -> None:
+        self.begun += 1
+
+
+async def test_a_lease_is_told_to_drain_and_holds_the_connections_until_it_is_released() -> None:
     async with httpx.AsyncClient(transport=httpx.MockTransport(slow)) as http:
         api = client(http=http)
         await api.start()
-        draining, idle = api.lease(), api.lease()
-        draining.draining = True
+        processor = Draining()
+        lease = api.lease(processor.begin_closing)
         closing = asyncio.create_task(api.aclose())
         await asyncio.sleep(0.01)
 
-        assert (await draining.register_events([b"{}"], timeout=1.0)).errors == {}
-        with pytest.raises(ConnectionFailedError, match="the API client is closed"):
-            await idle.register_events([b"{}"], timeout=1.0)
+        assert processor.begun == 1
+        assert (await lease.register_events([b"{}"], timeout=1.0)).errors == {}
         assert not closing.done()
-        draining.release()
+        lease.release()
         await closing
 
         with pytest.raises(ConnectionFailedError, match="the API client is closed"):
-            await draining.register_events([b"{}"], timeout=1.0)
+            await lease.register_events([b"{}"], timeout=1.0)
+
+
+async def test_a_processor_that_is_gone_does_not_hold_up_the_closing() -> None:
+    api = client()
+    await api.start()
+    api.lease(Draining().begin_closing)
+
+    await asyncio.wait_for(api.aclose(), 5)
 
 
 async def test_a_cancelled_closer_stops_waiting_and_the_closing_goes_on() -> None:
     api = client()
     await api.start()
-    lease = api.lease()
-    lease.draining = True
+    processor = Draining()
+    lease = api.lease(processor.begin_closing)
     http: Any = api._connections._http
     with anyio.move_on_after(0.01):
         await api.aclose()

@@ -42,6 +42,13 @@ from bucketeer_async import ApiClient, Processor, User
 
 async def main():
     api_client = ApiClient(endpoint=os.environ["BUCKETEER_API_ENDPOINT"], api_key="client-key")
+    if os.environ.get("CLOSE_CLIENT"):
+        async with api_client:
+            await work(api_client)
+    else:
+        await work(api_client)
+
+async def work(api_client):
     processor = Processor(api_client)
     await processor.start()
     for number in range(1000):
@@ -120,8 +127,10 @@ async def test_a_service_that_is_restarted_loses_nothing() -> None:
         assert len({event.id for event in gateway.events}) == 40
 
 
-async def test_ctrl_c_with_a_forgotten_close_is_drained_by_asyncio_run() -> None:
-    async with LocalGateway() as gateway, child(FORGETFUL, gateway, WAIT="1") as process:
+@pytest.mark.parametrize("client", ["forgotten", "closed"])
+async def test_ctrl_c_with_a_forgotten_close_is_drained_by_asyncio_run(client: str) -> None:
+    environment = {"WAIT": "1", "CLOSE_CLIENT": "1" if client == "closed" else ""}
+    async with LocalGateway() as gateway, child(FORGETFUL, gateway, **environment) as process:
         await port_of(process)
         errors = await end(process, signal.SIGINT)
 
@@ -132,8 +141,10 @@ async def test_ctrl_c_with_a_forgotten_close_is_drained_by_asyncio_run() -> None
     assert "bucketeer_async" not in errors
 
 
-async def test_a_forgotten_close_is_drained_by_asyncio_run() -> None:
-    async with LocalGateway() as gateway, child(FORGETFUL, gateway) as process:
+@pytest.mark.parametrize("client", ["forgotten", "closed"])
+async def test_a_forgotten_close_is_drained_by_asyncio_run(client: str) -> None:
+    environment = {"CLOSE_CLIENT": "1" if client == "closed" else ""}
+    async with LocalGateway() as gateway, child(FORGETFUL, gateway, **environment) as process:
         errors = await end(process, None)
 
         assert len({event.id for event in gateway.events}) == 1000
