@@ -13,26 +13,22 @@ from bucketeer_async._errors import (
     UndeliveredError,
     WrongLoopError,
 )
-from bucketeer_async._models import (
-    ApiId,
+from bucketeer_async._models import ApiId, Evaluation, EventKind, Reason, ReasonType, User
+from bucketeer_async._options import ProcessorConfig, RetryPolicy, Spool
+from bucketeer_async._processor import Processor
+from bucketeer_async._records import Receipt
+from bucketeer_async._reports import (
     DrainCounts,
     DrainReport,
     Drop,
     DroppedReason,
-    Evaluation,
     EventCounts,
-    EventKind,
     Fate,
     Outcome,
-    Reason,
-    ReasonType,
     RefusedReason,
+    SpoolStatistics,
     Statistics,
-    User,
 )
-from bucketeer_async._options import ProcessorConfig, RetryPolicy
-from bucketeer_async._processor import Processor
-from bucketeer_async._records import Receipt
 from bucketeer_async._responses import (
     EventError,
     GetEvaluationResponse,
@@ -75,6 +71,8 @@ __all__ = [
     "RegisterEventsResponse",
     "RequestTimeoutError",
     "RetryPolicy",
+    "Spool",
+    "SpoolStatistics",
     "Statistics",
     "StatusError",
     "UndeliveredError",

@@ -98,6 +98,11 @@ class Connections:
         self._leases: set[Lease] = set()
         self._released = Progress()
 
+    def _notice_fork(self) -> None:
+        """In a forked child, begin anew: the parent's connections are not ours."""
+        if os.getpid() != self._pid:
+            self._begin_life()
+
     async def start(self) -> None:
         """Load certificates and make the connection pool, off the loop; any request does so if need be.
 
@@ -106,8 +111,7 @@ class Connections:
             ConfigurationError: If the certificates or the proxy cannot be used.
             WrongLoopError: If it was first used on another event loop.
         """
-        if os.getpid() != self._pid:
-            self._begin_life()  # in a forked child: the parent's connections are not ours
+        self._notice_fork()
         if self.state is State.NEW:
             self.state = State.STARTED
             self._opening = BackgroundTask(self._open, name="bucketeer-api-start", owner="API client")
@@ -160,6 +164,7 @@ class Connections:
 
     def lease(self, post: Callable[..., Any], begin_closing: Callable[[], None]) -> Lease:
         """Return a hold on the connections for one processor, which `aclose` ends by ``begin_closing()``."""
+        self._notice_fork()
         lease = Lease(post, begin_closing, self._end_lease)
         self._leases.add(lease)
         return lease

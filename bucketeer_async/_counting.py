@@ -5,23 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from bucketeer_async._models import (
-    DrainCounts,
-    DrainReport,
-    DroppedReason,
-    EventCounts,
-    EventKind,
-    Fate,
-    Outcome,
-    RefusedReason,
-)
+from bucketeer_async._models import EventKind
+from bucketeer_async._reports import DrainCounts, DrainReport, DroppedReason, EventCounts, Fate, Outcome, RefusedReason
 
 
 class Counts:
     """The counters of one class, as they change."""
 
     def __init__(self) -> None:
-        self.pushed = self.accepted = self.delivered = self.rejected = self.queued = self.in_flight = 0
+        self.pushed = self.recovered = self.accepted = 0
+        self.delivered = self.rejected = self.spooled = self.queued = self.in_flight = 0
         self.refused = dict.fromkeys(RefusedReason, 0)
         self.dropped = dict.fromkeys(DroppedReason, 0)
 
@@ -31,17 +24,21 @@ class Counts:
                 self.delivered += 1
             case Fate.REJECTED:
                 self.rejected += 1
+            case Fate.SPOOLED:
+                self.spooled += 1
             case _:
                 self.dropped[DroppedReason(outcome.reason)] += 1
 
     def frozen(self) -> EventCounts:
         return EventCounts(
             pushed=self.pushed,
+            recovered=self.recovered,
             accepted=self.accepted,
             refused_by={reason: count for reason, count in self.refused.items() if count},
             delivered=self.delivered,
             rejected=self.rejected,
             dropped_by={reason: count for reason, count in self.dropped.items() if count},
+            spooled=self.spooled,
             queued=self.queued,
             in_flight=self.in_flight,
         )
@@ -57,11 +54,13 @@ def total_counts(counts: Iterable[EventCounts]) -> EventCounts:
         dropped.update(each.dropped_by)
     return EventCounts(
         pushed=sum(each.pushed for each in counts),
+        recovered=sum(each.recovered for each in counts),
         accepted=sum(each.accepted for each in counts),
         refused_by=dict(refused),
         delivered=sum(each.delivered for each in counts),
         rejected=sum(each.rejected for each in counts),
         dropped_by=dict(dropped),
+        spooled=sum(each.spooled for each in counts),
         queued=sum(each.queued for each in counts),
         in_flight=sum(each.in_flight for each in counts),
     )
@@ -92,4 +91,5 @@ def _drained(before: EventCounts, after: EventCounts) -> DrainCounts:
         expired=dropped(DroppedReason.EXPIRED),
         undelivered=dropped(DroppedReason.UNDELIVERED),
         unconfirmed=dropped(DroppedReason.UNCONFIRMED),
+        spooled=after.spooled - before.spooled,
     )

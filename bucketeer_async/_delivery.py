@@ -15,9 +15,9 @@ from typing import Final, Protocol
 
 from bucketeer_async._errors import ApiError, StatusError
 from bucketeer_async._ledger import Ledger
-from bucketeer_async._models import Fate, Outcome
 from bucketeer_async._options import RetryPolicy
 from bucketeer_async._records import Receipt
+from bucketeer_async._reports import Fate, Outcome
 from bucketeer_async._retry import Action, Circuit, Decision, Pass, Trouble, backoff, decide
 from bucketeer_async._trouble import TroubleLog
 

@@ -15,18 +15,17 @@ from typing import Final
 
 from bucketeer_async._counting import Counts
 from bucketeer_async._events import EncodedEvent
-from bucketeer_async._models import (
-    DroppedReason,
-    EventCounts,
-    EventKind,
-    Fate,
-    Outcome,
-    RefusedReason,
-)
+from bucketeer_async._models import EventKind
 from bucketeer_async._options import Overflow
 from bucketeer_async._records import Receipt, RecordQueue
+from bucketeer_async._reports import DroppedReason, EventCounts, Fate, Outcome, RefusedReason
 
 _DELIVERED: Final = Outcome(Fate.DELIVERED)
+_SPOOLED: Final = Outcome(Fate.SPOOLED)
+_EXPIRED: Final = Outcome(Fate.DROPPED, DroppedReason.EXPIRED)
+_UNCONFIRMED: Final = Outcome(Fate.DROPPED, DroppedReason.UNCONFIRMED)
+_UNDELIVERED: Final = Outcome(Fate.DROPPED, DroppedReason.UNDELIVERED)
+_RECOVERED_SHARE: Final = 0.5  # of a bound; over it events from the spool wait there
 _METRICS_SHARE: Final = 0.9  # of a bound; over it metrics events give way to the others
 
 
@@ -56,9 +55,9 @@ class Ledger:
         overflow: What a push does when one of the two would be exceeded.
         lifetime: Seconds after which a record expires.
         on_lost: Hears every refused, rejected and dropped record, on the thread where it happened.
-        on_accepted: Called with how many records wait after one was accepted, on the thread where it happened. Each
-            number is told as it was under the lock, so no push can slip by unseen between two others.
-        on_settled: Called after accepted records were settled, on the thread where it happened.
+        on_accepted: Called with a record that was accepted and how many wait then, on the thread where it happened.
+            Each number is told as it was under the lock, so no push can slip by unseen between two others.
+        on_settled: Called with accepted records that were settled, on the thread where it happened.
     """
 
     def __init__(
@@ -69,8 +68,8 @@ class Ledger:
         overflow: Overflow,
         lifetime: float,
         on_lost: Callable[[Receipt], None],
-        on_accepted: Callable[[int], None],
-        on_settled: Callable[[], None],
+        on_accepted: Callable[[Receipt, int], None],
+        on_settled: Callable[[Sequence[Receipt]], None],
     ) -> None:
         self._capacity = capacity
         self._max_bytes = max_bytes
@@ -124,7 +123,7 @@ class Ledger:
             waiting = self._queue.qsize()
         self._tell(displaced)
         if reason is None:
-            self._on_accepted(waiting)
+            self._on_accepted(receipt, waiting)
         else:
             self._on_lost(receipt)
         return receipt
@@ -162,14 +161,18 @@ class Ledger:
         return displaced
 
     def _accept(self, event: EncodedEvent) -> Receipt:
-        record = Receipt(event, self.loop, self.loop.time(), self._epoch)
+        self._counts[event.kind].pushed += 1
+        record = self._take_in(event, self.loop.time())
+        self._queue.put_nowait(record)
+        return record
+
+    def _take_in(self, event: EncodedEvent, pushed_at: float) -> Receipt:
+        record = Receipt(event, self.loop, pushed_at, self._epoch)
         counts = self._counts[event.kind]
-        counts.pushed += 1
         counts.accepted += 1
         counts.queued += 1
         self.held += 1
         self.held_bytes += len(event.body)
-        self._queue.put_nowait(record)
         return record
 
     def _refuse(self, kind: EventKind, reason: RefusedReason, message: str) -> Receipt:
@@ -179,6 +182,35 @@ class Ledger:
         counts.pushed += 1
         counts.refused[reason] += 1
         return receipt
+
+    def recover(self, event: EncodedEvent, pushed_at: float, spool_row: int) -> bool:
+        """Take in an event that an earlier process has left; False, and nothing counted, if there is no room for it.
+
+        There is none after closing. Half of the queue is left to pushes. An event past its lifetime is dropped, and so is one that the bounds could
+        never hold.
+        """
+        size = len(event.body)
+        with self._lock:
+            expired = pushed_at + self._lifetime <= self.loop.time()
+            drop = DroppedReason.EXPIRED if expired else DroppedReason.DISPLACED if size > self._max_bytes else None
+            share = _RECOVERED_SHARE if self.held else 1.0
+            full = self.held + 1 > self._capacity * share or self.held_bytes + size > self._max_bytes * share
+            if not self._open or (full and not drop):
+                return False
+            self._counts[event.kind].recovered += 1
+            record = self._take_in(event, pushed_at)
+            record.spool_row, record.tries, record.maybe_stored = spool_row, 1, True
+            if drop:
+                self._counts[event.kind].queued -= 1
+                self._settle(record, Outcome(Fate.DROPPED, drop))
+            else:
+                self._queue.put_nowait(record)
+            waiting = self._queue.qsize()
+        if drop:
+            self._tell([record])
+        else:
+            self._on_accepted(record, waiting)
+        return True
 
     # Out and back
 
@@ -262,16 +294,18 @@ class Ledger:
 
     def expire(self, now: float, limit: int) -> int:
         """Drop at most ``limit`` records from the head of the queue that are past their lifetime; return how many."""
-        return self._drop_oldest(
-            limit, lambda record: DroppedReason.EXPIRED if record.pushed_at + self._lifetime <= now else None
-        )
+        return self._end_oldest(limit, lambda record: _EXPIRED if record.pushed_at + self._lifetime <= now else None)
+
+    def left(self) -> list[Receipt]:
+        """The waiting records, those on the shelf included."""
+        self.unshelve(math.inf)
+        with self._lock:
+            return self._queue.records()
 
     def write_off(self, limit: int) -> int:
-        """Drop at most ``limit`` waiting records because the drain has ended; return how many."""
+        """End at most ``limit`` waiting records because the drain has ended; return how many."""
         self.unshelve(math.inf)
-        return self._drop_oldest(
-            limit, lambda record: DroppedReason.UNCONFIRMED if record.maybe_stored else DroppedReason.UNDELIVERED
-        )
+        return self._end_oldest(limit, _end_of_drain)
 
     def abandon(self) -> int:
         """Drop every record, those in flight included, because nobody is left to deliver them; return how many."""
@@ -290,19 +324,19 @@ class Ledger:
             self.held = self.held_bytes = 0
         return lost
 
-    def _drop_oldest(self, limit: int, reason_for: Callable[[Receipt], DroppedReason | None]) -> int:
-        dropped: list[Receipt] = []
+    def _end_oldest(self, limit: int, outcome_for: Callable[[Receipt], Outcome | None]) -> int:
+        ended: list[Receipt] = []
         with self._lock:
-            while len(dropped) < limit and (record := self._queue.oldest()) is not None:
-                reason = reason_for(record)
-                if reason is None:
+            while len(ended) < limit and (record := self._queue.oldest()) is not None:
+                outcome = outcome_for(record)
+                if outcome is None:
                     break
                 self._queue.get_nowait()
                 self._counts[record.kind].queued -= 1
-                self._settle(record, Outcome(Fate.DROPPED, reason))
-                dropped.append(record)
-        self._tell(dropped)
-        return len(dropped)
+                self._settle(record, outcome)
+                ended.append(record)
+        self._tell(ended)
+        return len(ended)
 
     def _settle(self, record: Receipt, outcome: Outcome) -> None:
         """The only way out of the ledger, once per record; the lock is held."""
@@ -319,10 +353,10 @@ class Ledger:
     def _tell(self, records: Sequence[Receipt]) -> None:
         for record in records:
             record.resolve()
-            if record.outcome is not _DELIVERED:
+            if record.outcome is not _DELIVERED and record.outcome is not _SPOOLED:
                 self._on_lost(record)
         if records:
-            self._on_settled()
+            self._on_settled(records)
 
     # Watched
 
@@ -343,3 +377,10 @@ class Ledger:
         """A consistent copy of all counters."""
         with self._lock:
             return {kind: counts.frozen() for kind, counts in self._counts.items()}
+
+
+def _end_of_drain(record: Receipt) -> Outcome:
+    """What becomes of a record that the drain has not delivered."""
+    if record.spool_row:
+        return _SPOOLED
+    return _UNCONFIRMED if record.maybe_stored else _UNDELIVERED

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal, get_args
 
 from bucketeer_async._errors import ConfigurationError
-from bucketeer_async._models import Drop, check_text
+from bucketeer_async._models import check_text
+from bucketeer_async._reports import Drop
 
 Overflow = Literal["drop_newest", "drop_oldest", "wait"]
 
 #: The gateway takes no goal or evaluation event older than 744 hours, so none is kept longer.
 SERVER_WINDOW: Final = 744 * 3600.0
+
+_LONGEST_COMMIT_INTERVAL: Final = 0.05  # seconds
 
 
 def _require_int(name: str, value: object, *, minimum: int = 1) -> None:
@@ -60,6 +64,47 @@ class RetryPolicy:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class Spool:
+    """Where events are kept that must outlive the process.
+
+    What cannot be delivered by the end of the drain is written there, and delivered by the next processor that is
+    given the same path. Delivery is at least once: an event that is sent again has the same id. Events in the spool
+    live as long as all others, ``event_lifetime`` from their push.
+
+    A spool has one owner at a time: a second process that wants it works without until it is free. It belongs to one
+    environment of the gateway, and holds what users and flags are called, but no key.
+
+    Args:
+        path: A directory, made with mode 0700 if need be; the files in it have mode 0600.
+        durable: Whether every accepted event is written while it waits, so that it survives the death of the process
+            100 ms later, and the loss of power; without, only what is left at the end of a drain.
+        max_bytes: How large the file may become, at least 64 KiB; what does not fit is kept in memory alone.
+        commit_interval: With ``durable``: seconds for which writes are gathered, at most 0.05.
+
+    Raises:
+        ConfigurationError: If a field is wrong; the message names it and the accepted form.
+    """
+
+    path: str | os.PathLike[str]
+    durable: bool = field(default=False, kw_only=True)
+    max_bytes: int = field(default=256 * 2**20, kw_only=True)
+    commit_interval: float = field(default=0.05, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.path, str | os.PathLike) or not os.fspath(self.path):
+            raise ConfigurationError(f"Spool.path must be a non-empty path of a directory, not {self.path!r}")
+        if not isinstance(self.durable, bool):
+            raise ConfigurationError(f"Spool.durable must be a bool, not {self.durable!r}")
+        _require_int("Spool.max_bytes", self.max_bytes, minimum=64 * 1024)
+        check_seconds("Spool.commit_interval", self.commit_interval, zero=True)
+        if self.commit_interval > _LONGEST_COMMIT_INTERVAL:
+            raise ConfigurationError(
+                f"Spool.commit_interval must be at most {_LONGEST_COMMIT_INTERVAL} seconds, or an event would not be "
+                f"safe within 100 ms, not {self.commit_interval!r}"
+            )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessorConfig:
     """Every knob of a `Processor`.
@@ -82,6 +127,7 @@ class ProcessorConfig:
         drain_timeout: Seconds that ``aclose()`` may take; None for as long as needed. ``docker stop`` waits 10 s
             and Kubernetes 30 s before they kill a process.
         retry: How long to wait between tries.
+        spool: Where to keep events that must outlive the process; None for nowhere.
         strict: Whether a push of bad input raises instead of being refused.
         on_drop: Called with every event that will not be delivered, on a thread of its own: what it raises is
             logged, and how long it takes delays nothing.
@@ -104,6 +150,7 @@ class ProcessorConfig:
     event_lifetime: float = 86_400.0
     drain_timeout: float | None = 25.0
     retry: RetryPolicy = RetryPolicy()
+    spool: Spool | None = None
     strict: bool = False
     on_drop: Callable[[Drop], None] | None = None
     logger: logging.Logger | None = None
@@ -130,6 +177,8 @@ class ProcessorConfig:
             )
         if not isinstance(self.retry, RetryPolicy):
             raise ConfigurationError(f"ProcessorConfig.retry must be a RetryPolicy, not {self.retry!r}")
+        if self.spool is not None and not isinstance(self.spool, Spool):
+            raise ConfigurationError(f"ProcessorConfig.spool must be a Spool, not {self.spool!r}")
         if not isinstance(self.strict, bool):
             raise ConfigurationError(f"ProcessorConfig.strict must be a bool, not {self.strict!r}")
         if self.on_drop is not None and not callable(self.on_drop):

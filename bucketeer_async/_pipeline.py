@@ -1,7 +1,7 @@
-"""One life of the event pipeline: the collector that makes batches, the flush tasks under it, and the drain.
+"""One life of the event pipeline: its start, the task group that everything runs under, and the drain.
 
 All of it runs in one background task, so that it does not matter which tasks start and close it. What becomes of a
-record is left to `_ledger.py`, what an answer means to `_delivery.py` and `_retry.py`.
+record is left to `_ledger.py`, batches to `_collector.py` and `_delivery.py`.
 
 States, moved by `start`, `begin_closing` and the end of the background task alone::
 
@@ -17,30 +17,33 @@ import math
 import random
 import threading
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
-from typing import Final, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Final, Protocol
 
 import anyio
-from anyio.abc import TaskGroup
 
 from bucketeer_async._background import BackgroundTask, Progress, require_loop
+from bucketeer_async._collector import Collector
 from bucketeer_async._counting import drain_report
 from bucketeer_async._delivery import Delivery, EventsApi
-from bucketeer_async._errors import ClosedError
+from bucketeer_async._errors import ClosedError, ConfigurationError
 from bucketeer_async._ledger import Ledger
 from bucketeer_async._listener import DropListener
-from bucketeer_async._models import DrainReport, Drop, DroppedReason, EventCounts, EventKind, Fate
-from bucketeer_async._options import ProcessorConfig
+from bucketeer_async._models import EventKind
+from bucketeer_async._options import ProcessorConfig, Spool
 from bucketeer_async._records import Receipt
-from bucketeer_async._retry import Action, Circuit, CircuitState, Decision, Pass
+from bucketeer_async._reports import DrainReport, Drop, DroppedReason, EventCounts, Fate
+from bucketeer_async._retry import Circuit, CircuitState
 from bucketeer_async._trouble import TroubleLog
 
-_PER_TURN: Final = 1000  # records handled between two turns of the loop
+if TYPE_CHECKING:
+    from bucketeer_async._spooling import Spooler
+
+_PER_TURN: Final = 1000  # records settled between two turns of the loop
 _CLOSING_PAUSE: Final = 1.0  # seconds; longest backoff of single events while closing
 _TOLD_WITHIN: Final = 0.2  # seconds that the end of the drain waits for on_drop to have heard everything
-_AFTER_BUG: Final = 1.0  # seconds before the collector goes on after a bug of ours
-_SHORTEST_PAUSE: Final = 0.001  # seconds; a timer may fire a little early, and must not be set again for nothing
 _LEFT: Final = frozenset({DroppedReason.UNDELIVERED, DroppedReason.UNCONFIRMED})
 
 
@@ -55,6 +58,14 @@ class EventsClient(Protocol):
 
     async def start(self) -> None: ...
     def lease(self, begin_closing: Callable[[], None]) -> EventsLease: ...
+
+
+def _spooler_for(spool: Spool, log: TroubleLog) -> Callable[..., Spooler]:
+    try:
+        from bucketeer_async._spooling import Spooler  # noqa: PLC0415 - loads SQLite, which most processes do not need
+    except ImportError as error:
+        raise ConfigurationError("ProcessorConfig.spool needs sqlite3, and this Python was built without it") from error
+    return partial(Spooler, spool, log=log)
 
 
 class State(Enum):
@@ -92,17 +103,17 @@ class Pipeline:
             on_settled=self._on_settled,
         )
         self.circuit = Circuit(config.retry, slots=config.num_flush_workers, rng=rng)
+        self._new_spooler = _spooler_for(config.spool, self._log) if config.spool else None
+        self.spooler: Spooler | None = None
         self.state = State.NEW
         self.delivery: Delivery | None = None
+        self._collector: Collector | None = None
         self._host: BackgroundTask | None = None
         self._thread = 0
         self._clock: Callable[[], float] = lambda: 0.0
         self._lease: EventsLease | None = None
-        self._wake = asyncio.Event()
         self._progress = Progress()
         self._nudged = False
-        self._flush_epoch = 0
-        self._pressed = False
         self._scope: anyio.CancelScope | None = None
         self._deadline = math.inf
         self._closing_since = 0.0
@@ -123,8 +134,9 @@ class Pipeline:
             self._thread = threading.get_ident()
             loop = asyncio.get_running_loop()
             self._clock = loop.time
+            collector = self._assemble()
             self.ledger.open(loop)
-            self._host = BackgroundTask(self._live, name="bucketeer-processor", owner="processor")
+            self._host = BackgroundTask(partial(self._live, collector), name="bucketeer-processor", owner="processor")
         if self._host is None or self.state is not State.RUNNING:
             raise ClosedError("the processor is closed; make a new one")
         try:
@@ -154,6 +166,8 @@ class Pipeline:
         now = self._closing_since = self._clock()
         if self.delivery is not None:
             self.delivery.longest_pause = _CLOSING_PAUSE
+        if self._collector is not None:
+            self._collector.close()
         self.circuit.hurry(now)
         self.ledger.unshelve(math.inf)
         self.limit_drain(self._config.drain_timeout)
@@ -164,6 +178,8 @@ class Pipeline:
         if timeout is None:
             return
         self._deadline = min(self._deadline, self._clock() + timeout)
+        if self._collector is not None:
+            self._collector.end_by(self._deadline)
         if self._scope is not None:
             self._scope.deadline = self._deadline
 
@@ -173,24 +189,28 @@ class Pipeline:
             await self._host.join()
         return self._report
 
-    async def _live(self, ready: Callable[[], None]) -> None:
+    async def _live(self, collector: Collector, ready: Callable[[], None]) -> None:
         try:
-            await self._open_connections()
+            if self.spooler is not None:
+                await self.spooler.start()
+            await self._client.start()
             ready()
             try:
-                await self._pump()
+                await self._pump(collector)
             except asyncio.CancelledError:
                 # The loop is shutting down: asyncio.run() cancels every task once, and waits for it.
                 self.begin_closing()
-                await self._pump()
+                await self._pump(collector)
                 raise
         finally:
             await self._end()
 
-    async def _open_connections(self) -> None:
-        await self._client.start()
-        self._lease = self._client.lease(self.begin_closing)
+    def _assemble(self) -> Collector:
+        """Make the parts that need to know the loop and the connections."""
         config = self._config
+        if self._new_spooler is not None:
+            self.spooler = self._new_spooler(clock=self._clock)
+        self._lease = self._client.lease(self.begin_closing)
         self.delivery = Delivery(
             self._lease,
             self.ledger,
@@ -202,122 +222,69 @@ class Pipeline:
             rng=self._rng,
             log=self._log,
         )
+        self._collector = Collector(
+            self.ledger,
+            self.circuit,
+            self.delivery,
+            config=config,
+            clock=self._clock,
+            on_flushed=self._nudge,
+            logger=self._logger,
+        )
+        return self._collector
 
-    async def _pump(self) -> None:
+    async def _pump(self, collector: Collector) -> None:
         """Deliver until everything is settled after closing began, or until the deadline."""
         with anyio.CancelScope(deadline=self._deadline) as self._scope:
             async with anyio.create_task_group() as flush_tasks:
-                await self._collect(flush_tasks)
+                if self.spooler is not None:
+                    flush_tasks.start_soon(self.spooler.recover, self.ledger, self._progress)
+                await collector.run(flush_tasks)
                 flush_tasks.cancel_scope.cancel()
 
     async def _end(self) -> None:
         """Account for what is left; the last thing that the background task does."""
         self.begin_closing()  # a bug of ours, or connections that cannot be opened, come here while running
         try:
+            if self.spooler is not None:
+                await self.spooler.save(self.ledger.left())
             while self.ledger.write_off(_PER_TURN):  # noqa: ASYNC110 - work in slices, not waiting
                 await asyncio.sleep(0)
         finally:
-            while self.ledger.write_off(_PER_TURN):
-                pass
-            self._report = drain_report(
-                self._counts_at_closing, self.ledger.counts(), self._clock() - self._closing_since
-            )
-            self.state = State.CLOSED
-            if self._lease is not None:
-                self._lease.release()
-            self._progress.notify()
-        if not self._report.complete:
-            left = self._report.total
-            self._logger.warning(
-                "the drain ended after %.1f s: %d events were not delivered, %d not confirmed",
-                self._report.duration,
-                left.undelivered,
-                left.unconfirmed,
-            )
+            self._conclude()
+        if self.spooler is not None:
+            await self.spooler.aclose()
         if self._listener is not None:
             await self._listener.aclose(_TOLD_WITHIN)
 
-    # Collecting
-
-    async def _collect(self, flush_tasks: TaskGroup) -> None:
-        while not self._is_finished():
-            try:
-                await self._step(flush_tasks)
-            except Exception:
-                self._logger.exception("a bug in the collector; it goes on")
-                await asyncio.sleep(_AFTER_BUG)
-
-    def _is_finished(self) -> bool:
-        if self.state is not State.CLOSING:
-            return False
-        hopeless = self.circuit.not_before > self._deadline and self.circuit.posting == 0
-        return self.ledger.held == 0 or hopeless
-
-    async def _step(self, flush_tasks: TaskGroup) -> None:
-        """Do what is due; if nothing is, wait for it."""
-        now = self._clock()
-        self.ledger.unshelve(now)
-        if self.ledger.expire(now, _PER_TURN):
-            await asyncio.sleep(0)
-            return
-        pause = self._pause(now)
-        if pause > 0:
-            self._wake.clear()
-            with anyio.move_on_after(pause):
-                await self._wake.wait()
-            return
-        self._pressed = False
-        assert self.delivery is not None  # noqa: S101 - made before the collector runs
-        batch = self.ledger.take(self._config.max_batch_size, self.delivery.max_bytes)
-        if batch:
-            flush_tasks.start_soon(self._flush, self.delivery, batch, self.circuit.enter())
-        await asyncio.sleep(0)
-
-    def _pause(self, now: float) -> float:
-        """Seconds until there is something to do; 0 if a batch may leave now."""
-        until_due, until_ready = self._until_due(now), self.circuit.wait(now)
-        pause = max(until_due, math.inf if until_ready is None else until_ready)
-        if pause <= 0:
-            return 0.0
-        oldest, next_due = self.ledger.oldest(), self.ledger.next_due()
-        if oldest is not None:
-            pause = min(pause, oldest.pushed_at + self._config.event_lifetime - now)
-        if next_due is not None:
-            pause = min(pause, next_due - now)
-        return max(pause, _SHORTEST_PAUSE)
-
-    def _until_due(self, now: float) -> float:
-        oldest = self.ledger.oldest()
-        if oldest is None:
-            return math.inf
-        at_once = (
-            self.ledger.waiting >= self._config.flush_size
-            or self._is_heavy()
-            or self.state is State.CLOSING
-            or self._pressed
-            or oldest.epoch < self._flush_epoch
-            or oldest.tries > 0
-        )
-        return 0.0 if at_once else oldest.pushed_at + self._config.flush_interval - now
-
-    def _is_heavy(self) -> bool:
-        limit = self._config.flush_max_bytes if self.delivery is None else self.delivery.max_bytes
-        return self.ledger.waiting_bytes >= limit
-
-    async def _flush(self, delivery: Delivery, batch: list[Receipt], leave: Pass) -> None:
-        try:
-            await delivery.deliver(batch, leave)
-        except Exception:
-            self._logger.exception("a bug in a flush task; its events are kept and tried again")
-            self.circuit.failed(leave, Decision(action=Action.PAUSE), self._clock())
-        finally:
-            self._nudge()
+    def _conclude(self) -> None:
+        """Settle whatever is still left, say so, and let everything go."""
+        while self.ledger.write_off(_PER_TURN):
+            pass
+        self._report = drain_report(self._counts_at_closing, self.ledger.counts(), self._clock() - self._closing_since)
+        self.state = State.CLOSED
+        if self.spooler is not None:
+            self.spooler.end()
+        if self._lease is not None:
+            self._lease.release()
+        self._progress.notify()
+        left = self._report.total
+        if left.undelivered or left.unconfirmed or left.spooled:
+            self._logger.warning(
+                "the drain ended after %.1f s: %d events were not delivered, %d not confirmed, %d spooled",
+                self._report.duration,
+                left.undelivered,
+                left.unconfirmed,
+                left.spooled,
+            )
 
     # Watching
 
-    def _on_accepted(self, waiting: int) -> None:
+    def _on_accepted(self, record: Receipt, waiting: int) -> None:
         """Wake the collector if a record that was accepted changes what is due. From any thread."""
-        if waiting == 1 or waiting >= self._config.flush_size or self._is_heavy():
+        if self.spooler is not None:
+            self.spooler.keep(record)
+        if waiting == 1 or self._collector is None or self._collector.is_full(waiting):
             self._nudge()
 
     def _nudge(self) -> None:
@@ -333,10 +300,13 @@ class Pipeline:
 
     def _look_again(self) -> None:
         self._nudged = False
-        self._wake.set()
+        if self._collector is not None:
+            self._collector.look_again()
         self._progress.notify()
 
-    def _on_settled(self) -> None:
+    def _on_settled(self, records: Sequence[Receipt]) -> None:
+        if self.spooler is not None:
+            self.spooler.forget(records)
         self._nudge()
 
     def _on_lost(self, record: Receipt) -> None:
@@ -353,7 +323,8 @@ class Pipeline:
     async def flush(self, timeout: float | None) -> bool:  # noqa: ASYNC109 - running out is an answer here
         """Send what waits, and wait until everything accepted before the call is settled; False after ``timeout``."""
         mark = self.ledger.mark()
-        self._flush_epoch = mark.epoch
+        if self._collector is not None:
+            self._collector.flush(mark.epoch)
         self._nudge()
         try:
             with anyio.move_on_after(timeout):
@@ -365,8 +336,8 @@ class Pipeline:
 
     async def room(self) -> None:
         """Send what waits, and wait until something was settled or closing began."""
-        self._pressed = True
-        self._wake.set()
+        if self._collector is not None:
+            self._collector.press()
         await self._progress.wait()
 
     async def progress(self, timeout: float) -> None:  # noqa: ASYNC109 - running out is no error here
@@ -386,6 +357,8 @@ class Pipeline:
     def abandon(self) -> None:
         """Account for the records of a pipeline whose loop is gone."""
         lost = self.ledger.abandon()
+        if self.spooler is not None:
+            self.spooler.end()
         if lost:
             self.state = State.CLOSED
             warnings.warn(

@@ -15,19 +15,11 @@ from typing import Concatenate, Final, ParamSpec, Protocol, Self
 from bucketeer_async._counting import total_counts
 from bucketeer_async._errors import ClosedError, ConfigurationError
 from bucketeer_async._events import EncodedEvent, EventFactory, UnreportedError
-from bucketeer_async._models import (
-    ApiId,
-    DrainReport,
-    Evaluation,
-    EventKind,
-    ReasonType,
-    RefusedReason,
-    Statistics,
-    User,
-)
+from bucketeer_async._models import ApiId, Evaluation, EventKind, ReasonType, User
 from bucketeer_async._options import ProcessorConfig
 from bucketeer_async._pipeline import EventsClient, Pipeline, State
 from bucketeer_async._records import Receipt
+from bucketeer_async._reports import DrainReport, RefusedReason, Statistics
 
 _P = ParamSpec("_P")
 
@@ -161,6 +153,7 @@ class Processor:
             posted_events=delivery.posted_events if delivery else 0,
             protocol_anomalies=delivery.protocol_anomalies if delivery else 0,
             circuit=pipeline.circuit.state,
+            spool=pipeline.spooler.statistics if pipeline.spooler else None,
         )
 
     # Pushes

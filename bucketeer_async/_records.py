@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 from bucketeer_async._background import require_loop
 from bucketeer_async._events import EncodedEvent
-from bucketeer_async._models import EventKind, Outcome
+from bucketeer_async._models import EventKind
+from bucketeer_async._reports import Outcome
 
 
 class Receipt:
@@ -33,6 +34,7 @@ class Receipt:
         "maybe_stored",
         "outcome",
         "pushed_at",
+        "spool_row",
         "tries",
     )
 
@@ -44,6 +46,7 @@ class Receipt:
     epoch: int
     tries: int
     maybe_stored: bool
+    spool_row: int
 
     def __init__(
         self, event: EncodedEvent, loop: asyncio.AbstractEventLoop | None, pushed_at: float, epoch: int
@@ -54,6 +57,7 @@ class Receipt:
         self.epoch = epoch
         self.tries = 0
         self.maybe_stored = False
+        self.spool_row = 0  # 0: not in the spool
         self._loop = loop
         self._waiter: asyncio.Future[None] | None = None
 
@@ -122,6 +126,10 @@ class RecordQueue(asyncio.Queue[Receipt]):
         """Put records back before all others, in their order."""
         self._queue.extendleft(reversed(records))
         self.body_bytes += sum(len(record.body) for record in records)
+
+    def records(self) -> list[Receipt]:
+        """A copy of what it holds, in its order."""
+        return list(self._queue)
 
     def oldest(self) -> Receipt | None:
         """The record that `get_nowait` would return."""

@@ -15,21 +15,23 @@ PACKAGE = Path(__file__).parent.parent / "bucketeer_async"
 LAYERS = [
     "_version _errors",  # words
     "_models",
+    "_reports",
     "_options _responses _proto",
     "_wire _endpoint",  # grammar
     "_error_metrics _counting",  # thought
     "_events _retry",
     "_background _trouble _listener _http",  # machinery
-    "_records _connections",
+    "_records _connections _spool",
     "_ledger",
-    "_api _delivery",
+    "_api _delivery _spooling",
+    "_collector",
     "_pipeline",
     "_processor",
     "gateway",  # knows words, grammar and _background, never the client
     "__init__",  # the door
 ]
 LEVEL = {name: level for level, line in enumerate(LAYERS) for name in line.split()}
-GATEWAY_MAY_USE = {"_models", "_errors", "_proto", "_background", "gateway"}
+GATEWAY_MAY_USE = {"_models", "_reports", "_errors", "_proto", "_background", "gateway"}
 
 
 def modules() -> dict[str, list[Path]]:

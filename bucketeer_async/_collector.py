@@ -1,0 +1,157 @@
+"""Makes batches of what waits in the ledger, each when it is due, and hosts the flush tasks that deliver them.
+
+When a batch may leave is asked of the circuit; what becomes of it is left to `_delivery.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable
+from typing import Final
+
+import anyio
+from anyio.abc import TaskGroup
+
+from bucketeer_async._delivery import Delivery
+from bucketeer_async._ledger import Ledger
+from bucketeer_async._options import ProcessorConfig
+from bucketeer_async._records import Receipt
+from bucketeer_async._retry import Action, Circuit, Decision, Pass
+
+_PER_TURN: Final = 1000  # records handled between two turns of the loop
+_AFTER_BUG: Final = 1.0  # seconds before the collector goes on after a bug of ours
+_SHORTEST_PAUSE: Final = 0.001  # seconds; a timer may fire a little early, and must not be set again for nothing
+
+
+class Collector:
+    """Takes batches from the ledger, one after the other, while there is something to take.
+
+    Args:
+        ledger: Where the records wait.
+        circuit: Says when a batch may leave.
+        delivery: Delivers a batch.
+        config: The processor's options.
+        clock: Monotonic seconds.
+        on_flushed: Called when a flush task has ended.
+        logger: Where bugs of ours are told.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        circuit: Circuit,
+        delivery: Delivery,
+        *,
+        config: ProcessorConfig,
+        clock: Callable[[], float],
+        on_flushed: Callable[[], None],
+        logger: logging.Logger,
+    ) -> None:
+        self._ledger = ledger
+        self._circuit = circuit
+        self._delivery = delivery
+        self._config = config
+        self._clock = clock
+        self._on_flushed = on_flushed
+        self._logger = logger
+        self._wake = asyncio.Event()
+        self._pressed = False
+        self._flush_epoch = 0
+        self._closing = False
+        self._deadline = math.inf
+
+    def look_again(self) -> None:
+        """Something has changed: look whether a batch is due. On the loop's own thread."""
+        self._wake.set()
+
+    def press(self) -> None:
+        """Make what waits leave now, for somebody needs the room."""
+        self._pressed = True
+        self._wake.set()
+
+    def flush(self, epoch: int) -> None:
+        """Make what was accepted before the epoch leave now."""
+        self._flush_epoch = epoch
+
+    def close(self) -> None:
+        """End once everything is settled, and make everything that waits leave now."""
+        self._closing = True
+
+    def end_by(self, deadline: float) -> None:
+        """Once closing, do not wait for a gateway that asks to be left alone beyond the deadline."""
+        self._deadline = deadline
+
+    def is_full(self, waiting: int) -> bool:
+        """Whether so many waiting records make a batch leave at once; from any thread."""
+        return waiting >= self._config.flush_size or self._ledger.waiting_bytes >= self._delivery.max_bytes
+
+    async def run(self, flush_tasks: TaskGroup) -> None:
+        """Collect until everything is settled after `close`, or nothing can be before the deadline."""
+        while not self._is_finished():
+            try:
+                await self._step(flush_tasks)
+            except Exception:
+                self._logger.exception("a bug in the collector; it goes on")
+                await asyncio.sleep(_AFTER_BUG)
+
+    def _is_finished(self) -> bool:
+        if not self._closing:
+            return False
+        hopeless = self._circuit.not_before > self._deadline and self._circuit.posting == 0
+        return self._ledger.held == 0 or hopeless
+
+    async def _step(self, flush_tasks: TaskGroup) -> None:
+        """Do what is due; if nothing is, wait for it."""
+        now = self._clock()
+        self._ledger.unshelve(now)
+        if self._ledger.expire(now, _PER_TURN):
+            await asyncio.sleep(0)
+            return
+        pause = self._pause(now)
+        if pause > 0:
+            self._wake.clear()
+            with anyio.move_on_after(pause):
+                await self._wake.wait()
+            return
+        self._pressed = False
+        batch = self._ledger.take(self._config.max_batch_size, self._delivery.max_bytes)
+        if batch:
+            flush_tasks.start_soon(self._flush, batch, self._circuit.enter())
+        await asyncio.sleep(0)
+
+    def _pause(self, now: float) -> float:
+        """Seconds until there is something to do; 0 if a batch may leave now."""
+        until_due, until_ready = self._until_due(now), self._circuit.wait(now)
+        pause = max(until_due, math.inf if until_ready is None else until_ready)
+        if pause <= 0:
+            return 0.0
+        oldest, next_due = self._ledger.oldest(), self._ledger.next_due()
+        if oldest is not None:
+            pause = min(pause, oldest.pushed_at + self._config.event_lifetime - now)
+        if next_due is not None:
+            pause = min(pause, next_due - now)
+        return max(pause, _SHORTEST_PAUSE)
+
+    def _until_due(self, now: float) -> float:
+        oldest = self._ledger.oldest()
+        if oldest is None:
+            return math.inf
+        at_once = (
+            self.is_full(self._ledger.waiting)
+            or self._closing
+            or self._pressed
+            or oldest.epoch < self._flush_epoch
+            or oldest.tries > 0
+        )
+        return 0.0 if at_once else oldest.pushed_at + self._config.flush_interval - now
+
+    async def _flush(self, batch: list[Receipt], leave: Pass) -> None:
+        try:
+            await self._delivery.deliver(batch, leave)
+        except Exception:
+            self._logger.exception("a bug in a flush task; its events are kept and tried again")
+            self._circuit.failed(leave, Decision(action=Action.PAUSE), self._clock())
+        finally:
+            self._on_flushed()
