@@ -103,6 +103,10 @@ class Delivery:
             self._ledger.put_back(story.unsettled())
             self._circuit.leave(leave, self._clock())
 
+    def may_post(self, leave: Pass) -> bool:
+        """Whether a batch on its way may go on; if not, what is left of it waits with all others."""
+        return self._circuit.may_go_on(leave, self._clock())
+
     async def post(self, part: Sequence[Receipt]) -> RegisterEventsAnswer | ApiError:
         """Post the records; a failure is a value here, because it is a case like others."""
         self.posts += 1
@@ -196,6 +200,8 @@ class _Story:
 
     async def run(self) -> None:
         while self._parts:
+            if not self._delivery.may_post(self._leave):
+                return
             part = self._parts[-1]
             try:
                 answer = await self._delivery.post(part)

@@ -102,7 +102,7 @@ async def exchange(client: HttpClient, request: Request, *, timeout: float) -> b
         ConnectionFailedError: No complete answer arrived.
         RequestTimeoutError: A phase took too long.
         StatusError: The status is not 200; redirects are not followed.
-        DecodeError: A 200 whose body is too long or compressed.
+        DecodeError: A 200 whose body is too long, compressed, or not JSON by its own account.
     """
     trace = _Trace()
     try:
@@ -132,12 +132,20 @@ async def _exchange(client: HttpClient, request: Request, timeout: float, trace:
             raise _status_error(response.status_code, response.headers, body or b"")
         if response.headers.get("content-encoding", "identity").strip().lower() not in {"", "identity"}:
             raise DecodeError("the answer is compressed, though identity was asked for")
+        if not _is_json(response.headers):
+            raise DecodeError("the answer is not JSON, by its Content-Type")
         body = await _read(response, request.limit)
         if body is None:
             raise DecodeError(f"the answer is longer than {request.limit} bytes")
         return body
     finally:
         await response.aclose()
+
+
+def _is_json(headers: Mapping[str, str]) -> bool:
+    """Whether the answer is JSON, or does not say: an empty page of somebody else's is no answer of the gateway."""
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    return not kind or kind.endswith(("/json", "+json"))
 
 
 async def _read(response: Any, limit: int) -> bytes | None:

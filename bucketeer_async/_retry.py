@@ -184,7 +184,7 @@ class Circuit:
         if self.state is CircuitState.OPEN:
             return max(0.0, self._next_probe - now)
         full = self.state is CircuitState.PROBING or self.posting >= self._limit
-        return None if full else 0.0
+        return None if full else max(0.0, self.not_before - now)
 
     def enter(self) -> Pass:
         """Begin a batch; the caller has seen ``wait() == 0``, and calls `leave` in the end."""
@@ -192,6 +192,10 @@ class Circuit:
             self.state = CircuitState.PROBING
         self.posting += 1
         return Pass(self._generation)
+
+    def may_go_on(self, leave: Pass, now: float) -> bool:
+        """Return whether a batch on its way may post (again): not if posts are held back since it began."""
+        return leave.generation == self._generation and now >= self.not_before
 
     def leave(self, leave: Pass, now: float) -> None:
         """End a batch; a probe that brought neither success nor failure failed."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -68,6 +69,11 @@ class Sky(httpx.AsyncBaseTransport):
     def times(self) -> list[float]:
         return [time for time, _, _ in self.posts]
 
+    @property
+    def pauses(self) -> list[float]:
+        """Seconds between posts; those that leave in the same instant count as one."""
+        return [later - earlier for earlier, later in itertools.pairwise(sorted(set(self.times)))]
+
 
 class World:
     """A gateway and one processor that posts to it.
@@ -100,6 +106,14 @@ class World:
                 await asyncio.sleep(every)
         self.receipts += pushed
         return pushed
+
+    async def endure(self, weather: Weather, *, count: int = 10_000, seconds: float = 5.0) -> None:
+        """Push into that weather, let it last ``seconds``, and wait until everything is settled afterwards."""
+        self.sky.weather = weather
+        await self.push(count)
+        await asyncio.sleep(seconds)
+        self.sky.weather = fair
+        await self.processor.flush()
 
     @property
     def stored(self) -> set[str]:
