@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Final, Self, TypeVar
@@ -16,7 +17,7 @@ from bucketeer_async import _wire
 from bucketeer_async._connections import Connections, Lease
 from bucketeer_async._endpoint import ApiKey, check_header, normalize_endpoint
 from bucketeer_async._errors import ConfigurationError, ConnectionFailedError
-from bucketeer_async._http import HttpClient, Request, new_client
+from bucketeer_async._http import Answer, HttpClient, Request, new_client
 from bucketeer_async._models import User, check_int32, check_text
 from bucketeer_async._options import check_seconds
 from bucketeer_async._responses import (
@@ -164,9 +165,8 @@ class ApiClient:
             ApiError: If there was no usable answer.
             ClosedError: If the client is closed.
         """
-        return await self._call(
-            "/register_events", self._events_body(events), _wire.decode_register_events, timeout=timeout, retry=False
-        )
+        body = self._events_body(events)
+        return _events_response(await self._send("/register_events", body, timeout=timeout, retry=False))
 
     async def get_evaluation(
         self,
@@ -326,24 +326,38 @@ class ApiClient:
         *,
         timeout: float | None,  # noqa: ASYNC109
         limit: int = _SMALL,
-        retry: bool = True,
     ) -> _T:
         """Send a request in a task of its own, and wait for what `decode` makes of the answer."""
+        answer = (await self._send(path, body, timeout=timeout, limit=limit)).body
+        return decode(answer) if len(answer) <= _PARSED_HERE else await asyncio.to_thread(decode, answer)
+
+    async def _send(
+        self,
+        path: str,
+        body: bytes | None,
+        *,
+        timeout: float | None,  # noqa: ASYNC109
+        limit: int = _SMALL,
+        retry: bool = True,
+    ) -> Answer:
         await self._connections.start()
         seconds = self._timeout if timeout is None else timeout
         check_seconds("timeout", seconds)
         request = self._request(path, body, limit)
         try:
-            answer = await self._connections.send(request, seconds)
+            return await self._connections.send(request, seconds)
         except ConnectionFailedError as error:
             if not (error.stale and retry):
                 raise
-            answer = await self._connections.send(request, seconds)
-        return decode(answer) if len(answer) <= _PARSED_HERE else await asyncio.to_thread(decode, answer)
+            return await self._connections.send(request, seconds)
 
     async def _post_for(self, events: Sequence[bytes], timeout: float) -> RegisterEventsResponse:  # noqa: ASYNC109
         request = self._request("/register_events", self._events_body(events), _SMALL)
-        return _wire.decode_register_events(await self._connections.send_here(request, timeout))
+        return _events_response(await self._connections.send_here(request, timeout))
+
+
+def _events_response(answer: Answer) -> RegisterEventsResponse:
+    return replace(_wire.decode_register_events(answer.body), server_time=answer.server_time)
 
 
 def _configured_source(source_id: object) -> int:

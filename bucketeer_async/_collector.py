@@ -150,8 +150,17 @@ class Collector:
     async def _flush(self, batch: list[Receipt], leave: Pass) -> None:
         try:
             await self._delivery.deliver(batch, leave)
-        except Exception:
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and _is_cancelled():
+                raise
+            # A CancelledError that nobody asked for is a bug below; in the task group it would end the whole pipeline.
             self._logger.exception("a bug in a flush task; its events are kept and tried again")
             self._circuit.failed(leave, Decision(action=Action.PAUSE), self._clock())
         finally:
             self._on_flushed()
+
+
+def _is_cancelled() -> bool:
+    """Whether somebody cancels this task."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -21,7 +21,7 @@ import anyio
 
 from bucketeer_async._background import BackgroundTask, Progress, require_loop
 from bucketeer_async._errors import ClosedError, ConfigurationError, ConnectionFailedError, RequestTimeoutError
-from bucketeer_async._http import HttpClient, Request, exchange
+from bucketeer_async._http import Answer, HttpClient, Request, exchange
 from bucketeer_async._responses import RegisterEventsResponse
 
 
@@ -173,8 +173,8 @@ class Connections:
         self._leases.discard(lease)
         self._released.notify()
 
-    async def send(self, request: Request, timeout: float) -> bytes:  # noqa: ASYNC109
-        """Send a request in a task of its own, and return the body of the 200.
+    async def send(self, request: Request, timeout: float) -> Answer:  # noqa: ASYNC109
+        """Send a request in a task of its own, and return the answer, if it is a 200.
 
         Raises:
             ApiError: If there was no usable answer.
@@ -187,7 +187,7 @@ class Connections:
         task.add_done_callback(self._forget)
         return await asyncio.shield(task)
 
-    async def send_here(self, request: Request, timeout: float) -> bytes:  # noqa: ASYNC109
+    async def send_here(self, request: Request, timeout: float) -> Answer:  # noqa: ASYNC109
         """Send a request of a processor in the task that asks; as `send` otherwise."""
         if self._http is None or self.state is State.CLOSED:
             raise ConnectionFailedError("the API client is closed", maybe_sent=False)
@@ -204,13 +204,13 @@ class Connections:
         except TimeoutError:
             raise RequestTimeoutError("no connection was free in time", maybe_sent=False) from None
 
-    def _forget(self, task: asyncio.Task[bytes]) -> None:
+    def _forget(self, task: asyncio.Task[Answer]) -> None:
         self._tasks.discard(task)
         self._slots.release()
         if not task.cancelled():
             task.exception()  # marks it as seen: the caller may be gone
 
-    async def _under_scope(self, request: Request, timeout: float) -> bytes:  # noqa: ASYNC109
+    async def _under_scope(self, request: Request, timeout: float) -> Answer:  # noqa: ASYNC109
         with anyio.CancelScope() as scope:
             self._scopes.add(scope)
             try:
@@ -219,7 +219,7 @@ class Connections:
                 self._scopes.discard(scope)
         raise ClosedError("the API client was closed while the request was under way")
 
-    async def _bounded(self, request: Request, timeout: float) -> bytes:  # noqa: ASYNC109
+    async def _bounded(self, request: Request, timeout: float) -> Answer:  # noqa: ASYNC109
         """Bound the whole exchange: httpx's own timeouts are per phase, and an answer may drip for ever."""
         assert self._http is not None  # noqa: S101 - set when start() has returned
         try:

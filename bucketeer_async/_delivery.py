@@ -7,7 +7,9 @@ back, is the processor's business.
 from __future__ import annotations
 
 import logging
+import math
 import random
+import time
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
@@ -23,6 +25,8 @@ from bucketeer_async._trouble import TroubleLog
 
 _TOPIC: Final = "delivery"
 _AGAIN: Final = 600.0  # seconds between two lines of one spell
+_CLOCK_TOPIC: Final = "clock"
+_MOST_SKEW: Final = 3600.0  # seconds that the clocks may differ; the gateway takes no event from further ahead
 _SMALLEST_LIMIT: Final = 1024  # bytes; a server that refuses even this is not refusing for the size
 _MAX_SUSPECTS: Final = 3  # lone events refused in one batch before the server itself is suspected
 _UNDECODABLE: Final = "proto:"  # how the gateway's message begins when it names the event's own fault
@@ -42,6 +46,8 @@ class RegisterEventsAnswer(Protocol):
 
     @property
     def errors(self) -> Mapping[str, EventError]: ...
+    @property
+    def server_time(self) -> float | None: ...
 
 
 class EventsApi(Protocol):
@@ -120,6 +126,7 @@ class Delivery:
         """Settle what the gateway took or refused, and keep for later what it wants again."""
         self._circuit.succeeded(leave)
         self._log.over(_TOPIC, "events are delivered again")
+        self._compare_clocks(answer.server_time)
         errors = answer.errors
         if not errors:
             self._ledger.deliver(part)
@@ -136,6 +143,24 @@ class Delivery:
         self.protocol_anomalies += len(errors.keys() - {record.event_id for record in part})
         self._ledger.deliver(delivered)
         self._shelve(again)
+
+    def _compare_clocks(self, server_time: float | None) -> None:
+        """Warn once per spell if the times of events are far from the gateway's; the events stay as they are."""
+        if server_time is None:
+            return
+        ahead = time.time() - server_time
+        if abs(ahead) <= _MOST_SKEW:
+            self._log.over(_CLOCK_TOPIC, "the clock of this host agrees with the gateway's again")
+            return
+        self._log.begin(
+            _CLOCK_TOPIC,
+            logging.WARNING,
+            math.inf,
+            "the clock of this host is %.0f seconds %s the gateway's, which refuses goal and evaluation events "
+            "more than 1 hour ahead or 744 hours behind; they are sent as they are",
+            abs(ahead),
+            "ahead of" if ahead > 0 else "behind",
+        )
 
     def _shelve(self, records: list[Receipt]) -> None:
         if not records:

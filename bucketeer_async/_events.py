@@ -1,4 +1,4 @@
-"""Builds and encodes every event; the one owner of wall clock and event ids.
+"""Builds and encodes every event; the one owner of their times and ids.
 
 An event leaves here as the bytes of its JSON: canonical proto3 JSON with enums as numbers (names that the
 gateway does not know would silently become 0). The templates are proven equal to ``json_format`` in the tests.

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from bucketeer_async._errors import ApiError, ConnectionFailedError, DecodeError, RequestTimeoutError, StatusError
 
@@ -90,8 +90,20 @@ class Request:
     limit: int
 
 
-async def exchange(client: HttpClient, request: Request, *, timeout: float) -> bytes:  # noqa: ASYNC109 - per phase
-    """Send the request and return the body of a 200.
+class Answer(NamedTuple):
+    """A 200.
+
+    Attributes:
+        body: What it says.
+        server_time: Its ``Date``, in Unix seconds; None if it has none that can be read.
+    """
+
+    body: bytes
+    server_time: float | None
+
+
+async def exchange(client: HttpClient, request: Request, *, timeout: float) -> Answer:  # noqa: ASYNC109 - per phase
+    """Send the request and return the answer, if it is a 200.
 
     Args:
         client: Whose connections are used.
@@ -116,7 +128,7 @@ async def exchange(client: HttpClient, request: Request, *, timeout: float) -> b
         raise translated from error
 
 
-async def _exchange(client: HttpClient, request: Request, timeout: float, trace: _Trace) -> bytes:  # noqa: ASYNC109
+async def _exchange(client: HttpClient, request: Request, timeout: float, trace: _Trace) -> Answer:  # noqa: ASYNC109
     built = client.build_request(
         request.method,
         request.url,
@@ -137,7 +149,7 @@ async def _exchange(client: HttpClient, request: Request, timeout: float, trace:
         body = await _read(response, request.limit)
         if body is None:
             raise DecodeError(f"the answer is longer than {request.limit} bytes")
-        return body
+        return Answer(body, unix_time(response.headers.get("date")))
     finally:
         await response.aclose()
 
@@ -213,6 +225,17 @@ def retry_after_seconds(value: str | None, date: str | None) -> float | None:
     if not math.isfinite(seconds) or seconds < 0:
         return None
     return min(seconds, _LONGEST_RETRY_AFTER)
+
+
+def unix_time(date: str | None) -> float | None:
+    """Return the Unix seconds of a ``Date`` header; None if it is absent or garbage."""
+    if date is None:
+        return None
+    try:
+        moment = parsedate_to_datetime(date)
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return moment.timestamp() if moment.tzinfo else None
 
 
 def _seconds_until(value: str, date: str | None) -> float:

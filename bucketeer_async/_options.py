@@ -21,6 +21,11 @@ SERVER_WINDOW: Final = 744 * 3600.0
 _LONGEST_COMMIT_INTERVAL: Final = 0.05  # seconds
 
 
+def _require(name: str, value: object, kind: type) -> None:
+    if not isinstance(value, kind):
+        raise ConfigurationError(f"{name} must be a {kind.__name__}, not {value!r}")
+
+
 def _require_int(name: str, value: object, *, minimum: int = 1) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
         raise ConfigurationError(f"{name} must be an int of at least {minimum}, not {value!r}")
@@ -94,8 +99,7 @@ class Spool:
     def __post_init__(self) -> None:
         if not isinstance(self.path, str | os.PathLike) or not os.fspath(self.path):
             raise ConfigurationError(f"Spool.path must be a non-empty path of a directory, not {self.path!r}")
-        if not isinstance(self.durable, bool):
-            raise ConfigurationError(f"Spool.durable must be a bool, not {self.durable!r}")
+        _require("Spool.durable", self.durable, bool)
         _require_int("Spool.max_bytes", self.max_bytes, minimum=64 * 1024)
         check_seconds("Spool.commit_interval", self.commit_interval, zero=True)
         if self.commit_interval > _LONGEST_COMMIT_INTERVAL:
@@ -110,7 +114,7 @@ class ProcessorConfig:
     """Every knob of a `Processor`.
 
     Args:
-        tag: The tag put into every event.
+        tag: The tag put into every event: printable ASCII.
         queue_capacity: Events accepted and not yet settled; over it ``overflow`` decides.
         queue_max_bytes: Bytes of those events; over it ``overflow`` decides.
         overflow: ``"drop_newest"`` refuses the new event, ``"drop_oldest"`` gives up the oldest queued ones,
@@ -168,23 +172,23 @@ class ProcessorConfig:
 
     def _check_words(self) -> None:
         try:
-            check_text("ProcessorConfig.tag", self.tag)
+            tag = check_text("ProcessorConfig.tag", self.tag)
         except (TypeError, ValueError) as error:
             raise ConfigurationError(str(error)) from None
+        if not (tag.isascii() and tag.isprintable()):
+            raise ConfigurationError("ProcessorConfig.tag must be printable ASCII without line breaks")
         if self.overflow not in get_args(Overflow):
             raise ConfigurationError(
                 f"ProcessorConfig.overflow must be one of {get_args(Overflow)}, not {self.overflow!r}"
             )
-        if not isinstance(self.retry, RetryPolicy):
-            raise ConfigurationError(f"ProcessorConfig.retry must be a RetryPolicy, not {self.retry!r}")
-        if self.spool is not None and not isinstance(self.spool, Spool):
-            raise ConfigurationError(f"ProcessorConfig.spool must be a Spool, not {self.spool!r}")
-        if not isinstance(self.strict, bool):
-            raise ConfigurationError(f"ProcessorConfig.strict must be a bool, not {self.strict!r}")
+        _require("ProcessorConfig.retry", self.retry, RetryPolicy)
+        _require("ProcessorConfig.strict", self.strict, bool)
+        if self.spool is not None:
+            _require("ProcessorConfig.spool", self.spool, Spool)
+        if self.logger is not None:
+            _require("ProcessorConfig.logger", self.logger, logging.Logger)
         if self.on_drop is not None and not callable(self.on_drop):
             raise ConfigurationError(f"ProcessorConfig.on_drop must be callable, not {self.on_drop!r}")
-        if self.logger is not None and not isinstance(self.logger, logging.Logger):
-            raise ConfigurationError(f"ProcessorConfig.logger must be a logging.Logger, not {self.logger!r}")
 
     def _check_order(self) -> None:
         if self.flush_size > min(self.max_batch_size, self.queue_capacity):

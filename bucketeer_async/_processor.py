@@ -23,7 +23,8 @@ from bucketeer_async._reports import DrainReport, RefusedReason, Statistics
 
 _P = ParamSpec("_P")
 
-_PUSHES_PER_TURN: Final = 100  # an awaited push gives the loop a turn at least this often
+_PUSHES_PER_TURN: Final = 100  # an awaited push gives the loop a turn at least this often ...
+_BYTES_PER_TURN: Final = 2**20  # ... and at least once in so many bytes
 _BRAKE: Final = 0.5  # share of a bound over which awaited pushes keep pace with a gateway that is well
 _BRAKE_PAUSE: Final = 0.05  # seconds; the longest that one push is slowed down for it
 
@@ -66,7 +67,7 @@ class Processor:
     def _begin_life(self) -> None:
         api, config = self._api_client, self._config
         self._pid = os.getpid()
-        self._pushes = 0
+        self._pushes = self._pushed_bytes = 0
         self._events = EventFactory(tag=config.tag, source_id=api.source_id, sdk_version=api.sdk_version)
         self._pipeline = Pipeline(api, config, random.Random())  # noqa: S311 - jitter is no secret
 
@@ -76,6 +77,11 @@ class Processor:
             self._inherited.append(self._pipeline)
             self._begin_life()
         return self._pipeline
+
+    def __del__(self) -> None:
+        # Tasks of a closed loop may live for ever, and the pipeline with them: its own finalizer cannot be relied on.
+        if (pipeline := getattr(self, "_pipeline", None)) is not None:
+            pipeline.notice_lost_loop()
 
     # Lifecycle
 
@@ -288,7 +294,7 @@ class Processor:
         event = self._encode(pipeline, kind, build, *args, **kwargs)
         if isinstance(event, Receipt):
             return event
-        await self._give_way(pipeline)
+        await self._give_way(pipeline, len(event.body))
         while (receipt := pipeline.ledger.try_admit(event)) is None:
             if self._config.overflow != "wait":
                 return pipeline.ledger.refuse(kind, RefusedReason.QUEUE_FULL)
@@ -308,10 +314,13 @@ class Processor:
             event = build(self._events, *args, **kwargs)
         except UnreportedError as error:
             return pipeline.ledger.refuse(kind, RefusedReason.UNREPORTED, str(error))
-        except (TypeError, ValueError) as error:
+        except Exception as error:
             if self._config.strict:
                 raise
-            return pipeline.ledger.refuse(kind, RefusedReason.INVALID, str(error))
+            # What is neither comes from a method of an argument, such as a proxy whose object is gone.
+            ours = isinstance(error, TypeError | ValueError)
+            message = str(error) if ours else f"an argument raised {type(error).__name__}"
+            return pipeline.ledger.refuse(kind, RefusedReason.INVALID, message)
         if len(event.body) > self._config.flush_max_bytes:
             message = f"the event has {len(event.body)} bytes; flush_max_bytes is {self._config.flush_max_bytes}"
             if self._config.strict:
@@ -319,11 +328,12 @@ class Processor:
             return pipeline.ledger.refuse(kind, RefusedReason.TOO_LARGE, message)
         return event
 
-    async def _give_way(self, pipeline: Pipeline) -> None:
+    async def _give_way(self, pipeline: Pipeline, size: int) -> None:
         """Let the loop turn now and then; with a long backlog and a healthy gateway, let it catch up."""
         self._pushes += 1
-        if self._pushes >= _PUSHES_PER_TURN:
-            self._pushes = 0
+        self._pushed_bytes += size
+        if self._pushes >= _PUSHES_PER_TURN or self._pushed_bytes >= _BYTES_PER_TURN:
+            self._pushes = self._pushed_bytes = 0
             await asyncio.sleep(0)
         if pipeline.ledger.is_fuller_than(_BRAKE) and pipeline.is_delivering():
             await pipeline.progress(_BRAKE_PAUSE)

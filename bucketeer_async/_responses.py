@@ -28,9 +28,11 @@ class RegisterEventsResponse:
 
     Attributes:
         errors: The events that were not taken, by id; empty if all were.
+        server_time: When the gateway answered by its own clock, in Unix seconds; None if it does not say.
     """
 
     errors: Mapping[str, EventError]
+    server_time: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

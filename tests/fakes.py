@@ -19,6 +19,7 @@ class FakeEventError:
 @dataclass(frozen=True)
 class FakeAnswer:
     errors: Mapping[str, FakeEventError] = field(default_factory=dict)
+    server_time: float | None = None
 
 
 Script = Callable[[list[dict[str, Any]]], Awaitable[FakeAnswer]]

@@ -325,6 +325,31 @@ async def test_register_events_without_errors(body: bytes) -> None:
     assert answer.errors == {}
 
 
+@pytest.mark.parametrize(
+    ("date", "time"),
+    [
+        ("Thu, 01 Jan 2026 00:00:00 GMT", 1767225600),
+        ("Thu, 01 Jan 2026 09:00:00 +0900", 1767225600),
+        ("Thu, 01 Jan 2026 00:00:00 -0000", None),
+        ("2026-01-01", None),
+        ("Thu, 99 Jan 99999 00:00:00 GMT", None),
+        ("yesterday", None),
+        ("", None),
+        (None, None),
+    ],
+)
+async def test_register_events_gives_the_time_of_the_server(
+    library: ModuleType, date: str | None, time: int | None
+) -> None:
+    headers = {} if date is None else {"date": date}
+
+    answer = await ask(
+        library, lambda _: library.Response(200, headers=headers, content=b"{}"), CALLS["register_events"][0]
+    )
+
+    assert answer.server_time == time
+
+
 async def test_register_events_with_errors() -> None:
     errors = {"1": {"retriable": True, "message": "Failed to publish event"}, "2": {"message": "gateway: no"}, "3": {}}
 

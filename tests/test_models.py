@@ -20,6 +20,7 @@ from bucketeer_async import (
     Reason,
     ReasonType,
     RetryPolicy,
+    Spool,
     UndeliveredError,
     User,
 )
@@ -139,13 +140,31 @@ def test_error_reasons() -> None:
         ({"retry": None}, r"ProcessorConfig\.retry must be a RetryPolicy"),
         ({"strict": 1}, r"ProcessorConfig\.strict must be a bool"),
         ({"on_drop": 1}, r"ProcessorConfig\.on_drop must be callable"),
-        ({"logger": "name"}, r"ProcessorConfig\.logger must be a logging\.Logger"),
+        ({"logger": "name"}, r"ProcessorConfig\.logger must be a Logger"),
+        ({"tag": "line\nbreak"}, r"ProcessorConfig\.tag must be printable ASCII"),
+        ({"spool": "folder"}, r"ProcessorConfig\.spool must be a Spool"),
     ],
     ids=lambda value: None if isinstance(value, str) else ",".join(f"{key}={each!r}" for key, each in value.items()),
 )
 def test_wrong_options_name_the_field_and_the_form(options: dict[str, Any], match: str) -> None:
     with pytest.raises(ConfigurationError, match=match):
         ProcessorConfig(**options)
+
+
+@pytest.mark.parametrize(
+    ("path", "options", "match"),
+    [
+        ("", {}, r"Spool\.path must be a non-empty path"),
+        (b"bytes", {}, r"Spool\.path must be a non-empty path"),
+        ("spool", {"durable": 1}, r"Spool\.durable must be a bool"),
+        ("spool", {"max_bytes": 1000}, r"Spool\.max_bytes must be an int of at least 65536"),
+        ("spool", {"commit_interval": -1}, r"Spool\.commit_interval must be at least 0"),
+        ("spool", {"commit_interval": 0.06}, r"Spool\.commit_interval must be at most 0\.05 seconds"),
+    ],
+)
+def test_wrong_options_of_a_spool_name_the_field_and_the_form(path: Any, options: dict[str, Any], match: str) -> None:
+    with pytest.raises(ConfigurationError, match=match):
+        Spool(path, **options)
 
 
 def test_right_options_pass() -> None:

@@ -151,8 +151,8 @@ def check_counts(processor: Processor) -> None:
     """Assert that every event is accounted for, in every class."""
     statistics = processor.statistics()
     for counts in (statistics.goal, statistics.evaluation, statistics.metrics, statistics.total):
-        ends = counts.delivered + counts.rejected + counts.dropped
-        assert counts.pushed == counts.accepted + counts.refused
+        ends = counts.delivered + counts.rejected + counts.dropped + counts.spooled
+        assert counts.pushed + counts.recovered == counts.accepted + counts.refused
         assert counts.accepted == ends + counts.queued + counts.in_flight
 
 
