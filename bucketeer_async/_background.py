@@ -41,8 +41,9 @@ class BackgroundTask:
         self.loop = asyncio.get_running_loop()
         self._owner = owner
         self._ready: asyncio.Future[None] = self.loop.create_future()
-        # An empty context: nothing of the request that happened to start it is kept alive or inherited.
-        self._task = self.loop.create_task(self._run(work), name=name, context=Context())
+        # An empty context: nothing of the request that happened to start it is kept alive or inherited. Not made by
+        # the loop, whose factory may make eager tasks: the work must not begin before its owner has this object.
+        self._task = asyncio.Task(self._run(work), loop=self.loop, name=name, context=Context())
 
     async def _run(self, work: Callable[[Callable[[], None]], Coroutine[Any, Any, None]]) -> None:
         try:

@@ -7,6 +7,7 @@ virtual time: what works in a thread would seem to take no time at all.
 from __future__ import annotations
 
 import asyncio
+import os
 import selectors
 from typing import Any
 
@@ -40,6 +41,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self.now = 0.0
         super().__init__(_JumpingSelector(self))  # type: ignore[arg-type] # it is one, by delegation
+        if os.environ.get("BUCKETEER_TEST_LOOP") == "eager":
+            self.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined] # newer than the oldest Python
 
     def time(self) -> float:
         return self.now

@@ -1,12 +1,16 @@
-"""What all tests share: coroutine tests run on anyio's plugin, on the event loop that is asked for."""
+"""What all tests share: coroutine tests run on anyio's plugin, on the event loop that is asked for; a gateway."""
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import os
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+
+from bucketeer_async.gateway import LocalGateway
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -18,5 +22,23 @@ def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, name: str
 
 @pytest.fixture
 def anyio_backend() -> tuple[str, dict[str, Any]]:
-    """asyncio in real time, or on uvloop; a module in virtual time has a fixture of this name of its own."""
-    return "asyncio", {"use_uvloop": os.environ.get("BUCKETEER_TEST_LOOP") == "uvloop"}
+    """asyncio in real time, as it is or as asked for; a module in virtual time has a fixture of this name of its own."""
+    match os.environ.get("BUCKETEER_TEST_LOOP"):
+        case "uvloop":
+            return "asyncio", {"use_uvloop": True}
+        case "eager":
+            return "asyncio", {"loop_factory": eager_loop}
+    return "asyncio", {}
+
+
+def eager_loop() -> asyncio.AbstractEventLoop:
+    """A loop whose tasks begin to run where they are made; from Python 3.12 on."""
+    loop = asyncio.new_event_loop()
+    loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined] # newer than the oldest Python
+    return loop
+
+
+@pytest.fixture
+async def gateway() -> AsyncIterator[LocalGateway]:
+    async with LocalGateway() as gateway:
+        yield gateway

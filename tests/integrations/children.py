@@ -46,17 +46,23 @@ class Child:
                 await self._grown.wait()
         return str(found[-1])
 
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to the process itself; what it makes of its own children is its own business."""
+        self._process.send_signal(number)
+
     async def end(self, number: signal.Signals) -> int:
         """Send a signal, wait for the end of the process and of its output, and return its status."""
-        self._process.send_signal(number)
+        self.send(number)
         return await self.ended()
 
     async def ended(self) -> int:
+        """Wait for the end of the process and of its output, and return its status."""
         async with asyncio.timeout(_PATIENCE):
             await self._reading
             return await self._process.wait()
 
     async def kill(self) -> None:
+        """Leave nothing of it behind."""
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)

@@ -1,11 +1,9 @@
-"""Pushes from many threads, and forked children: exact, whoever pushes."""
+"""Pushes from many threads: exact, whoever pushes."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
-import warnings
 from typing import Any
 
 import pytest
@@ -100,23 +98,3 @@ async def test_a_receipt_of_a_displaced_event_resolves_from_another_thread() -> 
         outcome = await asyncio.wait_for(waiting, 5)
 
     assert outcome.fate is Fate.DROPPED
-
-
-async def test_a_forked_child_starts_empty_and_the_parent_delivers_what_it_had() -> None:
-    client = FakeClient()
-    processor = Processor(client)
-    await processor.start()
-    receipt = processor.push_goal_event_nowait(USER, "goal")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside threads; this child only counts
-        child = os.fork()
-    if not child:
-        pushed = processor.push_goal_event_nowait(USER, "goal")
-        statistics = processor.statistics().goal
-        reason = pushed.outcome.reason if pushed.outcome else ""
-        os._exit(0 if (reason, statistics.pushed, statistics.queued) == ("not_running", 1, 0) else 1)
-    _, status = await asyncio.to_thread(os.waitpid, child, 0)
-    await processor.aclose()
-
-    assert os.waitstatus_to_exitcode(status) == 0
-    assert dict(client.taken) == {receipt.event_id: 1}
