@@ -89,6 +89,21 @@ def _run_suite(session: nox.Session, version: str, resolution: str, env: dict[st
 
 
 @nox.session
+def faults(session: nox.Session) -> None:
+    """Run the whole fault matrix with its full numbers; print it, and write it into the documentation."""
+    session.install("-e", ".[gateway]", *group("test"))
+    env = {"BUCKETEER_FAULTS": "1", "BUCKETEER_FAULT_PAGE": "docs/guide/delivery.md"}
+    session.run("pytest", "-q", "tests/faults", *session.posargs, env=env)
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Push for ten minutes in changing weather, and see that memory stays flat and every count exact."""
+    session.install("-e", ".[gateway]", *group("soak"))
+    session.run("python", "-m", "tests.faults.soak", *session.posargs)
+
+
+@nox.session
 def protos(session: nox.Session) -> None:
     """Write the generated messages again; with `-- --check` only compare."""
     session.install(*group("protos"))

@@ -104,7 +104,7 @@ def check_enum(name: str, value: object, kind: type[_E]) -> _E:
         TypeError: If it is anything else, also a plain int.
     """
     if not isinstance(value, kind):
-        raise TypeError(f"{name} must be a {kind.__name__}, not {type(value).__name__}")
+        raise TypeError(f"{name} must be a member of {kind.__name__}, not {type(value).__name__}")
     return value
 
 

@@ -55,7 +55,8 @@ def run(code: str, url: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("code", list(blocks()))
-async def test_block_runs(code: str, gateway: LocalGateway) -> None:
+async def test_block_runs(code: str, gateway: LocalGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     names = await asyncio.to_thread(run, code, gateway.url)
 
     if "FastAPI(" in code:

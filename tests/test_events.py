@@ -258,14 +258,18 @@ USER = User("user")
         (lambda: factory().evaluation(USER, None), TypeError, "evaluation must be an Evaluation"),  # type: ignore[arg-type]
         (lambda: factory().default_evaluation(USER, "", ReasonType.CLIENT), ValueError, "feature_id must not be empty"),
         (lambda: factory().default_evaluation(USER, "f", ReasonType.RULE), ValueError, "CLIENT or one of ERROR_"),
-        (lambda: factory().default_evaluation(USER, "f", 4), TypeError, "reason must be a ReasonType, not int"),  # type: ignore[arg-type]
+        (
+            lambda: factory().default_evaluation(USER, "f", 4),
+            TypeError,
+            "reason must be a member of ReasonType, not int",
+        ),  # type: ignore[arg-type]
         (lambda: factory().get_evaluation_latency(-1), ValueError, "duration must be from 0"),
         (lambda: factory().get_evaluation_latency(1e300), ValueError, "to 315576000000 seconds, not 1e"),
         (lambda: factory().get_evaluation_latency(timedelta(1)), TypeError, "duration must be a float"),  # type: ignore[arg-type]
         (lambda: factory().get_evaluation_size(2**31), ValueError, "size_byte must be from 0 to 2147483647"),
         (lambda: factory().get_evaluation_size(-1), ValueError, "size_byte must be from 0"),
         (lambda: factory().size(1.5, ApiId.GET_EVALUATION), TypeError, "size_byte must be an int, not float"),  # type: ignore[arg-type]
-        (lambda: factory().size(1, 1), TypeError, "api_id must be a ApiId, not int"),  # type: ignore[arg-type]
+        (lambda: factory().size(1, 1), TypeError, "api_id must be a member of ApiId, not int"),  # type: ignore[arg-type]
         (lambda: factory().error("x", ApiId.GET_EVALUATION), TypeError, "error must be an exception, not str"),  # type: ignore[arg-type]
     ],
 )

@@ -43,7 +43,7 @@ DEFAULT = Reason(ReasonType.DEFAULT)
         (lambda: User("u", {"x": "\udfff"}), ValueError, r"User\.attributes\['x'\] has a lone surrogate"),
         (lambda: User("u", {"userAttributesUpdated": "true"}), ValueError, "userAttributesUpdated"),
         (lambda: User("u", {"user_attributes_updated": "x"}), ValueError, "user_attributes_updated"),
-        (lambda: Reason(3), TypeError, r"Reason\.type must be a ReasonType, not int"),
+        (lambda: Reason(3), TypeError, r"Reason\.type must be a member of ReasonType, not int"),
         (lambda: Reason(ReasonType.RULE, 5), TypeError, r"Reason\.rule_id must be a str"),
         (
             lambda: Evaluation(feature_id="", variation_id="v", reason=DEFAULT),

@@ -16,7 +16,8 @@ class Row(NamedTuple):
 MATRIX: Final[dict[str, Row]] = {
     "F1": Row("the gateway is down for 3 s and comes back", "nothing lost; delivered at most 5 s after it is back"),
     "F2": Row(
-        "the gateway is down for 10 minutes", "nothing lost; one probe at a time, at most 60; the queue is bounded"
+        "the gateway is down for 10 minutes",
+        "nothing lost; one probe at a time, at most 60 on average; the queue is bounded",
     ),
     "F3": Row(
         "the gateway is down for longer than events live", "exactly the events past their lifetime are `expired`"
