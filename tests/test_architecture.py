@@ -20,6 +20,7 @@ LAYERS = [
     "_wire _endpoint",  # grammar
     "_error_metrics _counting",  # thought
     "_events _retry",
+    "_evaluation",
     "_background _trouble _listener _http",  # machinery
     "_records _connections _spool",
     "_ledger",
@@ -31,7 +32,7 @@ LAYERS = [
     "__init__",  # the door
 ]
 LEVEL = {name: level for level, line in enumerate(LAYERS) for name in line.split()}
-GATEWAY_MAY_USE = {"_models", "_reports", "_errors", "_proto", "_background", "gateway"}
+GATEWAY_MAY_USE = {"_evaluation", "_models", "_reports", "_errors", "_proto", "_background", "gateway"}
 
 
 def modules() -> dict[str, list[Path]]:

@@ -1,0 +1,167 @@
+"""Clauses: one condition on a user, compiled to a function. The values of a clause are read once, when it is compiled."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from bucketeer_async._evaluation import _fields, _texts
+from bucketeer_async._evaluation._fields import Fields
+
+OPERATORS: Final = (
+    "EQUALS",
+    "IN",
+    "ENDS_WITH",
+    "STARTS_WITH",
+    "SEGMENT",
+    "GREATER",
+    "GREATER_OR_EQUAL",
+    "LESS",
+    "LESS_OR_EQUAL",
+    "BEFORE",
+    "AFTER",
+    "FEATURE_FLAG",
+    "PARTIALLY_MATCH",
+    "NOT_EQUALS",
+)
+
+
+class Question(NamedTuple):
+    """What clauses are asked about.
+
+    Attributes:
+        user_id: The user.
+        attributes: The user's.
+        chosen: Variations that the flags had which this one depends on, by flag.
+        is_member: Whether the user is in one of some segments.
+    """
+
+    user_id: str
+    attributes: Mapping[str, str]
+    chosen: Mapping[str, str]
+    is_member: Callable[[Sequence[str]], bool]
+
+
+Condition = Callable[[Question], bool]
+_TextTest = Callable[[str], bool]
+_Comparison = Callable[[Any, Any], bool]
+
+_ORDER: Final[Mapping[str, _Comparison]] = {
+    "GREATER": operator.gt,
+    "GREATER_OR_EQUAL": operator.ge,
+    "LESS": operator.lt,
+    "LESS_OR_EQUAL": operator.le,
+}
+
+
+def never(_question: Question) -> bool:
+    """Match nobody: what an operator does that this version does not know."""
+    return False
+
+
+def compile_clause(fields: Fields) -> Condition:
+    """Return the condition of a clause.
+
+    Raises:
+        MalformedError: If a field has the wrong type.
+    """
+    kind = _fields.member(fields, "operator", OPERATORS)
+    attribute = _fields.text(fields, "attribute")
+    values = _fields.texts(fields, "values")
+    if kind == "SEGMENT":
+        return lambda question: question.is_member(values)
+    if kind == "FEATURE_FLAG":
+        variations = frozenset(values)
+        return lambda question: question.chosen.get(attribute) in variations
+    make = _TESTS.get(kind)
+    return never if make is None else _about(attribute, make(values))
+
+
+def _about(attribute: str, test: _TextTest) -> Condition:
+    """Put a test to the user's id, or to an attribute; a missing one is the empty text."""
+    if attribute == "id":
+        return lambda question: test(question.user_id)
+    return lambda question: test(question.attributes.get(attribute, ""))
+
+
+def _equals(values: Sequence[str]) -> _TextTest:
+    texts = frozenset(values)
+    versions = frozenset(version for value in values if (version := _texts.version(value)) is not None)
+    if not versions:
+        return texts.__contains__  # a subject that is a version is equal to none of them either way
+
+    def test(subject: str) -> bool:
+        version = _texts.version(subject)
+        return subject in texts if version is None else version in versions
+
+    return test
+
+
+def _not_equals(values: Sequence[str]) -> _TextTest:
+    equals = _equals(values)
+    return lambda subject: not equals(subject)
+
+
+def _starts_with(values: Sequence[str]) -> _TextTest:
+    prefixes = tuple(values)
+    return lambda subject: subject.startswith(prefixes)
+
+
+def _ends_with(values: Sequence[str]) -> _TextTest:
+    suffixes = tuple(values)
+    return lambda subject: subject.endswith(suffixes)
+
+
+def _partially_match(values: Sequence[str]) -> _TextTest:
+    return lambda subject: any(value in subject for value in values)
+
+
+def _ordering(kind: str) -> Callable[[Sequence[str]], _TextTest]:
+    """Compare numbers if the subject is one, else versions if it is one, else texts."""
+    compare = _ORDER[kind]
+
+    def make(values: Sequence[str]) -> _TextTest:
+        numbers = [number for value in values if (number := _texts.number(value)) is not None]
+        versions = [version for value in values if (version := _texts.version(value)) is not None]
+
+        def test(subject: str) -> bool:
+            number = _texts.number(subject)
+            if number is not None:
+                return any(compare(number, each) for each in numbers)
+            version = _texts.version(subject)
+            if version is not None:
+                return any(compare(version, each) for each in versions)
+            return any(compare(subject, each) for each in values)
+
+        return test
+
+    return make
+
+
+def _time(compare: _Comparison) -> Callable[[Sequence[str]], _TextTest]:
+    """Compare integers, by convention Unix seconds; nothing else has a time."""
+
+    def make(values: Sequence[str]) -> _TextTest:
+        times = [time for value in values if (time := _texts.integer(value)) is not None]
+
+        def test(subject: str) -> bool:
+            time = _texts.integer(subject)
+            return time is not None and any(compare(time, each) for each in times)
+
+        return test
+
+    return make
+
+
+_TESTS: Final[Mapping[str, Callable[[Sequence[str]], _TextTest]]] = {
+    "EQUALS": _equals,
+    "IN": _equals,
+    "NOT_EQUALS": _not_equals,
+    "STARTS_WITH": _starts_with,
+    "ENDS_WITH": _ends_with,
+    "PARTIALLY_MATCH": _partially_match,
+    **{kind: _ordering(kind) for kind in _ORDER},
+    "BEFORE": _time(operator.lt),
+    "AFTER": _time(operator.gt),
+}

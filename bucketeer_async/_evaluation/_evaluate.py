@@ -1,0 +1,48 @@
+"""The question that everything else here answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from bucketeer_async._evaluation._clauses import Question
+from bucketeer_async._evaluation._errors import EvaluationCause, EvaluationError
+from bucketeer_async._evaluation._flags import Flag, Served
+from bucketeer_async._evaluation._segments import Membership
+from bucketeer_async._evaluation._snapshot import Snapshot
+from bucketeer_async._models import User
+
+
+def evaluate(snapshot: Snapshot, user: User, feature_id: str, tag: str = "") -> Served:
+    """Return what a flag gives to a user.
+
+    Args:
+        snapshot: All flags and segments.
+        user: Who is asked about.
+        feature_id: The flag.
+        tag: A tag that the flag must have; "" for any. Flags that it depends on need not have it.
+
+    Raises:
+        EvaluationError: If the flag gives nothing.
+    """
+    order = snapshot.order(feature_id)
+    flag = order[-1]
+    chosen: Mapping[str, str] = {} if len(order) == 1 else _dependencies(snapshot, user, order[:-1])
+    served = flag.serve(_question(snapshot, user, flag, chosen))
+    if flag.archived:
+        raise EvaluationError(EvaluationCause.EVALUATION_NOT_FOUND, feature_id, "archived")
+    if tag and tag not in flag.tags:
+        raise EvaluationError(EvaluationCause.EVALUATION_NOT_FOUND, feature_id, f"not tagged {tag!r}")
+    return served
+
+
+def _dependencies(snapshot: Snapshot, user: User, flags: Sequence[Flag]) -> dict[str, str]:
+    """Return the variations of flags, each of which may depend on those before."""
+    chosen: dict[str, str] = {}
+    for flag in flags:
+        chosen[flag.id] = flag.serve(_question(snapshot, user, flag, chosen)).variation.id
+    return chosen
+
+
+def _question(snapshot: Snapshot, user: User, flag: Flag, chosen: Mapping[str, str]) -> Question:
+    membership = Membership(snapshot.segments, flag.segments, user.id, user.attributes)
+    return Question(user.id, user.attributes, chosen, membership)

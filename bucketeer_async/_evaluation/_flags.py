@@ -1,0 +1,220 @@
+"""A flag, compiled: everything in its definition is read once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from bucketeer_async._evaluation import _fields
+from bucketeer_async._evaluation._clauses import OPERATORS, Condition, Question
+from bucketeer_async._evaluation._errors import EvaluationCause, EvaluationError, MalformedError
+from bucketeer_async._evaluation._fields import Fields
+from bucketeer_async._evaluation._rollout import Salt, Strategy, compile_strategy
+from bucketeer_async._evaluation._rules import compile_conditions
+from bucketeer_async._evaluation._yaml import to_json
+from bucketeer_async._models import Reason, ReasonType
+
+_TARGET: Final = Reason(ReasonType.TARGET)
+_DEFAULT: Final = Reason(ReasonType.DEFAULT)
+_OFF: Final = Reason(ReasonType.OFF_VARIATION)
+_PREREQUISITE: Final = Reason(ReasonType.PREREQUISITE)
+
+
+class Variation(NamedTuple):
+    """One of the values that a flag can have.
+
+    Attributes:
+        id: Its id.
+        name: Its name.
+        value: Always text; JSON if the flag is a YAML flag.
+    """
+
+    id: str
+    name: str
+    value: str
+
+
+class Served(NamedTuple):
+    """What a flag gives to a user. It does not know the user, so many users share one.
+
+    Attributes:
+        feature_id: The flag.
+        feature_version: Its version.
+        variation: The variation.
+        reason: Why it was chosen.
+    """
+
+    feature_id: str
+    feature_version: int
+    variation: Variation
+    reason: Reason
+
+
+class Shelf(dict[str, Served]):
+    """What a flag serves for one reason, by variation; each is made when it is first asked for."""
+
+    def __init__(self, flag: Flag, reason: Reason) -> None:
+        super().__init__()
+        self._flag = flag
+        self._reason = reason
+
+    def __missing__(self, variation_id: str) -> Served:
+        variation = self._flag.variations.get(variation_id)
+        if variation is None:
+            raise EvaluationError(EvaluationCause.VARIATION_NOT_FOUND, self._flag.id, repr(variation_id))
+        served = self[variation_id] = Served(self._flag.id, self._flag.version, variation, self._reason)
+        return served
+
+
+class FlagRule(NamedTuple):
+    """Who is served what.
+
+    Attributes:
+        holds: Whether the rule is about a user.
+        strategy: What it chooses.
+        shelf: Where that is found.
+    """
+
+    holds: Condition
+    strategy: Strategy
+    shelf: Shelf
+
+
+@dataclass(slots=True, kw_only=True)
+class Flag:
+    """A flag definition, compiled; not changed afterwards.
+
+    Attributes:
+        id: Its id.
+        version: Its version.
+        enabled: Whether it is on.
+        archived: Whether it is gone, and kept only because others may depend on it.
+        tags: Its tags.
+        variations: The variations by id; if two share one, the first.
+        off_variation: The variation that is served while it is off; "" for none.
+        prerequisites: Flags and the variations they must have.
+        targets: Variations by user.
+        dependencies: Flags that must be evaluated before, in order; doubles kept.
+        segments: Segments that its rules name.
+        rules: The rules, in order.
+        default: The default strategy.
+    """
+
+    id: str
+    version: int
+    enabled: bool
+    archived: bool
+    tags: frozenset[str]
+    variations: Mapping[str, Variation]
+    off_variation: str
+    prerequisites: Sequence[tuple[str, str]]
+    targets: Mapping[str, str]
+    dependencies: Sequence[str] = ()
+    segments: Sequence[str] = ()
+    rules: Sequence[FlagRule] = ()
+    default: Strategy | None = None
+    _shelves: dict[ReasonType, Shelf] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._shelves = {reason.type: Shelf(self, reason) for reason in (_TARGET, _DEFAULT, _OFF, _PREREQUISITE)}
+
+    def serve(self, question: Question) -> Served:
+        """Choose the variation.
+
+        Args:
+            question: With the variations of all `dependencies`.
+
+        Raises:
+            EvaluationError: If there is none.
+        """
+        if self.off_variation and (off := self._off(question)) is not None:
+            return off
+        target = self.targets.get(question.user_id)
+        if target is not None:
+            return self._shelves[ReasonType.TARGET][target]
+        for holds, strategy, shelf in self.rules:
+            if holds(question):
+                return shelf[strategy(question.user_id)]
+        if self.default is None:
+            raise EvaluationError(EvaluationCause.DEFAULT_STRATEGY_NOT_FOUND, self.id)
+        return self._shelves[ReasonType.DEFAULT][self.default(question.user_id)]
+
+    def _off(self, question: Question) -> Served | None:
+        """Return the off variation if a prerequisite is not met, or the flag is off."""
+        for feature_id, variation_id in self.prerequisites:
+            if question.chosen[feature_id] != variation_id:
+                return self._shelves[ReasonType.PREREQUISITE][self.off_variation]
+        return None if self.enabled else self._shelves[ReasonType.OFF_VARIATION][self.off_variation]
+
+
+def compile_flag(fields: Fields) -> Flag:
+    """Compile the parsed JSON of ``bucketeer.feature.Feature``.
+
+    Raises:
+        MalformedError: If a field has the wrong type, or the id is missing.
+    """
+    feature_id = _fields.text(fields, "id")
+    if not feature_id:
+        raise MalformedError("id is missing")
+    rules = _fields.messages(fields, "rules")
+    prerequisites = [
+        (_fields.text(each, "featureId"), _fields.text(each, "variationId"))
+        for each in _fields.messages(fields, "prerequisites")
+    ]
+    default = _fields.message(fields, "defaultStrategy")
+    salt = Salt(feature_id, _fields.text(fields, "samplingSeed"))
+    flag = Flag(
+        id=feature_id,
+        version=_fields.integer(fields, "version"),
+        enabled=_fields.flag(fields, "enabled"),
+        archived=_fields.flag(fields, "archived"),
+        tags=frozenset(_fields.texts(fields, "tags")),
+        variations=_variations(fields),
+        off_variation=_fields.text(fields, "offVariation"),
+        prerequisites=prerequisites,
+        targets=_targets(fields),
+        dependencies=[*(feature_id for feature_id, _ in prerequisites), *_named(rules, "FEATURE_FLAG")],
+        segments=_named(rules, "SEGMENT"),
+        default=None if default is None else compile_strategy(default, salt),
+    )
+    flag.rules = [_rule(flag, rule, salt) for rule in rules]
+    return flag
+
+
+def _variations(fields: Fields) -> dict[str, Variation]:
+    convert = to_json if fields.get("variationType") in {"YAML", 4} else str
+    variations: dict[str, Variation] = {}
+    for each in _fields.messages(fields, "variations"):
+        variation_id = _fields.text(each, "id")
+        if variation_id not in variations:
+            value = convert(_fields.text(each, "value"))
+            variations[variation_id] = Variation(variation_id, _fields.text(each, "name"), value)
+    return variations
+
+
+def _targets(fields: Fields) -> dict[str, str]:
+    targets: dict[str, str] = {}
+    for target in _fields.messages(fields, "targets"):
+        variation = _fields.text(target, "variation")
+        for user_id in _fields.texts(target, "users"):
+            targets.setdefault(user_id, variation)  # the first target counts
+    return targets
+
+
+def _named(rules: Sequence[Fields], kind: str) -> list[str]:
+    """Return the flags, or the segments, that the clauses of the rules name."""
+    named: list[str] = []
+    for rule in rules:
+        for clause in _fields.messages(rule, "clauses"):
+            if _fields.member(clause, "operator", OPERATORS) == kind:
+                named += (
+                    [_fields.text(clause, "attribute")] if kind == "FEATURE_FLAG" else _fields.texts(clause, "values")
+                )
+    return named
+
+
+def _rule(flag: Flag, fields: Fields, salt: Salt) -> FlagRule:
+    reason = Reason(ReasonType.RULE, _fields.text(fields, "id"))
+    strategy = compile_strategy(_fields.message(fields, "strategy"), salt)
+    return FlagRule(compile_conditions(fields), strategy, Shelf(flag, reason))

@@ -1,0 +1,38 @@
+"""The order in which flags are evaluated: those first that others depend on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from bucketeer_async._evaluation._errors import EvaluationCause, EvaluationError
+from bucketeer_async._evaluation._flags import Flag
+
+
+def evaluation_order(flags: Mapping[str, Flag], feature_id: str) -> Sequence[Flag]:
+    """Return the flag and all that it depends on, dependencies first, itself last.
+
+    Depth first, without recursion: chains may be long.
+
+    Raises:
+        EvaluationError: If the flag is not known (``FLAG_NOT_FOUND``), a dependency is not known (``FEATURE_NOT_FOUND``), or a flag depends on itself
+            (``CYCLE_EXISTS``); whichever is met first.
+    """
+    if feature_id not in flags:
+        raise EvaluationError(EvaluationCause.FLAG_NOT_FOUND, feature_id)
+    order: dict[str, Flag] = {}
+    path = {feature_id: iter(flags[feature_id].dependencies)}  # in progress, outermost first
+    while path:
+        current, dependencies = next(reversed(path.items()))
+        for dependency in dependencies:
+            if dependency in order:
+                continue
+            if dependency not in flags:
+                raise EvaluationError(EvaluationCause.FEATURE_NOT_FOUND, dependency, f"{current!r} depends on it")
+            if dependency in path:
+                raise EvaluationError(EvaluationCause.CYCLE_EXISTS, dependency)
+            path[dependency] = iter(flags[dependency].dependencies)
+            break
+        else:
+            del path[current]
+            order[current] = flags[current]
+    return tuple(order.values())

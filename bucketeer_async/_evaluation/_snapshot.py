@@ -1,0 +1,53 @@
+"""All flags and segments at one moment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from bucketeer_async._evaluation._errors import EvaluationCause, EvaluationError
+from bucketeer_async._evaluation._flags import Flag
+from bucketeer_async._evaluation._prerequisites import evaluation_order
+from bucketeer_async._evaluation._segments import Segment
+
+
+class Snapshot:
+    """Flags and segments that belong together; not changed once it is made, so that any thread may ask it.
+
+    Args:
+        flags: The flags by id.
+        segments: The segments by id.
+        broken: What is wrong with the flags that could not be compiled, by id; they fail when they are needed.
+    """
+
+    __slots__ = ("_orders", "broken", "flags", "segments")
+
+    def __init__(
+        self,
+        flags: Mapping[str, Flag],
+        segments: Mapping[str, Segment],
+        broken: Mapping[str, str] | None = None,
+    ) -> None:
+        self.flags = flags
+        self.segments = segments
+        self.broken = broken or {}
+        self._orders: dict[str, Sequence[Flag]] = {}
+
+    def order(self, feature_id: str) -> Sequence[Flag]:
+        """Return the flag and all that it depends on, in the order of their evaluation; computed once.
+
+        Raises:
+            EvaluationError: If the flag is not known, or what it depends on cannot be evaluated.
+        """
+        order = self._orders.get(feature_id)
+        if order is None:
+            order = self._orders[feature_id] = self._new_order(feature_id)
+        return order
+
+    def _new_order(self, feature_id: str) -> Sequence[Flag]:
+        try:
+            return evaluation_order(self.flags, feature_id)
+        except EvaluationError as error:
+            if error.feature_id in self.broken:
+                detail = self.broken[error.feature_id]
+                raise EvaluationError(EvaluationCause.MALFORMED, error.feature_id, detail) from None
+            raise

@@ -1,0 +1,103 @@
+"""Reads the server's dialect of YAML: 1.1 with short booleans, the numbers of 1.2; dates and times stay text."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any, Final
+
+import yaml
+
+_TRUE: Final = frozenset({"y", "yes", "true", "on"})
+_LARGEST: Final = 2**64 - 1  # of integers; beyond it they are doubles
+_LEAST: Final = -(2**63)
+
+#: What a plain scalar is: the tag, the whole text, and how it may begin.
+_PLAIN: Final = [
+    (
+        "bool",
+        r"y|Y|yes|Yes|YES|n|N|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF",
+        list("yYnNtTfFoO"),
+    ),
+    ("int", r"[-+]?(?:0b[01_]+|0o[0-7_]+|0[0-7_]+|0|[1-9][0-9_]*|0x[0-9a-fA-F_]+)", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        list("-+0123456789."),
+    ),
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("merge", r"<<", ["<"]),
+]
+
+
+class Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, in the server's dialect; keys are text, as in JSON."""
+
+    yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012 - declared so by the base class
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002 - as the base class
+        """Return a mapping; of keys that are there twice, the last counts."""
+        del deep
+        self.flatten_mapping(node)
+        return {
+            _key(self.construct_object(key, deep=True)): self.construct_object(value, deep=True)
+            for key, value in node.value
+        }
+
+
+def _key(key: object) -> str:
+    if isinstance(key, str):
+        return key
+    if key is None:
+        return "<nil>"
+    if isinstance(key, bool | int | float):
+        return json.dumps(key, allow_nan=False)
+    raise TypeError("JSON has no such key")
+
+
+def _integer(loader: Loader, node: Any) -> int | float:
+    text = str(loader.construct_scalar(node)).replace("_", "")
+    digits = text.lstrip("+-")
+    octal = len(digits) > 1 and digits[0] == "0" and digits[1].isdigit()
+    value = int(digits, 8 if octal else 0) * (-1 if text.startswith("-") else 1)
+    return value if _LEAST <= value <= _LARGEST else float(value)
+
+
+def _float(loader: Loader, node: Any) -> float | str:
+    text = str(loader.construct_scalar(node))
+    if text.endswith(("f", "F", "n", "N")):
+        return float(text.replace(".", ""))  # of which JSON has none
+    value = float(text.replace("_", ""))
+    return text if math.isinf(value) else value
+
+
+def _boolean(loader: Loader, node: Any) -> bool:
+    return str(loader.construct_scalar(node)).lower() in _TRUE
+
+
+def _binary(loader: Loader, node: Any) -> str:
+    return loader.construct_yaml_binary(node).decode()
+
+
+def _text(loader: Loader, node: Any) -> str:
+    return str(loader.construct_scalar(node))
+
+
+def _untagged(loader: Loader, _suffix: str, node: Any) -> Any:
+    """Ignore a tag that is not known."""
+    if isinstance(node, yaml.MappingNode):
+        return loader.construct_mapping(node)
+    if isinstance(node, yaml.SequenceNode):
+        return loader.construct_sequence(node, deep=True)
+    return loader.construct_scalar(node)
+
+
+for _tag, _pattern, _first in _PLAIN:
+    Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})$"), _first)
+Loader.add_constructor("tag:yaml.org,2002:int", _integer)
+Loader.add_constructor("tag:yaml.org,2002:float", _float)
+Loader.add_constructor("tag:yaml.org,2002:bool", _boolean)
+Loader.add_constructor("tag:yaml.org,2002:binary", _binary)
+Loader.add_constructor("tag:yaml.org,2002:timestamp", _text)
+Loader.add_multi_constructor("", _untagged)
