@@ -233,6 +233,7 @@ def _salvage(path: Path) -> Iterator[Sequence[object]]:
         connection = _connect(path)
         try:
             with _as_spool_errors():
+                connection.execute("PRAGMA writable_schema = ON")  # else a file that was cut off is not read at all
                 # One row at a time: what was read before the damage is kept.
                 for row in connection.execute(f"SELECT {_COLUMNS} FROM events ORDER BY row {order}"):  # noqa: S608 - ours
                     if row[0] not in seen:

@@ -181,7 +181,8 @@ class Spooler:
         if file is not None:
             self._attempt(partial(self._write, file))
             self._attempt(file.close)
-        self._ended.set_result(None)
+        if self._ended.set_running_or_notify_cancel():
+            self._ended.set_result(None)
 
     def _attempt(self, work: Callable[[], _T]) -> _T | None:
         """Return what ``work`` returns, or None if the disk, or a bug of ours, gets in its way."""
@@ -192,10 +193,7 @@ class Spooler:
             return None
 
     def _open(self) -> SpoolFile:
-        file = SpoolFile(Path(self._options.path), self._options.max_bytes)
-        if file.corrupt:
-            self._log.lost("corrupt", "the spool was damaged: at least %d events were lost", file.corrupt)
-        return file
+        return SpoolFile(Path(self._options.path), self._options.max_bytes)
 
     def _write(self, file: SpoolFile) -> None:
         accepted, settled = _drain(self._accepted), _drain(self._settled)
@@ -222,6 +220,8 @@ class Spooler:
                 record.spool_row = row
 
     def _take_stock(self, file: SpoolFile) -> None:
+        if file.corrupt > self.statistics.corrupt:
+            self._log.lost("corrupt", "the spool was damaged: at least %d events were lost", file.corrupt)
         self.statistics = SpoolStatistics(ready=True, events=len(file), size=file.size, corrupt=file.corrupt)
         self._log.over(_TOPIC, "the spool can be used again")
 

@@ -49,6 +49,7 @@ class Sky(httpx.AsyncBaseTransport):
     """The way to the gateway: remembers every post, and does with it what the weather says."""
 
     def __init__(self, state: GatewayState) -> None:
+        self.state = state
         self._gateway = httpx.ASGITransport(create_app(state))
         self.weather: Weather = fair
         self.posts: list[tuple[float, list[str], int]] = []

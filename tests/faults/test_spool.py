@@ -1,0 +1,509 @@
+"""Events that outlive their process, on good disks and bad ones; real time, real files, real kills."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import sqlite3
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from bucketeer_async import ApiClient, Fate, Processor, ProcessorConfig, RetryPolicy, Spool
+from bucketeer_async import _spooling as spooling
+from bucketeer_async._models import EventKind
+from bucketeer_async._spool import FILE_NAME, SpoolError, SpoolFile
+from bucketeer_async.gateway import Fault, GatewayState, LocalGateway
+from tests.faults.conftest import FULL
+from tests.faults.world import EVALUATION, KEY, USER, Sky, check_counts, fair, refused
+from tests.integrations.children import python
+
+Measured = Callable[[str], None]
+
+KILLS = 200 if FULL else 4
+MEGABYTES = 100 if FULL else 10
+SAFE_AFTER = 0.1  # seconds
+DAY = 86_400.0
+CONFIG = ProcessorConfig(
+    flush_size=100,
+    flush_interval=0.05,
+    request_timeout=1.0,
+    drain_timeout=0.3,
+    retry=RetryPolicy(initial=0.02, maximum=0.1),
+)
+
+
+@pytest.fixture
+def sky() -> Sky:
+    return Sky(GatewayState())
+
+
+@contextlib.asynccontextmanager
+async def life(sky: Sky, spool: Spool, **options: Any) -> AsyncIterator[Processor]:
+    """One life of a processor; the counts are checked in the end."""
+    async with httpx.AsyncClient(transport=sky) as http:
+        async with ApiClient(endpoint="http://127.0.0.1", api_key=KEY, http=http) as api_client:
+            async with Processor(api_client, replace(CONFIG, spool=spool, **options)) as processor:
+                yield processor
+                check_counts(processor)
+            check_counts(processor)
+            assert processor.statistics().total.queued == processor.statistics().total.in_flight == 0
+
+
+async def until(fact: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not fact():  # noqa: ASYNC110 - the other side is a thread, or another process
+            await asyncio.sleep(0.005)
+
+
+def stored(sky: Sky) -> list[str]:
+    return [event.id for event in sky.state.events]
+
+
+def push(processor: Processor, count: int) -> list[str]:
+    pushed = []
+    for number in range(count):
+        match number % 3:
+            case 0:
+                receipt = processor.push_goal_event_nowait(USER, f"goal-{number}", 1.5)
+            case 1:
+                receipt = processor.push_evaluation_event_nowait(USER, EVALUATION)
+            case _:
+                receipt = processor.push_internal_error_count_metrics_event_nowait()
+        pushed.append(receipt.event_id)
+    return pushed
+
+
+def body(event_id: str, timestamp: float, size: int = 0) -> bytes:
+    return (
+        f'{{"id":"{event_id}","event":{{"@type":"type.googleapis.com/bucketeer.event.client.GoalEvent",'
+        f'"timestamp":"{int(timestamp)}","goalId":"goal{"x" * size}","userId":"user"}}}}'
+    ).encode()
+
+
+def fill(directory: Path, count: int, *, age: float = 0.0, size: int = 0) -> list[str]:
+    """Write a spool as an earlier process left it."""
+    pushed = time.time() - age
+    ids = [f"00000000-0000-4000-8000-{number:012x}" for number in range(count)]
+    file = SpoolFile(directory, 2**30)
+    file.insert([(EventKind.GOAL, each, pushed, body(each, pushed, size)) for each in ids])
+    file.close()
+    return ids
+
+
+def events_in(directory: Path) -> int:
+    file = SpoolFile(directory, 2**30)
+    try:
+        return len(file)
+    finally:
+        file.close()
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if record.levelno >= logging.WARNING
+        and "spool" in record.getMessage()
+        and "the drain" not in record.getMessage()
+    ]
+
+
+# From one process to the next
+
+
+async def test_what_a_drain_leaves_is_delivered_by_the_next_process(sky: Sky, tmp_path: Path) -> None:
+    sky.weather = refused
+    async with life(sky, Spool(tmp_path)) as processor:
+        receipts = [processor.push_goal_event_nowait(USER, f"goal-{number}", 1.5) for number in range(200)]
+        ids = [receipt.event_id for receipt in receipts] + push(processor, 100)
+    report = await processor.aclose()
+    assert report.total.spooled == processor.statistics().total.spooled == 300
+    assert report.complete  # nothing is lost
+    assert {receipt.outcome.fate for receipt in receipts if receipt.outcome} == {Fate.SPOOLED}
+
+    sky.weather = fair
+    async with life(sky, Spool(tmp_path)) as processor:
+        await until(lambda: processor.statistics().total.delivered == 300)
+        total = processor.statistics().total
+        assert (total.pushed, total.recovered, total.accepted) == (0, 300, 300)
+    assert sorted(stored(sky)) == sorted(ids)
+    assert events_in(tmp_path) == 0
+
+    async with life(sky, Spool(tmp_path)) as processor:
+        assert processor.statistics().total.recovered == 0
+    assert len(stored(sky)) == 300
+
+
+async def test_nothing_is_written_while_all_goes_well(sky: Sky, tmp_path: Path) -> None:
+    async with life(sky, Spool(tmp_path)) as processor:
+        push(processor, 300)
+        await processor.flush()
+
+    with sqlite3.connect(tmp_path / FILE_NAME) as connection:
+        (greatest,) = connection.execute("SELECT max(row) FROM events").fetchone()
+    connection.close()
+    assert greatest is None
+    assert len(stored(sky)) == 300
+
+
+async def test_events_from_the_spool_leave_half_of_the_queue_to_pushes(sky: Sky, tmp_path: Path) -> None:
+    fill(tmp_path, 1_000)
+    sky.weather = refused
+    async with life(sky, Spool(tmp_path), queue_capacity=100, drain_timeout=10.0) as processor:
+        await until(lambda: processor.statistics().total.recovered >= 50)
+        await asyncio.sleep(0.05)
+        assert processor.statistics().total.recovered == 50
+        assert all(processor.push_goal_event_nowait(USER, "goal").accepted for _ in range(50))
+        assert not processor.push_goal_event_nowait(USER, "goal").accepted
+
+        sky.weather = fair
+        await until(lambda: processor.statistics().total.delivered == 1_050)
+    assert len(set(stored(sky))) == 1_050
+    assert events_in(tmp_path) == 0
+
+
+async def test_closing_amid_recovery_leaves_the_rest_for_later(sky: Sky, tmp_path: Path) -> None:
+    ids = fill(tmp_path, 1_000)
+    sky.weather = refused
+    async with life(sky, Spool(tmp_path), queue_capacity=100, drain_timeout=0.0) as processor:
+        await until(lambda: processor.statistics().total.recovered >= 50)
+    assert processor.statistics().total.spooled == 50
+    assert events_in(tmp_path) == 1_000
+
+    sky.weather = fair
+    async with life(sky, Spool(tmp_path)) as processor:
+        await until(lambda: processor.statistics().total.delivered == 1_000)
+    assert sorted(stored(sky)) == ids
+
+
+@pytest.mark.fault("F62")
+async def test_events_that_are_too_old_expire_and_are_not_sent(sky: Sky, tmp_path: Path, measured: Measured) -> None:
+    fill(tmp_path, 500, age=31 * DAY)
+    async with life(sky, Spool(tmp_path), event_lifetime=31 * DAY) as processor:
+        await until(lambda: processor.statistics().total.recovered == 500)
+        await processor.flush()
+
+        assert processor.statistics().total.dropped_by == {"expired": 500}
+    assert sky.posts == []
+    assert events_in(tmp_path) == 0
+    measured("31 days old: 500 of 500 `expired`, none sent")
+
+
+async def test_an_event_keeps_its_age(sky: Sky, tmp_path: Path) -> None:
+    fill(tmp_path, 10, age=3_599.0)
+    sky.weather = refused
+    async with life(sky, Spool(tmp_path), event_lifetime=3_600.0) as processor:
+        await until(lambda: processor.statistics().total.dropped_by == {"expired": 10})
+
+
+# Kills
+
+
+@pytest.mark.fault("F61")
+async def test_a_durable_spool_holds_what_waits_and_nothing_else(sky: Sky, tmp_path: Path, measured: Measured) -> None:
+    sky.weather = refused
+    async with life(sky, Spool(tmp_path, durable=True), drain_timeout=10.0) as processor:
+        began = time.perf_counter()
+        push(processor, 1_000)
+        await until(lambda: processor.statistics().spool.events == 1_000)  # type: ignore[union-attr]
+        seconds = time.perf_counter() - began
+        sky.weather = fair
+        await processor.flush()
+        await until(lambda: processor.statistics().spool.events == 0)  # type: ignore[union-attr]
+    assert events_in(tmp_path) == 0
+    assert sorted(stored(sky)) == sorted(set(stored(sky)))
+    measured(f"1 000 events on disk {seconds * 1000:.0f} ms after the first push")
+
+
+DOOMED = """
+import asyncio, os, sys, time
+from bucketeer_async import ApiClient, Processor, ProcessorConfig, RetryPolicy, Spool, User
+
+async def main():
+    config = ProcessorConfig(
+        flush_interval=0.05, request_timeout=1.0, retry=RetryPolicy(initial=0.02, maximum=0.1),
+        spool=Spool(sys.argv[1], durable=True),
+    )
+    async with ApiClient(endpoint=os.environ["BUCKETEER_API_ENDPOINT"], api_key="client-key") as api_client:
+        async with Processor(api_client, config) as processor:
+            while True:
+                for _ in range(5):
+                    receipt = await processor.push_goal_event(User("user"), "goal")
+                    print(receipt.event_id, time.time())
+                sys.stdout.flush()
+                await asyncio.sleep(0.005)
+
+asyncio.run(main())
+"""
+WEATHERS = [Fault(status=503), Fault(delay=0.05), Fault(delay=3.0), Fault(partial=0.3)]
+
+
+@pytest.mark.fault("F61")
+@pytest.mark.timeout(900)
+async def test_sigkill_loses_nothing_that_is_older_than_100_ms(tmp_path: Path, measured: Measured) -> None:
+    dice = random.Random(0)
+    safe: set[str] = set()
+    pushed = 0
+    async with LocalGateway() as gateway:
+        for _ in range(KILLS):
+            gateway.state.clear_faults()
+            gateway.fail(replace(dice.choice(WEATHERS)))
+            environment = {"BUCKETEER_API_ENDPOINT": gateway.url}
+            async with python("-c", DOOMED, str(tmp_path), environment=environment) as child:
+                await child.has_written(r"\d\n")
+                await asyncio.sleep(dice.uniform(0.0, 0.6))
+                killed = time.time()
+                await child.kill()
+            accepted = [line.split() for line in child.output.splitlines() if line.count(" ") == 1]
+            pushed += len(accepted)
+            safe |= {event_id for event_id, at in accepted if len(event_id) == 36 and float(at) <= killed - SAFE_AFTER}
+
+        gateway.state.clear_faults()
+        await deliver_the_rest(gateway, tmp_path)
+
+        arrived = {event.id for event in gateway.events}
+        counts = gateway.state.counts()["goal"]
+    assert safe - arrived == set()
+    assert counts["unique"] >= len(safe) > 0
+    measured(
+        f"{KILLS} kills amid {pushed} events: lost 0 of the {len(safe)} that were older than 100 ms; "
+        f"{counts['accepted'] - counts['unique']} delivered again, with the same id"
+    )
+
+
+async def deliver_the_rest(gateway: LocalGateway, directory: Path) -> None:
+    async with ApiClient(endpoint=gateway.url, api_key=KEY) as api_client:
+        async with Processor(api_client, replace(CONFIG, spool=Spool(directory), drain_timeout=30.0)) as processor:
+            await until(lambda: _all_recovered(processor))
+
+
+def _all_recovered(processor: Processor) -> bool:
+    statistics = processor.statistics()
+    assert statistics.spool is not None
+    return statistics.spool.ready and statistics.spool.events == 0 == statistics.total.queued
+
+
+# Bad disks
+
+
+@pytest.mark.fault("F62")
+async def test_a_second_owner_works_without_and_takes_over_later(
+    sky: Sky, tmp_path: Path, caplog: pytest.LogCaptureFixture, measured: Measured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spooling, "_RETRY", 0.05)
+    async with life(sky, Spool(tmp_path, durable=True)):
+        other = life(sky, Spool(tmp_path, durable=True))
+        second = await other.__aenter__()
+        assert second.statistics().spool.ready is False  # type: ignore[union-attr]
+        push(second, 100)
+        await second.flush()
+        assert len(stored(sky)) == 100
+        assert warnings(caplog) == [
+            "the spool cannot be used (another process uses it); events are kept in memory alone until it can"
+        ]
+    await until(lambda: second.statistics().spool.ready)  # type: ignore[union-attr]
+    await other.__aexit__(None, None, None)
+    measured("in use: 1 warning, 100 of 100 delivered from memory, taken over once it is free")
+
+
+@pytest.mark.fault("F62")
+@pytest.mark.parametrize("way", ["a file", "below a file", "full", "read-only"])
+@pytest.mark.parametrize("durable", [False, True], ids=["drain", "durable"])
+async def test_a_bad_disk_costs_one_warning(
+    sky: Sky,
+    tmp_path: Path,
+    way: str,
+    durable: bool,
+    caplog: pytest.LogCaptureFixture,
+    measured: Measured,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(spooling, "_RETRY", 0.05)
+    path, max_bytes = tmp_path, 64 * 1024
+    if way in {"a file", "below a file"}:
+        (tmp_path / "file").write_text("here")
+        path = tmp_path / "file" if way == "a file" else tmp_path / "file" / "spool"
+    elif way == "read-only":
+        monkeypatch.setattr(SpoolFile, "insert", read_only)
+    sky.weather = refused
+    async with life(sky, Spool(path, durable=durable, max_bytes=max_bytes), drain_timeout=0.2) as processor:
+        push(processor, 600)
+        if durable or way.endswith("file"):
+            await until(lambda: len(warnings(caplog)) == 1)
+            await asyncio.sleep(0.2)
+        assert len(warnings(caplog)) <= 1
+        if durable:
+            sky.weather = fair
+            await processor.flush()
+            assert processor.statistics().total.delivered == 600
+    report = await processor.aclose()
+    assert len(warnings(caplog)) == 1
+    assert report.total.spooled == 0
+    assert report.total.undelivered + report.total.unconfirmed == (0 if durable else 600)
+    measured(f"{way}: 1 warning, the service goes on")
+
+
+def read_only(_file: SpoolFile, events: Any) -> int:
+    if not events:
+        return 0
+    raise SpoolError("attempt to write a readonly database")
+
+
+@pytest.mark.fault("F62")
+@pytest.mark.parametrize("damage", ["torn", "flipped", "garbage"])
+async def test_what_can_be_read_of_a_damaged_file_is_delivered(
+    sky: Sky, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture, measured: Measured
+) -> None:
+    ids = fill(tmp_path, 2_000)
+    path = tmp_path / FILE_NAME
+    content = bytearray(path.read_bytes())
+    if damage == "torn":
+        del content[len(content) * 2 // 3 :]
+    elif damage == "flipped":
+        content[content.index(ids[1_000].encode())] ^= 1
+    else:
+        content[:] = random.Random(0).randbytes(len(content))
+    path.write_bytes(content)
+
+    async with life(sky, Spool(tmp_path)) as processor:
+        push(processor, 10)
+        await until(lambda: _all_recovered(processor))
+        corrupt = processor.statistics().spool.corrupt  # type: ignore[union-attr]
+        recovered = processor.statistics().total.recovered
+    assert len(stored(sky)) == recovered + 10
+    assert corrupt >= 1
+    assert {"torn": 1_000 < recovered < 2_000, "flipped": recovered == 1_999, "garbage": recovered == 0}[damage]
+    told = [words for words in warnings(caplog) if "damaged" in words]
+    assert len(told) == 1
+    measured(f"{damage}: {recovered} of 2 000 delivered, 1 warning")
+
+
+class StuckFile:
+    """A disk that does not answer: opens, and then hangs until it is let go."""
+
+    corrupt = 0
+    size = 0
+    let_go = threading.Event()
+
+    def __init__(self, *_: object) -> None:
+        self.let_go.clear()
+
+    def __len__(self) -> int:
+        return 0
+
+    def earlier_events(self, _after: int) -> list[Any]:
+        return []
+
+    def delete(self, _rows: object) -> None: ...
+
+    def insert(self, events: Any) -> int:
+        if events:
+            self.let_go.wait(20)
+        return 1
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture
+def stuck(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(spooling, "SpoolFile", StuckFile)
+    monkeypatch.setattr(spooling, "_PATIENCE", 0.1)
+    yield
+    StuckFile.let_go.set()
+
+
+@pytest.mark.fault("F62")
+@pytest.mark.usefixtures("stuck")
+async def test_a_disk_that_does_not_answer_is_not_waited_for(
+    sky: Sky, tmp_path: Path, caplog: pytest.LogCaptureFixture, measured: Measured
+) -> None:
+    sky.weather = refused
+    async with life(sky, Spool(tmp_path), drain_timeout=0.1) as processor:
+        push(processor, 100)
+    report = await processor.aclose()
+
+    assert report.total.undelivered + report.total.unconfirmed == 100
+    assert len(warnings(caplog)) == 1
+    assert "the disk does not answer" in warnings(caplog)[0]
+    measured("no answer: 1 warning, the close does not wait")
+
+
+@pytest.mark.fault("F62")
+async def test_a_large_spool_does_not_hold_up_the_start(sky: Sky, tmp_path: Path, measured: Measured) -> None:
+    count = MEGABYTES * 1_000
+    fill(tmp_path, count, size=900)
+    megabytes = (tmp_path / FILE_NAME).stat().st_size / 2**20
+    sky.weather = refused
+    began = time.perf_counter()
+    async with life(sky, Spool(tmp_path), drain_timeout=0.0):
+        seconds = time.perf_counter() - began
+
+    assert events_in(tmp_path) == count
+    measured(f"start with {megabytes:.0f} MB: {seconds:.2f} s")
+
+
+# Forks
+
+FORK = """
+import asyncio, os, sys
+from bucketeer_async import ApiClient, Processor, ProcessorConfig, Spool, User
+
+async def push(processor, count):
+    for _ in range(count):
+        await processor.push_goal_event(User("user"), "goal")
+
+async def parent():
+    await processor.start()
+    await push(processor, 90)  # not enough for a batch: they wait
+    while processor.statistics().spool.events < 90:
+        await asyncio.sleep(0.01)
+
+async def child():
+    async with api_client, processor:
+        print("child:", processor.statistics().spool.ready, flush=True)
+        await push(processor, 10)
+    print("child:", processor.statistics().total.delivered, "delivered", flush=True)
+
+api_client = ApiClient(endpoint=os.environ["BUCKETEER_API_ENDPOINT"], api_key="client-key")
+processor = Processor(api_client, ProcessorConfig(spool=Spool(sys.argv[1], durable=True)))
+loop = asyncio.new_event_loop()
+loop.run_until_complete(parent())
+pid = os.fork()
+if not pid:
+    asyncio.run(child())
+    os._exit(0)
+assert os.waitpid(pid, 0) == (pid, 0)
+loop.run_until_complete(processor.aclose())
+loop.run_until_complete(api_client.aclose())
+loop.close()
+total = processor.statistics().total
+print("parent:", total.recovered, "recovered,", total.delivered, "delivered", flush=True)
+"""
+
+
+@pytest.mark.fault("F56", "F62")
+async def test_a_forked_child_leaves_the_spool_alone(tmp_path: Path) -> None:
+    async with LocalGateway() as gateway:
+        environment = {"BUCKETEER_API_ENDPOINT": gateway.url}
+        async with python("-c", FORK, str(tmp_path), environment=environment) as child:
+            status = await child.ended()
+
+        assert status == 0, child.output
+        assert [line for line in child.output.splitlines() if line.startswith(("child", "parent"))] == [
+            "child: False",
+            "child: 10 delivered",
+            "parent: 0 recovered, 90 delivered",
+        ]
+        assert gateway.state.counts()["goal"] == {"accepted": 100, "unique": 100}
+    assert events_in(tmp_path) == 0
+    assert os.listdir(tmp_path) == [FILE_NAME]  # noqa: PTH208 - names are enough
