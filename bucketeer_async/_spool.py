@@ -188,6 +188,21 @@ class SpoolFile:
             deleted = transaction.executemany("DELETE FROM events WHERE row = ?", ((row,) for row in rows)).rowcount
         self._count -= max(deleted, 0)
 
+    def purge(self) -> int:
+        """Remove all events for good, those that were deleted before and those of a damaged file too.
+
+        Returns:
+            How many there were.
+        """
+        count = len(self)
+        with _as_spool_errors():
+            with self._connection as transaction:
+                transaction.execute("DELETE FROM events")
+            self._connection.execute("VACUUM")  # nothing of them stays in free pages
+            self._path.with_name(_DAMAGED_NAME).unlink(missing_ok=True)
+        self._count = 0
+        return count
+
     def close(self) -> None:
         """Let the file go, and shrink it if it is empty."""
         try:
@@ -196,6 +211,22 @@ class SpoolFile:
                     self._connection.execute("VACUUM")
         finally:
             self._connection.close()
+
+
+def read_events(directory: Path) -> Iterator[SpooledEvent | None]:
+    """Read a spool that nobody uses, oldest events first, and change nothing; None stands for a damaged one.
+
+    Raises:
+        SpoolDamagedError: If SQLite cannot read on from here.
+        SpoolError: If there is no spool, or it cannot be used: in use by a process, no permission.
+    """
+    path = directory / FILE_NAME
+    if not path.is_file():
+        raise SpoolError("there is no spool")
+    with _as_spool_errors(), contextlib.closing(_connect(path)) as connection:
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        for row in connection.execute(f"SELECT {_COLUMNS} FROM events ORDER BY row"):  # noqa: S608 - our own words
+            yield _read(row)
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -23,6 +23,7 @@ LAYERS = [
     "_evaluation",
     "_background _trouble _listener _http",  # machinery
     "_records _connections _spool",
+    "spool",  # a command line of its own
     "_ledger",
     "_api _delivery _spooling",
     "_collector",
