@@ -116,7 +116,7 @@ class Collector:
                 await self._wake.wait()
             return
         self._pressed = False
-        batch = self._ledger.take(self._config.max_batch_size, self._delivery.max_bytes)
+        batch = self._ledger.take(self._config.max_batch_size, self._delivery.max_bytes, now)
         if batch:
             flush_tasks.start_soon(self._flush, batch, self._circuit.enter())
         await asyncio.sleep(0)

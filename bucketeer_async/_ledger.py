@@ -237,14 +237,17 @@ class Ledger:
         """When the first records on the shelf are due for another try."""
         return self._shelf[0][0] if self._shelf else None
 
-    def take(self, max_events: int, max_bytes: int) -> list[Receipt]:
-        """Hand out the oldest records: at least one if any waits, together at most ``max_bytes`` long."""
+    def take(self, max_events: int, max_bytes: int, now: float) -> list[Receipt]:
+        """Hand out the oldest records: at least one if any waits, together at most ``max_bytes`` long.
+
+        None of them is past its lifetime, if the first is not: events from a spool are older than those before them.
+        """
         batch: list[Receipt] = []
         with self._lock:
             room = max_bytes
             while len(batch) < max_events and (record := self._queue.oldest()) is not None:
                 room -= len(record.body)
-                if room < 0 and batch:
+                if batch and (room < 0 or record.pushed_at + self._lifetime <= now):
                     break
                 batch.append(self._queue.get_nowait())
                 counts = self._counts[record.kind]

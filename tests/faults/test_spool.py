@@ -206,6 +206,20 @@ async def test_an_event_keeps_its_age(sky: Sky, tmp_path: Path) -> None:
         await until(lambda: processor.statistics().total.dropped_by == {"expired": 10})
 
 
+async def test_an_event_from_the_spool_expires_also_behind_younger_ones(sky: Sky, tmp_path: Path) -> None:
+    fill(tmp_path, 10, age=3_599.5)
+    sky.weather = refused
+    async with life(sky, Spool(tmp_path), event_lifetime=3_600.0, retry=RetryPolicy(initial=2.0)) as processor:
+        push(processor, 10)
+        await until(lambda: processor.statistics().total.recovered == 10)
+        await asyncio.sleep(0.6)
+        sky.weather = fair
+        await processor.flush()
+
+        assert processor.statistics().total.dropped_by == {"expired": 10}
+    assert len(stored(sky)) == 10
+
+
 # Kills
 
 
