@@ -16,6 +16,10 @@ EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 #: What a clean end leaves no trace of; loggers of servers write "WARNING:", Python's own warnings end in "Warning:".
 NOISE = re.compile(r"Traceback|\w+Warning:|Task was destroyed|never retrieved|Exception ignored|never awaited")
 
+# A shell that runs the tests in the background has them ignore Ctrl-C, and children inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 _PATIENCE = 30.0  # seconds for any one thing that a child has to do
 
 
