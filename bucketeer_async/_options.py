@@ -94,7 +94,7 @@ class Spool:
     path: str | os.PathLike[str]
     durable: bool = field(default=False, kw_only=True)
     max_bytes: int = field(default=256 * 2**20, kw_only=True)
-    commit_interval: float = field(default=0.05, kw_only=True)
+    commit_interval: float = field(default=0.02, kw_only=True)
 
     def __post_init__(self) -> None:
         if not isinstance(self.path, str | os.PathLike) or not os.fspath(self.path):

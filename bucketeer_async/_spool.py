@@ -37,6 +37,10 @@ class SpoolError(BucketeerError):
     """The file cannot be used."""
 
 
+class SpoolFullError(SpoolError):
+    """There is no room: the file is as large as it may become, or the disk is full."""
+
+
 class SpoolDamagedError(SpoolError):
     """SQLite cannot read the file, or not all of it."""
 
@@ -101,7 +105,9 @@ class SpoolFile:
         self._next_row = self._last_recovered + 1
 
     def _open(self) -> sqlite3.Connection:
-        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
+        with contextlib.suppress(FileExistsError):
+            # Only a file that is not there yet: closing it again would free a lock that this process holds on it.
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         self._path.chmod(0o600)
         connection = _connect(self._path)
         try:
@@ -285,6 +291,8 @@ def _as_spool_errors() -> Iterator[None]:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without the detail in the upper bits
         if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
             raise SpoolDamagedError(str(error)) from error
+        if code == sqlite3.SQLITE_FULL:
+            raise SpoolFullError(str(error)) from error
         raise SpoolError("another process uses it" if code == sqlite3.SQLITE_BUSY else str(error)) from error
     except OSError as error:
         raise SpoolError(error.strerror or type(error).__name__) from error

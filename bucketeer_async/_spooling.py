@@ -19,7 +19,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,7 @@ from bucketeer_async._ledger import Ledger
 from bucketeer_async._options import Spool
 from bucketeer_async._records import Receipt
 from bucketeer_async._reports import Fate, SpoolStatistics
-from bucketeer_async._spool import SpooledEvent, SpoolError, SpoolFile
+from bucketeer_async._spool import SpooledEvent, SpoolError, SpoolFile, SpoolFullError
 from bucketeer_async._trouble import TroubleLog
 
 _T = TypeVar("_T")
@@ -39,8 +39,10 @@ _T = TypeVar("_T")
 _TOPIC: Final = "spool"
 _AGAIN: Final = 600.0  # seconds between two lines of one spell
 _RETRY: Final = 5.0  # seconds after which a spool that cannot be used is tried again
-_PATIENCE: Final = 10.0  # seconds that a disk may take to open the spool, or to write what is left
-_ROWS: Final = 1000  # events in one transaction
+_PATIENCE: Final = 1.0  # seconds without a sign of life after which a disk is not waited for
+_LONGEST: Final = 10  # times that it is waited for so long, if it gives one each time
+_ROWS: Final = 1000  # events in one transaction, at most ...
+_BYTES: Final = 2**20  # ... and of these many bytes
 
 
 class Spooler:
@@ -67,6 +69,8 @@ class Spooler:
         self._wake = threading.Event()  # there is something to write, some time soon
         self._urgent = threading.Event()  # somebody waits
         self._ending = False
+        self._late = False  # the disk did not answer in time
+        self._commits = 0
         self._ended: Future[None] = Future()
         self._thread = threading.Thread(target=self._work, name="bucketeer-spool", daemon=True)
         self.statistics = SpoolStatistics()
@@ -86,10 +90,10 @@ class Spooler:
 
     def forget(self, records: Sequence[Receipt]) -> None:
         """Delete settled records soon, unless they are to stay for the next process. From any thread, never blocks."""
-        if not self._options.durable:
-            records = [record for record in records if record.spool_row]
-        if records and records[0].outcome is not None and records[0].outcome.fate is not Fate.SPOOLED:
-            self._settled.extend(records)
+        durable = self._options.durable  # then a record may just be on its way into the file
+        gone = [record for record in records if (durable or record.spool_row) and not _stays(record)]
+        if gone:
+            self._settled.extend(gone)
             self._wake_up()
 
     async def recover(self, ledger: Ledger, progress: Progress) -> None:
@@ -125,9 +129,10 @@ class Spooler:
         await self._ask(write)
 
     async def aclose(self) -> None:
-        """Write what is due and let the file go."""
+        """Write what is due and let the file go; a disk that has not answered is not waited for again."""
         self.end()
-        await self._within_patience(self._ended)
+        if not self._late:
+            await self._within_patience(self._ended)
 
     def end(self) -> None:
         """As `aclose`, without waiting."""
@@ -153,29 +158,42 @@ class Spooler:
         return await self._within_patience(future)
 
     async def _within_patience(self, future: Future[_T | None]) -> _T | None:
+        """Wait as long as the disk gets on; None if it does not."""
+        answer = asyncio.wrap_future(future)
         try:
-            async with asyncio.timeout(_PATIENCE):
-                return await asyncio.wrap_future(future)
-        except TimeoutError:
-            self._complain(SpoolError("the disk does not answer"))
-            return None
+            for _ in range(_LONGEST):
+                before = self._commits
+                self._late = not (await asyncio.wait([answer], timeout=_PATIENCE))[0]
+                if not self._late:
+                    return answer.result()
+                if self._commits == before:
+                    break
+        finally:
+            answer.cancel()
+        self._complain(SpoolError("the disk does not answer"))
+        return None
 
     # On the thread
 
     def _work(self) -> None:
         file: SpoolFile | None = None
+        began = 0.0
         while not self._ending:
             if self.statistics.ready:
                 self._wake.wait()
-                self._urgent.wait(self._options.commit_interval)
+                # Counted from the last write, which may have taken longer than that.
+                self._urgent.wait(max(0.0, began + self._options.commit_interval - time.monotonic()))
             else:
                 self._urgent.wait(self.retry_interval)
+            began = time.monotonic()
             self._wake.clear()
             self._urgent.clear()
             if file is None:
                 file = self._attempt(self._open)
             if file is not None:
                 self._attempt(partial(self._write, file))
+            else:
+                self._hold(_drain(self._accepted), _drain(self._settled))
             while self._jobs:
                 self._jobs.popleft()(file)
         if file is not None:
@@ -203,21 +221,40 @@ class Spooler:
             self._insert(file, accepted)
             self._take_stock(file)
         except SpoolError:
-            self._settled.extendleft(reversed(settled))
-            self._accepted.extendleft(record for record in reversed(accepted) if not _is_done(record))
+            self._hold(accepted, settled)
             raise
 
+    def _hold(self, accepted: Sequence[Receipt], settled: Sequence[Receipt]) -> None:
+        """Keep for later what could not be written or deleted now, unless that is needless meanwhile."""
+        self._settled.extendleft(record for record in reversed(settled) if record.spool_row)
+        self._accepted.extendleft(record for record in reversed(accepted) if not _is_done(record))
+
     def _insert(self, file: SpoolFile, records: Sequence[Receipt]) -> None:
+        # The body first: it is let go after the outcome is set.
+        bodies = [(record, record.body) for record in records]
+        bodies = [(record, body) for record, body in bodies if not _is_done(record)]
+        for part in _parts(bodies):
+            self._insert_what_fits(file, part)
+
+    def _insert_what_fits(self, file: SpoolFile, bodies: Sequence[tuple[Receipt, bytes]]) -> None:
+        """Write records in one transaction, or as many of them as there is room for, and raise then."""
         behind = self._wall() - self._clock()
-        for start in range(0, len(records), _ROWS):
-            # The body first: it is let go after the outcome is set.
-            bodies = [(record, record.body) for record in records[start : start + _ROWS]]
-            bodies = [(record, body) for record, body in bodies if not _is_done(record)]
+        try:
             first = file.insert(
                 [(record.kind, record.event_id, record.pushed_at + behind, body) for record, body in bodies]
             )
-            for row, (record, _) in enumerate(bodies, first):
-                record.spool_row = row
+        except SpoolFullError:
+            middle = len(bodies) // 2
+            if not middle:
+                raise
+            self._insert_what_fits(file, bodies[:middle])
+            self._insert_what_fits(file, bodies[middle:])
+            return
+        self._commits += 1
+        for row, (record, _) in enumerate(bodies, first):
+            record.spool_row = row
+        # Told before they had a row: a drain does not wait for a slow disk for ever.
+        self._settled.extend(record for record, _ in bodies if record.outcome is not None and not _stays(record))
 
     def _take_stock(self, file: SpoolFile) -> None:
         if file.corrupt > self.statistics.corrupt:
@@ -240,6 +277,24 @@ class Spooler:
 
 def _drain(records: deque[Receipt]) -> list[Receipt]:
     return [records.popleft() for _ in range(len(records))]
+
+
+def _parts(bodies: Sequence[tuple[Receipt, bytes]]) -> Iterator[list[tuple[Receipt, bytes]]]:
+    part: list[tuple[Receipt, bytes]] = []
+    room = _BYTES
+    for record, body in bodies:
+        if part and (len(part) == _ROWS or len(body) > room):
+            yield part
+            part, room = [], _BYTES
+        part.append((record, body))
+        room -= len(body)
+    if part:
+        yield part
+
+
+def _stays(record: Receipt) -> bool:
+    """Whether a settled record is left in the file, for the next process."""
+    return record.outcome is not None and record.outcome.fate is Fate.SPOOLED
 
 
 def _is_done(record: Receipt) -> bool:

@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import pytest
 
-from bucketeer_async import ApiClient, Fate, Processor, ProcessorConfig, RetryPolicy, Spool
+from bucketeer_async import ApiClient, Fate, Processor, ProcessorConfig, RetryPolicy, Spool, User
 from bucketeer_async import _spooling as spooling
 from bucketeer_async._models import EventKind
 from bucketeer_async._spool import FILE_NAME, SpoolError, SpoolFile
@@ -32,7 +32,7 @@ Measured = Callable[[str], None]
 
 KILLS = 200 if FULL else 4
 MEGABYTES = 100 if FULL else 10
-SAFE_AFTER = 0.1  # seconds
+SAFE_AFTER = 0.1 if FULL else 0.3  # seconds; a machine that runs a whole suite may be busy elsewhere
 DAY = 86_400.0
 CONFIG = ProcessorConfig(
     flush_size=100,
@@ -292,7 +292,7 @@ async def test_sigkill_loses_nothing_that_is_older_than_100_ms(tmp_path: Path, m
     assert safe - arrived == set()
     assert counts["unique"] >= len(safe) > 0
     measured(
-        f"{KILLS} kills amid {pushed} events: lost 0 of the {len(safe)} that were older than 100 ms; "
+        f"{KILLS} kills amid {pushed} events: lost 0 of the {len(safe)} that were older than {SAFE_AFTER * 1000:.0f} ms; "
         f"{counts['accepted'] - counts['unique']} delivered again, with the same id"
     )
 
@@ -333,7 +333,7 @@ async def test_a_second_owner_works_without_and_takes_over_later(
 
 
 @pytest.mark.fault("F62")
-@pytest.mark.parametrize("way", ["a file", "below a file", "full", "read-only"])
+@pytest.mark.parametrize("way", ["a file", "below a file", "read-only"])
 @pytest.mark.parametrize("durable", [False, True], ids=["drain", "durable"])
 async def test_a_bad_disk_costs_one_warning(
     sky: Sky,
@@ -345,14 +345,14 @@ async def test_a_bad_disk_costs_one_warning(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(spooling, "_RETRY", 0.05)
-    path, max_bytes = tmp_path, 64 * 1024
+    path = tmp_path
     if way in {"a file", "below a file"}:
         (tmp_path / "file").write_text("here")
         path = tmp_path / "file" if way == "a file" else tmp_path / "file" / "spool"
     elif way == "read-only":
         monkeypatch.setattr(SpoolFile, "insert", read_only)
     sky.weather = refused
-    async with life(sky, Spool(path, durable=durable, max_bytes=max_bytes), drain_timeout=0.2) as processor:
+    async with life(sky, Spool(path, durable=durable), drain_timeout=0.2) as processor:
         push(processor, 600)
         if durable or way.endswith("file"):
             await until(lambda: len(warnings(caplog)) == 1)
@@ -367,6 +367,82 @@ async def test_a_bad_disk_costs_one_warning(
     assert report.total.spooled == 0
     assert report.total.undelivered + report.total.unconfirmed == (0 if durable else 600)
     measured(f"{way}: 1 warning, the service goes on")
+
+
+@pytest.mark.fault("F62")
+@pytest.mark.parametrize("durable", [False, True], ids=["drain", "durable"])
+async def test_a_full_spool_takes_what_fits(
+    sky: Sky, tmp_path: Path, durable: bool, caplog: pytest.LogCaptureFixture, measured: Measured
+) -> None:
+    sky.weather = refused
+    async with life(sky, Spool(tmp_path, durable=durable, max_bytes=128 * 1024), drain_timeout=0.2) as processor:
+        push(processor, 600)
+        if durable:
+            await until(lambda: len(warnings(caplog)) == 1)
+    report = await processor.aclose()
+
+    assert [words for words in warnings(caplog) if "spool" in words.partition("(")[0]] == [
+        "the spool cannot be used (database or disk is full); events are kept in memory alone until it can"
+    ]
+    assert 250 < report.total.spooled == events_in(tmp_path) < 600
+    assert report.total.spooled + report.total.undelivered + report.total.unconfirmed == 600
+    measured(f"full: {report.total.spooled} of 600 fit, 1 warning")
+
+
+@pytest.mark.fault("F62")
+async def test_what_is_reported_as_spooled_is_in_the_file(sky: Sky, tmp_path: Path) -> None:
+    """Also when what has no room comes first."""
+    ids = fill(tmp_path, 200)
+    sky.weather = refused
+    large = User("user", {"attribute": "x" * 20_000})
+    async with life(sky, Spool(tmp_path, durable=True, max_bytes=96 * 1024), drain_timeout=0.2) as processor:
+        receipts = [processor.push_goal_event_nowait(large, "goal") for _ in range(5)]
+        await until(lambda: processor.statistics().total.recovered == 200)
+    report = await processor.aclose()
+
+    written = [receipt for receipt in receipts if receipt.outcome and receipt.outcome.fate is Fate.SPOOLED]
+    assert report.total.spooled == 200 + len(written) < 205
+    assert events_in(tmp_path) == report.total.spooled
+    sky.weather = fair
+    async with life(sky, Spool(tmp_path)) as processor:
+        await until(lambda: processor.statistics().total.delivered == report.total.spooled)
+    assert sorted(stored(sky)) == sorted([*ids, *(receipt.event_id for receipt in written)])
+
+
+@pytest.mark.fault("F62")
+async def test_a_spool_that_cannot_be_used_does_not_fill_the_memory(
+    sky: Sky, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spooling, "_RETRY", 0.05)
+    (tmp_path / "file").write_text("here")
+    async with life(sky, Spool(tmp_path / "file", durable=True)) as processor:
+        push(processor, 1_000)
+        await processor.flush()
+        spooler = processor._pipeline.spooler
+        assert spooler is not None
+        await until(lambda: not spooler._accepted and not spooler._settled)
+
+
+CLAIM = """
+import sys
+from pathlib import Path
+from bucketeer_async._spool import SpoolError, SpoolFile
+try:
+    SpoolFile(Path(sys.argv[1]), 2**20)
+    print("taken")
+except SpoolError as error:
+    print(error)
+"""
+
+
+async def test_a_second_processor_does_not_take_the_spool_from_the_first(sky: Sky, tmp_path: Path) -> None:
+    """Closing any handle of a file lets go of all locks that a process has on it."""
+    async with life(sky, Spool(tmp_path, durable=True)), life(sky, Spool(tmp_path, durable=True)) as second:
+        assert second.statistics().spool.ready is False  # type: ignore[union-attr]
+        async with python("-c", CLAIM, str(tmp_path)) as child:
+            await child.ended()
+
+        assert child.output == "another process uses it\n"
 
 
 def read_only(_file: SpoolFile, events: Any) -> int:
@@ -433,7 +509,6 @@ class StuckFile:
 @pytest.fixture
 def stuck(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(spooling, "SpoolFile", StuckFile)
-    monkeypatch.setattr(spooling, "_PATIENCE", 0.1)
     yield
     StuckFile.let_go.set()
 
@@ -446,12 +521,37 @@ async def test_a_disk_that_does_not_answer_is_not_waited_for(
     sky.weather = refused
     async with life(sky, Spool(tmp_path), drain_timeout=0.1) as processor:
         push(processor, 100)
+        began = time.perf_counter()
+    seconds = time.perf_counter() - began
     report = await processor.aclose()
 
     assert report.total.undelivered + report.total.unconfirmed == 100
-    assert len(warnings(caplog)) == 1
-    assert "the disk does not answer" in warnings(caplog)[0]
-    measured("no answer: 1 warning, the close does not wait")
+    assert [words for words in warnings(caplog) if "spool" in words.partition("(")[0]] == [
+        "the spool cannot be used (the disk does not answer); events are kept in memory alone until it can"
+    ]
+    measured(f"no answer: 1 warning, closed {seconds - 0.1:.1f} s after the deadline")
+
+
+async def test_what_was_written_too_late_is_not_sent_by_the_next_process(
+    sky: Sky, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was reported as not delivered, and is not delivered."""
+    insert = SpoolFile.insert
+
+    def slow(file: SpoolFile, events: Any) -> int:
+        time.sleep(0.5)
+        return insert(file, events)
+
+    monkeypatch.setattr(SpoolFile, "insert", slow)
+    monkeypatch.setattr(spooling, "_PATIENCE", 0.1)
+    sky.weather = refused
+    async with life(sky, Spool(tmp_path), drain_timeout=0.0) as processor:
+        push(processor, 10)
+        thread = processor._pipeline.spooler._thread  # type: ignore[union-attr]
+    assert processor.statistics().total.dropped == 10
+    await asyncio.to_thread(thread.join)
+
+    assert events_in(tmp_path) == 0
 
 
 @pytest.mark.fault("F62")
