@@ -193,7 +193,7 @@ class Connections:
             raise ConnectionFailedError("the API client is closed", maybe_sent=False)
         await self._take_slot(timeout)
         try:
-            return await self._bounded(request, timeout)
+            return await self._exchange(request, timeout)
         finally:
             self._slots.release()
 
@@ -214,16 +214,11 @@ class Connections:
         with anyio.CancelScope() as scope:
             self._scopes.add(scope)
             try:
-                return await self._bounded(request, timeout)
+                return await self._exchange(request, timeout)
             finally:
                 self._scopes.discard(scope)
         raise ClosedError("the API client was closed while the request was under way")
 
-    async def _bounded(self, request: Request, timeout: float) -> Answer:  # noqa: ASYNC109
-        """Bound the whole exchange: httpx's own timeouts are per phase, and an answer may drip for ever."""
+    async def _exchange(self, request: Request, timeout: float) -> Answer:  # noqa: ASYNC109
         assert self._http is not None  # noqa: S101 - set when start() has returned
-        try:
-            with anyio.fail_after(timeout):
-                return await exchange(self._http, request, timeout=timeout)
-        except TimeoutError as error:
-            raise RequestTimeoutError(f"the request took longer than {timeout:g} s") from error
+        return await exchange(self._http, request, timeout=timeout)

@@ -15,7 +15,16 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, NamedTuple, Protocol
 
-from bucketeer_async._errors import ApiError, ConnectionFailedError, DecodeError, RequestTimeoutError, StatusError
+import anyio
+
+from bucketeer_async._errors import (
+    ApiError,
+    ConfigurationError,
+    ConnectionFailedError,
+    DecodeError,
+    RequestTimeoutError,
+    StatusError,
+)
 
 KEEPALIVE_EXPIRY: Final = 45.0  # seconds; the gateway closes an idle connection after 60
 _LONGEST_RETRY_AFTER: Final = 300.0  # seconds
@@ -49,7 +58,14 @@ def new_client(ssl_context: ssl.SSLContext | None, proxy: str | None, max_connec
         max_keepalive_connections=max_connections,
         keepalive_expiry=KEEPALIVE_EXPIRY,
     )
-    return httpx.AsyncClient(verify=context, proxy=proxy, limits=limits)
+    try:
+        return httpx.AsyncClient(verify=context, proxy=proxy, limits=limits)
+    except (ValueError, httpx.InvalidURL):
+        # What the library says about a URL quotes it, and with it the password.
+        raise ConfigurationError(
+            "ApiClient.proxy, or the one that the environment names, must be a URL such as "
+            "'http://name:password@proxy.example.com:3128'; special characters in it must be percent-encoded"
+        ) from None
 
 
 @dataclass(slots=True)
@@ -60,15 +76,31 @@ class _Trace:
     sending: bool = False
     heard: bool = False
     told: bool = False
+    stream: Any = None
+    """A connection over which nothing was sent yet."""
 
-    async def __call__(self, event: str, info: Mapping[str, Any]) -> None:  # noqa: ARG002 - the transport's signature
+    async def __call__(self, event: str, info: Mapping[str, Any]) -> None:
         self.told = True
         if event.endswith("connect_tcp.started"):
             self.connected = True
-        elif event.endswith("send_request_headers.started"):
+        elif event.endswith("connect_tcp.complete"):
+            self.stream = info.get("return_value")
+        elif event.endswith("send_request_headers.started") and not _is_for_proxy(info.get("request")):
             self.sending = True
+            self.stream = None
         elif event.endswith("receive_response_headers.complete"):
             self.heard = True
+
+    async def close_unused(self) -> None:
+        """Close a connection that was never used: a cancelled TLS handshake leaves it open."""
+        if self.stream is not None:
+            with anyio.CancelScope(shield=True):
+                await self.stream.aclose()
+
+
+def _is_for_proxy(request: object) -> bool:
+    """Whether a proxy is merely asked for a tunnel: the gateway hears nothing of that."""
+    return getattr(request, "method", b"") == b"CONNECT"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,24 +140,30 @@ async def exchange(client: HttpClient, request: Request, *, timeout: float) -> A
     Args:
         client: Whose connections are used.
         request: What is sent.
-        timeout: Seconds for each phase (connect, write, read); the caller bounds the whole.
+        timeout: Seconds for each phase (connect, write, read), and for the whole: an answer may drip for ever.
 
     Raises:
         ConnectionFailedError: No complete answer arrived.
-        RequestTimeoutError: A phase took too long.
+        RequestTimeoutError: It took too long.
         StatusError: The status is not 200; redirects are not followed.
         DecodeError: A 200 whose body is too long, compressed, or not JSON by its own account.
     """
     trace = _Trace()
     try:
-        return await _exchange(client, request, timeout, trace)
+        with anyio.fail_after(timeout):
+            return await _exchange(client, request, timeout, trace)
     except ApiError:
         raise
+    except TimeoutError as error:
+        maybe_sent = trace.sending or not trace.told
+        raise RequestTimeoutError(f"the request took longer than {timeout:g} s", maybe_sent=maybe_sent) from error
     except Exception as error:
         translated = _translate(error, trace)
         if translated is None:
             raise
         raise translated from error
+    finally:
+        await trace.close_unused()
 
 
 async def _exchange(client: HttpClient, request: Request, timeout: float, trace: _Trace) -> Answer:  # noqa: ASYNC109
@@ -179,14 +217,25 @@ def _translate(error: Exception, trace: _Trace) -> ApiError | None:
     closed = isinstance(error, RuntimeError) and "closed" in str(error)
     if not library and not closed and not isinstance(error, OSError | UnicodeError):
         return None
-    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    text = _words(error)
     sent = trace.sending if trace.told else not (names & _NOT_CONNECTED or closed)
-    if "TimeoutException" in names or isinstance(error, TimeoutError):
+    if "TimeoutException" in names:
         return RequestTimeoutError(f"the gateway did not answer in time ({text})", maybe_sent=sent)
     if "DecodingError" in names:
         return DecodeError(f"the answer cannot be decoded ({text})")
     stale = trace.told and not trace.connected and not trace.heard
     return ConnectionFailedError(f"the gateway cannot be reached ({text})", maybe_sent=sent, stale=stale and sent)
+
+
+def _words(error: Exception) -> str:
+    """Return the name of the error, and what it says, or else the first of its causes that says anything."""
+    name, cause = type(error).__name__, error
+    while not str(cause):
+        further = cause.__cause__ or cause.__context__
+        if not isinstance(further, Exception):
+            return name
+        cause = further
+    return f"{name}: {cause}"
 
 
 def _status_error(status_code: int, headers: Mapping[str, str], body: bytes) -> StatusError:
