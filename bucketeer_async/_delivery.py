@@ -28,6 +28,7 @@ _AGAIN: Final = 600.0  # seconds between two lines of one spell
 _CLOCK_TOPIC: Final = "clock"
 _MOST_SKEW: Final = 3600.0  # seconds that the clocks may differ; the gateway takes no event from further ahead
 _SMALLEST_LIMIT: Final = 1024  # bytes; a server that refuses even this is not refusing for the size
+_SURELY_TAKEN: Final = 64 * 1024  # bytes that any sane limit lets through; what refuses less may refuse everything
 _MAX_SUSPECTS: Final = 3  # lone events refused in one batch before the server itself is suspected
 _UNDECODABLE: Final = "proto:"  # how the gateway's message begins when it names the event's own fault
 
@@ -187,6 +188,10 @@ class Delivery:
         """Remember that the gateway refused ``size`` bytes as too many."""
         self.max_bytes = max(min(self.max_bytes, size // 2), _SMALLEST_LIMIT)
 
+    def forget_limit(self, before: int) -> None:
+        """Go back to what a batch might weigh ``before``: it was not the size that was refused."""
+        self.max_bytes = max(self.max_bytes, before)
+
     def pause(self, decision: Decision, error: ApiError, leave: Pass) -> None:
         """Hold back every post."""
         self._circuit.failed(leave, decision, self._clock())
@@ -207,7 +212,8 @@ class Delivery:
 class _Story:
     """One batch on its way: the parts still to post, and the lone events under suspicion.
 
-    Invariant: every unsettled record is in ``parts`` or in ``suspects``, also while a post is awaited.
+    Invariant: every unsettled record is in ``parts`` or in ``suspects``, also while a post is awaited, and when a bug
+    ends the story: a part is taken off only after its records were settled or shelved.
     """
 
     def __init__(self, delivery: Delivery, ledger: Ledger, batch: list[Receipt], leave: Pass) -> None:
@@ -216,12 +222,14 @@ class _Story:
         self._leave = leave
         self._parts = [batch]
         self._suspects: list[tuple[Receipt, ApiError]] = []
+        self._limit_before = delivery.max_bytes
         self._delivered_before = -1  # the ledger's count when the first part was refused; -1: none was
         self._resent = False
 
     def unsettled(self) -> list[Receipt]:
-        suspects = [record for record, _ in self._suspects]
-        return suspects + [record for part in reversed(self._parts) for record in part]
+        """The suspects last: otherwise the next batch would meet them first again, and blame the gateway again."""
+        parts = [record for part in reversed(self._parts) for record in part]
+        return [record for record in [*parts, *(suspect for suspect, _ in self._suspects)] if record.outcome is None]
 
     async def run(self) -> None:
         while self._parts:
@@ -230,16 +238,16 @@ class _Story:
             part = self._parts[-1]
             try:
                 answer = await self._delivery.post(part)
+                if not isinstance(answer, ApiError):
+                    self._resent = False
+                    self._delivery.read(part, answer, self._leave)
             except BaseException:
                 _mark_maybe_stored(part)
                 raise
-            if isinstance(answer, ApiError):
-                if not self._go_on_after(answer, part):
-                    return
-            else:
-                self._resent = False
+            if not isinstance(answer, ApiError):
                 self._parts.pop()
-                self._delivery.read(part, answer, self._leave)
+            elif not self._go_on_after(answer, part):
+                return
         self._judge_suspects()
 
     def _go_on_after(self, error: ApiError, part: list[Receipt]) -> bool:
@@ -260,16 +268,27 @@ class _Story:
 
     def _split(self, part: list[Receipt], error: ApiError) -> bool:
         """Halve a part that the gateway cannot decode, or decide about a lone event."""
+        if len(part) > 1:
+            self._halve(part, len(part) // 2)
+            return True
+        return self._decide_alone(part, error, guilty=_names_the_event(error))
+
+    def _halve(self, part: list[Receipt], middle: int) -> None:
+        self._remember_delivered()
+        self._parts[-1:] = [part[middle:], part[:middle]]
+
+    def _remember_delivered(self) -> None:
         if self._delivered_before < 0:
             self._delivered_before = self._ledger.delivered
-        self._parts.pop()
-        if len(part) > 1:
-            middle = len(part) // 2
-            self._parts += [part[middle:], part[:middle]]
-        elif _names_the_event(error) or self._server_is_well():
+
+    def _decide_alone(self, part: list[Receipt], error: ApiError, *, guilty: bool) -> bool:
+        """Reject a lone record that is to blame for certain, or if the gateway takes others; else suspect it."""
+        self._remember_delivered()
+        if guilty or self._server_is_well():
             self._delivery.reject_alone(part, _words(error), self._leave)
+            self._parts.pop()
         else:
-            self._suspects.append((part[0], error))
+            self._suspects.append((self._parts.pop()[0], error))
         return len(self._suspects) < _MAX_SUSPECTS or self._judge_suspects()
 
     def _judge_suspects(self) -> bool:
@@ -277,10 +296,12 @@ class _Story:
         if not self._suspects:
             return True
         if self._server_is_well():
-            suspects, self._suspects = self._suspects, []
+            suspects = self._suspects
             for record, error in suspects:
                 self._delivery.reject([record], _words(error))
+            self._suspects = []
             return True
+        self._delivery.forget_limit(self._limit_before)
         self._delivery.pause(Decision(action=Action.PAUSE), self._suspects[0][1], self._leave)
         return False
 
@@ -288,15 +309,12 @@ class _Story:
         return self._ledger.delivered > self._delivered_before
 
     def _split_by_bytes(self, part: list[Receipt], error: ApiError) -> bool:
-        """Halve a part that is too large, and learn from it; a lone event is rejected."""
-        self._parts.pop()
+        """Halve a part that is too large, and learn from it, or decide about a lone event."""
         if len(part) == 1:
-            self._delivery.reject_alone(part, _words(error), self._leave)
-            return True
+            return self._decide_alone(part, error, guilty=len(part[0].body) > _SURELY_TAKEN)
         sizes = list(accumulate(len(record.body) for record in part))
         self._delivery.learn_limit(sizes[-1])
-        middle = min(max(bisect_right(sizes, sizes[-1] // 2), 1), len(part) - 1)
-        self._parts += [part[middle:], part[:middle]]
+        self._halve(part, min(max(bisect_right(sizes, sizes[-1] // 2), 1), len(part) - 1))
         return True
 
 

@@ -78,7 +78,8 @@ class Ledger:
         self._on_lost = on_lost
         self._on_accepted = on_accepted
         self._on_settled = on_settled
-        self._lock = threading.Lock()
+        # Re-entrant: the garbage collector, or a signal, may run a push of the application's while it is held.
+        self._lock = threading.RLock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._open = False
         self._queue = RecordQueue()
@@ -172,7 +173,8 @@ class Ledger:
         counts.accepted += 1
         counts.queued += 1
         self.held += 1
-        self.held_bytes += len(event.body)
+        size = len(event.body)  # by itself: a signal may come at any call, not amid an addition
+        self.held_bytes += size
         return record
 
     def _refuse(self, kind: EventKind, reason: RefusedReason, message: str) -> Receipt:
@@ -345,7 +347,8 @@ class Ledger:
         """The only way out of the ledger, once per record; the lock is held."""
         record.outcome = outcome
         self.held -= 1
-        self.held_bytes -= len(record.body)
+        size = len(record.body)  # by itself: a signal may come at any call, not amid a subtraction
+        self.held_bytes -= size
         record.body = b""
         self._counts[record.kind].settle(outcome)
         if outcome.fate is Fate.DELIVERED:

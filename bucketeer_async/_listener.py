@@ -26,12 +26,15 @@ class DropListener:
         self._callback = callback
         self._logger = logger
         self._drops: SimpleQueue[Drop | Callable[[], None]] = SimpleQueue()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the garbage collector may run a push inside
         self._thread: threading.Thread | None = None
+        self._closed = False
         self._untold = 0
 
     def hear(self, drop: Drop) -> None:
-        """Take a drop to be told soon."""
+        """Take a drop to be told soon; not after `close`, and not if the callback itself has caused it."""
+        if self._closed or threading.current_thread() is self._thread:
+            return  # counted all the same; told, a callback that pushes into a full queue would go on for ever
         if self._drops.qsize() >= _MOST_WAITING:
             self._untold += 1
             return
@@ -62,6 +65,7 @@ class DropListener:
         if self._untold:
             self._logger.warning("on_drop was too slow to hear of %d events; the statistics have them", self._untold)
         with self._lock:
+            self._closed = True
             if self._thread is None:
                 return False
             self._drops.put(done)

@@ -359,6 +359,8 @@ class Pipeline:
         lost = self.ledger.abandon()
         if self.spooler is not None:
             self.spooler.end()
+        if self._listener is not None:
+            self._listener.close()
         if lost:
             self.state = State.CLOSED
             warnings.warn(

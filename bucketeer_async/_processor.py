@@ -10,7 +10,7 @@ import os
 import random
 from collections.abc import Callable
 from types import EllipsisType, TracebackType
-from typing import Concatenate, Final, ParamSpec, Protocol, Self
+from typing import Concatenate, Final, NamedTuple, ParamSpec, Protocol, Self
 
 from bucketeer_async._counting import total_counts
 from bucketeer_async._errors import ClosedError, ConfigurationError
@@ -38,6 +38,13 @@ class ProcessorClient(EventsClient, Protocol):
     def sdk_version(self) -> str: ...
 
 
+class _Life(NamedTuple):
+    """What belongs to one process, and is made anew, as a whole, in a forked child."""
+
+    events: EventFactory
+    pipeline: Pipeline
+
+
 class Processor:
     """Takes evaluation, goal and metrics events, and delivers them in batches, in the background.
 
@@ -61,27 +68,32 @@ class Processor:
             raise ConfigurationError(f"config must be a ProcessorConfig, not {type(config).__name__}")
         self._api_client = api_client
         self._config = config
-        self._inherited: list[Pipeline] = []  # from before a fork; kept, for they belong to the parent
-        self._begin_life()
-
-    def _begin_life(self) -> None:
-        api, config = self._api_client, self._config
-        self._pid = os.getpid()
+        self._lives: dict[
+            int, _Life
+        ] = {}  # by process; those from before a fork are kept, for they belong to the parent
         self._pushes = self._pushed_bytes = 0
-        self._events = EventFactory(tag=config.tag, source_id=api.source_id, sdk_version=api.sdk_version)
-        self._pipeline = Pipeline(api, config, random.Random())  # noqa: S311 - jitter is no secret
+        self._life()
 
-    def _life(self) -> Pipeline:
-        """The pipeline of this process."""
-        if os.getpid() != self._pid:
-            self._inherited.append(self._pipeline)
-            self._begin_life()
-        return self._pipeline
+    def _life(self) -> _Life:
+        """What belongs to this process."""
+        pid = os.getpid()
+        life = self._lives.get(pid)
+        # Threads of a forked child may come here at the same time: all of them get the same one.
+        return self._lives.setdefault(pid, self._new_life()) if life is None else life
+
+    def _new_life(self) -> _Life:
+        api, config = self._api_client, self._config
+        events = EventFactory(tag=config.tag, source_id=api.source_id, sdk_version=api.sdk_version)
+        return _Life(events, Pipeline(api, config, random.Random()))  # noqa: S311 - jitter is no secret
+
+    @property
+    def _pipeline(self) -> Pipeline:
+        return self._life().pipeline
 
     def __del__(self) -> None:
         # Tasks of a closed loop may live for ever, and the pipeline with them: its own finalizer cannot be relied on.
-        if (pipeline := getattr(self, "_pipeline", None)) is not None:
-            pipeline.notice_lost_loop()
+        if (life := getattr(self, "_lives", {}).get(os.getpid())) is not None:
+            life.pipeline.notice_lost_loop()
 
     # Lifecycle
 
@@ -92,7 +104,7 @@ class Processor:
             ClosedError: If it is closing or closed.
             WrongLoopError: If it was started on another event loop.
         """
-        await self._life().start()
+        await self._pipeline.start()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -116,7 +128,7 @@ class Processor:
             ClosedError: If it was never started.
             WrongLoopError: If it was started on another event loop.
         """
-        pipeline = self._life()
+        pipeline = self._pipeline
         pipeline.require_loop()
         if pipeline.state is State.NEW:
             raise ClosedError("the processor is not started")
@@ -136,7 +148,7 @@ class Processor:
         Raises:
             WrongLoopError: If it was started on another event loop.
         """
-        pipeline = self._life()
+        pipeline = self._pipeline
         pipeline.require_loop()
         pipeline.begin_closing()
         if timeout is not None and not isinstance(timeout, EllipsisType):
@@ -145,7 +157,7 @@ class Processor:
 
     def statistics(self) -> Statistics:
         """Return all counters, exact to the event and consistent with each other; from any thread."""
-        pipeline = self._life()
+        pipeline = self._pipeline
         pipeline.notice_lost_loop()
         counts = pipeline.ledger.counts()
         delivery = pipeline.delivery
@@ -273,8 +285,8 @@ class Processor:
         *args: _P.args,
         **kwargs: _P.kwargs,
     ) -> Receipt:
-        pipeline = self._life()
-        event = self._encode(pipeline, kind, build, *args, **kwargs)
+        events, pipeline = self._life()
+        event = self._encode(events, pipeline, kind, build, *args, **kwargs)
         if isinstance(event, Receipt):
             return event
         receipt = pipeline.ledger.try_admit(event)
@@ -289,9 +301,9 @@ class Processor:
         *args: _P.args,
         **kwargs: _P.kwargs,
     ) -> Receipt:
-        pipeline = self._life()
+        events, pipeline = self._life()
         pipeline.require_loop()
-        event = self._encode(pipeline, kind, build, *args, **kwargs)
+        event = self._encode(events, pipeline, kind, build, *args, **kwargs)
         if isinstance(event, Receipt):
             return event
         await self._give_way(pipeline, len(event.body))
@@ -303,6 +315,7 @@ class Processor:
 
     def _encode(
         self,
+        events: EventFactory,
         pipeline: Pipeline,
         kind: EventKind,
         build: Callable[Concatenate[EventFactory, _P], EncodedEvent],
@@ -311,7 +324,7 @@ class Processor:
     ) -> EncodedEvent | Receipt:
         """Return the event, or the receipt of its refusal."""
         try:
-            event = build(self._events, *args, **kwargs)
+            event = build(events, *args, **kwargs)
         except UnreportedError as error:
             return pipeline.ledger.refuse(kind, RefusedReason.UNREPORTED, str(error))
         except Exception as error:

@@ -5,6 +5,7 @@ No line carries a key, a user or a payload.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -33,7 +34,7 @@ class TroubleLog:
     def __init__(self, logger: logging.Logger, clock: Callable[[], float] = time.monotonic) -> None:
         self._logger = logger
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the garbage collector may run a push inside
         self._spells: dict[str, _Spell] = {}
 
     def lost(self, topic: str, message: str, *args: object) -> None:
@@ -51,7 +52,7 @@ class TroubleLog:
         with self._lock:
             ended = self._spells.pop(topic, None)
         if ended is not None:
-            self._logger.debug(message)
+            self._write(logging.DEBUG, message)
 
     def _tell(self, topic: str, level: int, again: float, message: str, args: tuple[object, ...]) -> None:
         now = self._clock()
@@ -65,4 +66,9 @@ class TroubleLog:
         if untold:
             message += " (and %d more times since the last line)"
             args = (*args, untold)
-        self._logger.log(level, message, *args)
+        self._write(level, message, *args)
+
+    def _write(self, level: int, message: str, *args: object) -> None:
+        """Log; a filter or handler of the application's that raises must not end what is going on here."""
+        with contextlib.suppress(Exception):
+            self._logger.log(level, message, *args)

@@ -112,16 +112,15 @@ async def test_a_processor_tells_what_is_lost_and_a_callback_may_push() -> None:
 
     def callback(drop: Drop) -> None:
         heard.append(drop)
-        if len(heard) < 3:
-            processor.push_goal_event_nowait(User("user"), "")
-        else:
+        processor.push_goal_event_nowait(User("user"), "")  # refused too; counted, and not told again
+        if len(heard) == 3:
             enough.set()
 
     processor = Processor(FakeClient(), ProcessorConfig(on_drop=callback))
     async with processor:
-        receipt = processor.push_goal_event_nowait(User("user"), "")
+        receipts = [processor.push_goal_event_nowait(User("user"), "") for _ in range(3)]
         assert await asyncio.to_thread(enough.wait, 5)
 
-    assert not receipt.accepted
-    assert {(drop.kind, drop.reason, drop.event_id) for drop in heard} == {(EventKind.GOAL, "invalid", "")}
-    assert processor.statistics().goal.refused == 3
+    assert not any(receipt.accepted for receipt in receipts)
+    assert [(drop.kind, drop.reason, drop.event_id) for drop in heard] == [(EventKind.GOAL, "invalid", "")] * 3
+    assert processor.statistics().goal.refused == 6

@@ -35,6 +35,7 @@ from bucketeer_async import (
     User,
     WrongLoopError,
 )
+from bucketeer_async._delivery import Delivery
 from tests.clock import VirtualLoop
 from tests.fakes import FakeAnswer, FakeClient, FakeEventError, accept
 
@@ -381,11 +382,60 @@ async def test_too_large_batches_are_split_and_the_limit_is_learnt(error: Status
 
 async def test_a_lone_event_that_is_too_large_is_rejected() -> None:
     client = FakeClient(lambda _: always(StatusError(413)))
+    large = User("user-1", {"attribute": "x" * 70_000})
     async with Processor(client, ProcessorConfig(flush_size=4)) as processor:
-        await push_many(processor, 4)
+        for _ in range(4):
+            await processor.push_goal_event(large, "goal")
         await processor.flush()
 
         assert processor.statistics().goal.rejected == 4
+
+
+async def test_a_server_that_finds_everything_too_large_is_waited_for() -> None:
+    client = FakeClient(lambda _: always(StatusError(413)))
+    async with Processor(client, ProcessorConfig(flush_size=100, drain_timeout=0.0)) as processor:
+        await push_many(processor, 1_000)
+        assert await processor.flush(5.0) is False
+        assert processor.statistics().goal.rejected == 0
+        assert len(client.batches) < 100
+
+        client.script = accept
+        await processor.flush()
+        assert processor.statistics().goal.delivered == 1_000
+        assert max(client.sizes[-5:]) >= 100, "what was learnt from it is forgotten"
+
+
+async def test_small_events_that_are_too_large_are_rejected_once_others_are_taken() -> None:
+    async def picky(events: Events) -> FakeAnswer:
+        if any(event["event"]["userId"] == "large" for event in events):
+            raise StatusError(413)
+        return FakeAnswer()
+
+    client = FakeClient(picky)
+    async with Processor(client, ProcessorConfig(flush_size=10)) as processor:
+        bad = [await processor.push_goal_event(User("large"), "goal") for _ in range(5)]
+        good = await push_many(processor, 20)
+        await processor.flush()
+
+        assert {receipt.outcome.fate for receipt in bad} == {Fate.REJECTED}
+        assert {receipt.outcome.fate for receipt in good} == {Fate.DELIVERED}
+
+
+@pytest.mark.parametrize("bad", [1, 3, 10, 40])
+async def test_bad_events_at_the_head_hold_up_nothing(bad: int) -> None:
+    async def picky(events: Events) -> FakeAnswer:
+        if any(event["event"]["userId"] == "bad" for event in events):
+            raise StatusError(400, code=3, detail="it is bad")
+        return FakeAnswer()
+
+    client = FakeClient(picky)
+    async with Processor(client, ProcessorConfig(flush_size=100)) as processor:
+        refused = [await processor.push_goal_event(User("bad"), "goal") for _ in range(bad)]
+        await push_many(processor, 100 - bad)
+        assert await processor.flush(600.0)
+
+        assert processor.statistics().goal.delivered == 100 - bad
+        assert {receipt.outcome.fate for receipt in refused} == {Fate.REJECTED}
 
 
 async def test_events_past_their_lifetime_expire_and_no_others() -> None:
@@ -438,6 +488,49 @@ async def test_a_bug_in_a_flush_task_loses_nothing(caplog: pytest.LogCaptureFixt
 
         assert processor.statistics().goal.delivered == 10
     assert "a bug in a flush task" in caplog.text
+
+
+async def test_a_bug_after_the_answer_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    bugs = [RuntimeError("a bug")]
+
+    def compare(*_: object) -> None:
+        if bugs:
+            raise bugs.pop()
+
+    monkeypatch.setattr(Delivery, "_compare_clocks", compare)
+    client = FakeClient()
+    async with Processor(client, ProcessorConfig(flush_size=10)) as processor:
+        receipts = await push_many(processor, 10)
+        await processor.flush()
+
+        assert {receipt.outcome.fate for receipt in receipts} == {Fate.DELIVERED}
+        assert processor.statistics().goal.in_flight == 0
+
+
+async def test_a_log_filter_that_raises_loses_nothing() -> None:
+    def broken(_record: logging.LogRecord) -> bool:
+        raise RuntimeError("a bug of the application's")
+
+    logger = logging.getLogger("broken")
+    logger.addFilter(broken)
+    async with Processor(
+        FakeClient(answers(StatusError(400, code=3, detail="proto: bad"))), ProcessorConfig(logger=logger)
+    ) as processor:
+        receipts = await push_many(processor, 1)
+        await processor.flush()
+
+        assert receipts[0].outcome.fate is Fate.REJECTED
+        assert processor.statistics().goal.in_flight == 0
+
+
+async def test_a_finalizer_that_pushes_amid_a_push_is_no_deadlock() -> None:
+    async with Processor(FakeClient()) as processor:
+        ledger = processor._pipeline.ledger
+        with ledger._lock:
+            receipt = processor.push_goal_event_nowait(USER, "goal")
+        await processor.flush()
+
+        assert receipt.outcome.fate is Fate.DELIVERED
 
 
 # Bounds

@@ -102,7 +102,7 @@ MATRIX: Final[dict[str, Row]] = {
     "F63": Row(
         "the process is frozen for 10 minutes between two calls", "the stale connection is replaced; `flush()` delivers"
     ),
-    "F64": Row("`on_drop` raises, blocks, pushes", "nobody notices; no recursion"),
+    "F64": Row("`on_drop` raises, blocks, pushes", "nobody notices; it does not feed itself"),
     "F65": Row("a bug in a flush task", "the batch goes back to the queue; counts stay exact"),
     "F66": Row("8 threads and the loop push 1 000 000 events", "exact, nothing lost"),
     "F67": Row("5 000 clients recover together", "their probes are spread: the peak is at most 3 times the mean"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import time
 from collections import Counter
@@ -171,7 +172,8 @@ async def test_a_wall_clock_that_jumps_moves_no_interval_and_expires_nothing(
     async with world(replace(REFERENCE, flush_interval=10.0, event_lifetime=HOUR)) as here:
         here.state.now = lambda: now() + gateway_ahead
         monkeypatch.setattr(time, "time", wall)
-        here.processor._events = EventFactory(tag="", source_id=0, sdk_version="1.0.0", now=wall)
+        events = EventFactory(tag="", source_id=0, sdk_version="1.0.0", now=wall)
+        here.processor._lives[os.getpid()] = here.processor._life()._replace(events=events)
         began = now()
         expected = {receipt.event_id: int(wall()) for receipt in push_goals(here, 10)}
         await asyncio.sleep(5.0)

@@ -52,6 +52,29 @@ async def test_no_push_slips_by_unseen_between_two_threads() -> None:
                 await asyncio.gather(*[receipt.settled() for receipt in receipts])
 
 
+def test_threads_of_a_forked_child_begin_the_same_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    together = threading.Barrier(8)
+    for child in range(100):
+        processor = Processor(FakeClient())
+        monkeypatch.setattr("os.getpid", lambda child=child: -child - 1)
+        lives: list[Any] = []
+
+        def push(lives: list[Any] = lives, processor: Processor = processor) -> None:
+            together.wait()
+            processor.push_goal_event_nowait(USER, "goal")
+            lives.append(processor._life())
+
+        threads = [threading.Thread(target=push) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+        assert len({id(life) for life in lives}) == 1
+        assert processor.statistics().goal.refused_by == {"not_running": 8}
+        monkeypatch.undo()
+
+
 @pytest.mark.parametrize("overflow", ["drop_newest", "drop_oldest"])
 async def test_a_full_queue_is_exact_under_threads(overflow: Any) -> None:
     async def never(_events: Any) -> FakeAnswer:
