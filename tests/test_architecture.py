@@ -21,6 +21,7 @@ LAYERS = [
     "_error_metrics _counting",  # thought
     "_events _retry",
     "_evaluation",
+    "_variations",
     "_background _trouble _listener _http",  # machinery
     "_records _connections _spool",
     "_ledger",
