@@ -22,13 +22,15 @@ LAYERS = [
     "_events _retry",
     "_evaluation",
     "_variations",
+    "_reasons",
     "_background _trouble _listener _http",  # machinery
     "_records _connections _spool",
-    "_ledger",
+    "_ledger _metrics",
     "_api _delivery _spooling",
     "_collector",
     "_pipeline",
     "_processor",
+    "_evaluators",  # strategies
     "gateway",  # knows words, grammar and _background, never the client
     "__init__",  # the door
 ]
