@@ -31,6 +31,7 @@ LAYERS = [
     "_pipeline",
     "_processor",
     "_evaluators",  # strategies
+    "_lifecycle",  # composition
     "gateway",  # knows words, grammar and _background, never the client
     "__init__",  # the door
 ]

@@ -45,9 +45,7 @@ def now() -> float:
 
 
 def evaluation(feature_id: str = "flag", value: str = "on") -> Evaluation:
-    return Evaluation(
-        feature_id=feature_id, variation_id="v", variation_value=value, reason=Reason(ReasonType.DEFAULT)
-    )
+    return Evaluation(feature_id=feature_id, variation_id="v", variation_value=value, reason=Reason(ReasonType.DEFAULT))
 
 
 def answer(feature_id: str = "flag", value: str = "on") -> GetEvaluationResponse:
