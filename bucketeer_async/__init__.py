@@ -1,6 +1,7 @@
 """The asyncio-native Python SDK for Bucketeer, the open-source feature-flag and experimentation service."""
 
 from bucketeer_async._api import ApiClient
+from bucketeer_async._client import Client
 from bucketeer_async._errors import (
     ApiError,
     BucketeerError,
@@ -13,7 +14,7 @@ from bucketeer_async._errors import (
     UndeliveredError,
     WrongLoopError,
 )
-from bucketeer_async._models import ApiId, Evaluation, EventKind, Reason, ReasonType, User
+from bucketeer_async._models import ApiId, Evaluation, EvaluationDetails, EventKind, Reason, ReasonType, User
 from bucketeer_async._options import ProcessorConfig, RetryPolicy, Spool
 from bucketeer_async._processor import Processor
 from bucketeer_async._records import Receipt
@@ -44,6 +45,7 @@ __all__ = [
     "ApiError",
     "ApiId",
     "BucketeerError",
+    "Client",
     "ClosedError",
     "ConfigurationError",
     "ConnectionFailedError",
@@ -53,6 +55,7 @@ __all__ = [
     "Drop",
     "DroppedReason",
     "Evaluation",
+    "EvaluationDetails",
     "EventCounts",
     "EventError",
     "EventKind",

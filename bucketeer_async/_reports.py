@@ -35,6 +35,8 @@ class RefusedReason(StrEnum):
     NOT_RUNNING = "not_running"
     UNREPORTED = "unreported"
     """An error that has no metrics message: 401 and 403."""
+    DISABLED = "disabled"
+    """The client is switched off."""
 
 
 class DroppedReason(StrEnum):

@@ -17,7 +17,7 @@ LAYERS = [
     "_models",
     "_reports",
     "_options _responses _proto",
-    "_wire _endpoint",  # grammar
+    "_wire _endpoint _environment",  # grammar
     "_error_metrics _counting",  # thought
     "_events _retry",
     "_evaluation",
@@ -30,8 +30,9 @@ LAYERS = [
     "_collector",
     "_pipeline",
     "_processor",
-    "_evaluators",  # strategies
-    "_lifecycle",  # composition
+    "_evaluators _disabled",  # strategies
+    "_lifecycle _questions",  # composition
+    "_client",
     "gateway",  # knows words, grammar and _background, never the client
     "__init__",  # the door
 ]

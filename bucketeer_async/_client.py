@@ -1,0 +1,369 @@
+"""The client: flags and goals, for applications. Wires the parts together, and decides nothing itself.
+
+What becomes of a question is left to `_questions.py`, what its answer means to `_variations.py`, and start and close to
+`_lifecycle.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from types import EllipsisType, TracebackType
+from typing import Any, Final, Protocol, Self, overload
+
+from bucketeer_async import _environment
+from bucketeer_async import _variations as variations
+from bucketeer_async._api import ApiClient
+from bucketeer_async._disabled import DisabledEvaluator, DisabledProcessor
+from bucketeer_async._errors import ConfigurationError
+from bucketeer_async._evaluators import Evaluator, RemoteEvaluator
+from bucketeer_async._http import HttpClient
+from bucketeer_async._lifecycle import ApiLife, EventsLife, Lifecycle
+from bucketeer_async._metrics import Metrics
+from bucketeer_async._models import EvaluationDetails, User
+from bucketeer_async._options import ProcessorConfig
+from bucketeer_async._processor import Processor
+from bucketeer_async._questions import EvaluationEvents, Questions
+from bucketeer_async._records import Receipt
+from bucketeer_async._reports import DrainReport, Statistics
+from bucketeer_async._trouble import TroubleLog
+from bucketeer_async._variations import Json
+
+_ERRORS_SHARE: Final = 0.1  # of the queue's capacity that error metrics may hold
+
+
+class ClientEvents(EventsLife, EvaluationEvents, Protocol):
+    """What a client needs of a `Processor`."""
+
+    def statistics(self) -> Statistics: ...
+    async def push_goal_event(self, user: User, goal_id: str, value: float) -> Receipt: ...
+    def push_goal_event_nowait(self, user: User, goal_id: str, value: float) -> Receipt: ...
+
+
+class Client:
+    """Feature flags and goals of a Bucketeer environment.
+
+    Asking for a flag never raises because a server or a network failed: the default comes back, and the ``_details``
+    of a question say why. Every answer is recorded as an evaluation event, every default as a default evaluation
+    event, and delivered in the background.
+
+    Use it as an async context manager, or call `start` and `aclose`, from any task of one event loop. In a forked
+    child it is new, and has to be started there.
+
+    Args:
+        endpoint: The gateway: a host (``"api.example.com"``), or a URL without a path. ``http`` is for loopback
+            addresses.
+        api_key: A client key: the gateway evaluates flags for no other.
+        tag: The tag of the flags; not empty. It is put into every event, too.
+        timeout: Seconds that a question may take, all in all. To wait less, cancel: ``async with asyncio.timeout(0.1)``.
+        events: Every knob of the delivery of events; its tag is the client's.
+        source_id: As in `ApiClient`.
+        sdk_version: As in `ApiClient`.
+        allow_http: Whether ``http`` may be used beyond loopback.
+        max_connections: Requests under way at once. With a client of your own: what its limits allow.
+        ssl_context: For a private certificate authority or client certificates.
+        proxy: URL of a proxy. Without it the environment is asked, as httpx does.
+        http: An ``httpx.AsyncClient`` or ``httpx2.AsyncClient`` of your own; it is never closed here.
+
+    Raises:
+        ConfigurationError: If an argument is wrong; the message names it and the accepted form.
+    """
+
+    def __init__(
+        self,
+        *,
+        endpoint: str,
+        api_key: str,
+        tag: str,
+        timeout: float = 5.0,
+        events: ProcessorConfig = ProcessorConfig(),
+        source_id: int = 0,
+        sdk_version: str | None = None,
+        allow_http: bool = False,
+        max_connections: int = 100,
+        ssl_context: ssl.SSLContext | None = None,
+        proxy: str | None = None,
+        http: HttpClient | None = None,
+    ) -> None:
+        api = ApiClient(
+            endpoint=endpoint,
+            api_key=api_key,
+            timeout=timeout,
+            source_id=source_id,
+            sdk_version=sdk_version,
+            allow_http=allow_http,
+            max_connections=max_connections,
+            ssl_context=ssl_context,
+            proxy=proxy,
+            http=http,
+        )
+        config = _tagged(events, tag)
+        processor = Processor(api, config)
+        self._compose(processor, api, partial(_new_evaluator, api, processor, config, timeout), config.logger)
+
+    def _compose(
+        self,
+        events: ClientEvents,
+        api: ApiLife | None,
+        new_evaluator: Callable[[], Evaluator],
+        logger: logging.Logger | None = None,
+    ) -> None:
+        self._events = events
+        self._life = Lifecycle(events, api, new_evaluator)
+        log = TroubleLog(logger or logging.getLogger("bucketeer_async"))
+        self._questions = Questions(self._life.evaluator, events, log)
+
+    @classmethod
+    def from_env(
+        cls,
+        environ: Mapping[str, str] | None = None,
+        *,
+        events: ProcessorConfig = ProcessorConfig(),
+        http: HttpClient | None = None,
+    ) -> Self:
+        """Make a client of what the environment says; disabled, if ``BUCKETEER_DISABLED`` says so.
+
+        The guide has the table of the variables. An empty one counts as not set.
+
+        Args:
+            environ: The variables; ``os.environ`` if None.
+            events: Options of events that no variable is set for.
+            http: As in `Client`.
+
+        Raises:
+            ConfigurationError: If a variable is missing or wrong; the message names it.
+        """
+        environ = os.environ if environ is None else environ
+        if _environment.is_disabled(environ):
+            return cls.disabled()
+        _environment.require(environ)
+        options = {"tag": "", **_environment.options(environ, _environment.CLIENT)}
+        return cls(events=replace(events, **_environment.options(environ, _environment.EVENTS)), http=http, **options)
+
+    @classmethod
+    def disabled(cls) -> Self:
+        """Make a client that answers every question with its default and sends nothing.
+
+        The reason is ``CLIENT``; the receipts of goals say that they were refused, as ``disabled``.
+        """
+        client = cls.__new__(cls)
+        client._compose(DisabledProcessor(), None, DisabledEvaluator)  # noqa: SLF001 - of this class
+        return client
+
+    def __repr__(self) -> str:
+        return f"<Client {self._life.state.value}>"
+
+    # Lifecycle
+
+    async def start(self) -> None:
+        """Begin to answer questions and to deliver events; no effect while running.
+
+        Raises:
+            ClosedError: If it is closing or closed.
+            ConfigurationError: If the certificates or the proxy cannot be used.
+            WrongLoopError: If it was started on another event loop.
+        """
+        await self._life.start()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def wait_ready(self) -> None:
+        """Wait until questions can be answered, which is at once when the gateway answers them.
+
+        Raises:
+            ClosedError: If the client is not running.
+            WrongLoopError: If it was started on another event loop.
+        """
+        await self._life.evaluator().wait_ready()
+
+    async def flush(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109 - running out is an answer here
+        """Send the events that wait now, and wait until every event accepted before this call is settled.
+
+        Args:
+            timeout: Seconds to wait; None for as long as it takes.
+
+        Returns:
+            Whether all of them are settled; False when the time ran out first.
+
+        Raises:
+            ClosedError: If it was never started.
+            WrongLoopError: If it was started on another event loop.
+        """
+        return await self._life.flush(timeout)
+
+    async def aclose(self, timeout: float | EllipsisType | None = ...) -> DrainReport:  # noqa: ASYNC109 - as flush
+        """Take no more questions, wait for the answers under way, deliver all events, and say what was left.
+
+        The closing goes on when a caller is cancelled; every caller waits for the same one and gets the same report.
+
+        Args:
+            timeout: Seconds that all of it may still take, if that is less than the question's ``timeout`` and
+                ``drain_timeout`` together.
+
+        Returns:
+            What became of the events that were waiting.
+
+        Raises:
+            WrongLoopError: If it was started on another event loop.
+        """
+        return await self._life.aclose(timeout)
+
+    def statistics(self) -> Statistics:
+        """Return all counters of events, exact to the event and consistent with each other; from any thread."""
+        return self._events.statistics()
+
+    # Flags
+
+    async def bool_variation(self, user: User, feature_id: str, default: bool) -> bool:  # noqa: FBT001
+        """Return a flag's value for a user.
+
+        Args:
+            user: Who is asked about.
+            feature_id: The flag.
+            default: What is returned if there is no value, or it is no bool.
+
+        Raises:
+            TypeError: If the default is no bool.
+            WrongLoopError: If the client was started on another event loop.
+        """
+        return (await self.bool_variation_details(user, feature_id, default)).value
+
+    async def bool_variation_details(
+        self,
+        user: User,
+        feature_id: str,
+        default: bool,  # noqa: FBT001
+    ) -> EvaluationDetails[bool]:
+        """As `bool_variation`, with where the value comes from."""
+        default = variations.check_default(default, bool)
+        return await self._questions.answer(user, feature_id, default, variations.to_bool)
+
+    async def int_variation(self, user: User, feature_id: str, default: int) -> int:
+        """Return a flag's value for a user: an int64, cut off towards zero if it has a fraction.
+
+        Args:
+            user: Who is asked about.
+            feature_id: The flag.
+            default: What is returned if there is no value, or it is no int64.
+
+        Raises:
+            TypeError: If the default is no int; a bool is none.
+            WrongLoopError: If the client was started on another event loop.
+        """
+        return (await self.int_variation_details(user, feature_id, default)).value
+
+    async def int_variation_details(self, user: User, feature_id: str, default: int) -> EvaluationDetails[int]:
+        """As `int_variation`, with where the value comes from."""
+        default = variations.check_default(default, int)
+        return await self._questions.answer(user, feature_id, default, variations.to_int)
+
+    async def float_variation(self, user: User, feature_id: str, default: float) -> float:
+        """Return a flag's value for a user: a double, which may be infinite or NaN if the flag says so.
+
+        Args:
+            user: Who is asked about.
+            feature_id: The flag.
+            default: What is returned, as a float, if there is no value, or it is no number.
+
+        Raises:
+            TypeError: If the default is neither a float nor an int; a bool is neither.
+            WrongLoopError: If the client was started on another event loop.
+        """
+        return (await self.float_variation_details(user, feature_id, default)).value
+
+    async def float_variation_details(self, user: User, feature_id: str, default: float) -> EvaluationDetails[float]:
+        """As `float_variation`, with where the value comes from."""
+        default = variations.check_float_default(default)
+        return await self._questions.answer(user, feature_id, default, variations.to_float)
+
+    async def string_variation(self, user: User, feature_id: str, default: str) -> str:
+        """Return a flag's value for a user, as it is.
+
+        Args:
+            user: Who is asked about.
+            feature_id: The flag.
+            default: What is returned if there is no value; the gateway cannot give an empty one.
+
+        Raises:
+            TypeError: If the default is no str.
+            WrongLoopError: If the client was started on another event loop.
+        """
+        return (await self.string_variation_details(user, feature_id, default)).value
+
+    async def string_variation_details(self, user: User, feature_id: str, default: str) -> EvaluationDetails[str]:
+        """As `string_variation`, with where the value comes from."""
+        default = variations.check_default(default, str)
+        return await self._questions.answer(user, feature_id, default, variations.to_string)
+
+    @overload
+    async def json_variation(self, user: User, feature_id: str, default: None) -> Any: ...
+    @overload
+    async def json_variation(self, user: User, feature_id: str, default: Json) -> Json: ...
+    async def json_variation(self, user: User, feature_id: str, default: Any) -> Any:
+        """Return a flag's value for a user, parsed as JSON; that of a YAML flag arrives as JSON, too.
+
+        Args:
+            user: Who is asked about.
+            feature_id: The flag.
+            default: What is returned if there is no value, or it is not of the default's kind (object, list, str,
+                bool, int, or float, which an int will do for). With None, every kind is taken.
+
+        Raises:
+            TypeError: If the default is nothing that JSON can be.
+            WrongLoopError: If the client was started on another event loop.
+        """
+        return (await self.json_variation_details(user, feature_id, default)).value
+
+    @overload
+    async def json_variation_details(self, user: User, feature_id: str, default: None) -> EvaluationDetails[Any]: ...
+    @overload
+    async def json_variation_details(self, user: User, feature_id: str, default: Json) -> EvaluationDetails[Json]: ...
+    async def json_variation_details(self, user: User, feature_id: str, default: Any) -> EvaluationDetails[Any]:
+        """As `json_variation`, with where the value comes from."""
+        return await self._questions.answer(user, feature_id, default, variations.json_like(default))
+
+    # Goals
+
+    async def track(self, user: User, goal_id: str, *, value: float = 0.0) -> Receipt:
+        """Record that a user reached a goal.
+
+        Args:
+            user: Who reached it.
+            goal_id: The goal; not empty.
+            value: A finite number; the gateway stores it as a 32-bit float.
+
+        Raises:
+            WrongLoopError: If the client was started on another event loop.
+        """
+        return await self._events.push_goal_event(user, goal_id, value)
+
+    def track_nowait(self, user: User, goal_id: str, *, value: float = 0.0) -> Receipt:
+        """As `track`, without ever waiting, from any thread."""
+        return self._events.push_goal_event_nowait(user, goal_id, value)
+
+
+def _new_evaluator(api: ApiClient, processor: Processor, config: ProcessorConfig, timeout: float) -> Evaluator:
+    """Choose who answers, and make it; called at construction, and in each forked child."""
+    metrics = Metrics(processor, max_errors=max(int(config.queue_capacity * _ERRORS_SHARE), 1))
+    return RemoteEvaluator(api, tag=config.tag, timeout=timeout, metrics=metrics)
+
+
+def _tagged(events: object, tag: object) -> ProcessorConfig:
+    if not isinstance(events, ProcessorConfig):
+        raise ConfigurationError(f"Client.events must be a ProcessorConfig, not {type(events).__name__}")
+    if not isinstance(tag, str):
+        raise ConfigurationError(f"Client.tag must be a str, not {type(tag).__name__}")
+    if events.tag not in {"", tag}:
+        raise ConfigurationError(f"ProcessorConfig.tag must be the client's, {tag!r}, or left out, not {events.tag!r}")
+    return replace(events, tag=tag)
