@@ -47,3 +47,12 @@ class Metrics:
             self._errors.popleft()
         if len(self._errors) < self._max_errors:
             self._errors.append(self._events.push_error_metrics_event_nowait(error, api_id))
+
+    def polled(self, api_id: ApiId, duration: float, size_byte: int) -> None:
+        """Tell that a request of a poller was answered."""
+        self.latency(duration, api_id)
+        self.size(size_byte, api_id)
+
+    def poll_failed(self, api_id: ApiId, error: Exception) -> None:
+        """Tell that a request of a poller was not answered."""
+        self.error(error, api_id)

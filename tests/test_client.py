@@ -32,17 +32,10 @@ from bucketeer_async import (
     User,
     WrongLoopError,
 )
-from bucketeer_async._disabled import DisabledProcessor
 from bucketeer_async._evaluation import Snapshot, compile_flag, evaluate
-from bucketeer_async._metrics import Metrics
-from bucketeer_async._models import ApiId
-from bucketeer_async._processor import Processor
-from bucketeer_async._questions import Questions
-from bucketeer_async._trouble import TroubleLog
-from bucketeer_async._variations import json_like, to_bool
+from bucketeer_async._variations import json_like
 from bucketeer_async.gateway import GatewayState, create_app
 from tests.clock import VirtualLoop
-from tests.fakes import FakeClient
 
 USER = User("user-of-the-test", {"plan": "attribute-of-the-test"})
 VALUES = {"bool": "true", "int": "42", "float": "1.5", "string": "blue", "object": '{"a": [1]}', "list": "[1, 2]"}
@@ -393,26 +386,6 @@ async def test_defaults_are_logged_once_in_a_while_and_without_users(caplog: pyt
     assert "client-key" not in caplog.text
 
 
-async def test_a_bug_of_ours_is_answered_with_the_default_too(caplog: pytest.LogCaptureFixture) -> None:
-    class Buggy:
-        async def evaluate(self, _user: User, _feature_id: str) -> Evaluation:
-            raise KeyError("user-of-the-test")
-
-    events = DisabledProcessor()
-    questions = Questions(Buggy, events, TroubleLog(logging.getLogger("bucketeer_async")))  # type: ignore[arg-type]
-
-    details = await questions.answer(USER, "bool", False, to_bool)
-
-    assert details.reason.type is ReasonType.ERROR_EXCEPTION
-    assert events.statistics().evaluation.pushed == 1
-    assert [(record.levelno, record.getMessage()) for record in caplog.records] == [
-        (
-            logging.ERROR,
-            "a bug in bucketeer_async: flag 'bool' was answered with its default because of a KeyError",
-        )
-    ]
-
-
 # Bounds
 
 
@@ -433,16 +406,6 @@ async def test_error_metrics_of_an_outage_are_bounded_and_never_feed_on_themselv
         here.weather = says(503)
         await here.client.bool_variation(USER, "bool", False)
         assert here.client.statistics().metrics.pushed == 21
-
-
-def test_errors_that_were_refused_do_not_count_as_waiting() -> None:
-    processor = Processor(FakeClient(), ProcessorConfig())
-    metrics = Metrics(processor, max_errors=2)
-
-    for _ in range(5):
-        metrics.error(KeyError(), ApiId.GET_EVALUATION)
-
-    assert processor.statistics().metrics.refused == 5
 
 
 @given(

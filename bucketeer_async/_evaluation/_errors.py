@@ -25,7 +25,7 @@ class EvaluationCause(StrEnum):
     UNSUPPORTED_STRATEGY = "UNSUPPORTED_STRATEGY"
     """The strategy is of a kind that this version does not know."""
     NOT_READY = "NOT_READY"
-    """No definitions have arrived yet."""
+    """No flags have arrived yet."""
     MALFORMED = "MALFORMED"
     """The definition cannot be used: a part is missing, or has the wrong type."""
 
