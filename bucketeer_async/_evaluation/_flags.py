@@ -13,7 +13,7 @@ from bucketeer_async._evaluation._fields import Fields
 from bucketeer_async._evaluation._rollout import Salt, Strategy, compile_strategy
 from bucketeer_async._evaluation._rules import compile_conditions
 from bucketeer_async._evaluation._yaml import to_json
-from bucketeer_async._models import Reason, ReasonType
+from bucketeer_async._models import Evaluation, Reason, ReasonType, evaluation_of
 
 _TARGET: Final = Reason(ReasonType.TARGET)
 _DEFAULT: Final = Reason(ReasonType.DEFAULT)
@@ -35,7 +35,8 @@ class Variation(NamedTuple):
     value: str
 
 
-class Served(NamedTuple):
+@dataclass(slots=True)
+class Served:
     """What a flag gives to a user. It does not know the user, so many users share one.
 
     Attributes:
@@ -49,6 +50,30 @@ class Served(NamedTuple):
     feature_version: int
     variation: Variation
     reason: Reason
+    _prototype: Evaluation | None = field(default=None, init=False, repr=False, compare=False)
+
+    def evaluation(self, user_id: str) -> Evaluation:
+        """Return it as the evaluation of a user; what all users share is checked once.
+
+        Raises:
+            EvaluationError: If no event could carry it, such as one with an empty variation id.
+        """
+        if self._prototype is None:
+            self._prototype = self._checked()
+        return evaluation_of(self._prototype, user_id)
+
+    def _checked(self) -> Evaluation:
+        try:
+            return Evaluation(
+                feature_id=self.feature_id,
+                variation_id=self.variation.id,
+                reason=self.reason,
+                feature_version=self.feature_version,
+                variation_name=self.variation.name,
+                variation_value=self.variation.value,
+            )
+        except (TypeError, ValueError) as error:
+            raise EvaluationError(EvaluationCause.MALFORMED, self.feature_id, str(error)) from None
 
 
 class Shelf(dict[str, Served]):
