@@ -119,6 +119,17 @@ def get_segment_users_body(*, segment_ids: Sequence[str], requested_at: int, sou
 
 # Answers
 
+_LONG: Final = 256 * 1024  # bytes
+
+
+def _unchanged(fields: dict[str, Any]) -> dict[str, Any]:
+    """Be called for every object of a long answer: a function in Python is where other threads get their turn.
+
+    Without it, the parser holds the interpreter's lock until it is done: for a fifth of a second with 10 MB, also
+    when it works in a thread.
+    """
+    return fields
+
 
 def json_object(body: bytes) -> dict[str, Any]:
     """Parse an answer.
@@ -127,7 +138,7 @@ def json_object(body: bytes) -> dict[str, Any]:
         DecodeError: If it is not one JSON object.
     """
     try:
-        parsed = json.loads(body)
+        parsed = json.loads(body, object_hook=_unchanged if len(body) > _LONG else None)
     except (ValueError, RecursionError) as error:
         raise DecodeError(f"the answer is not JSON: {type(error).__name__}") from None
     if not isinstance(parsed, dict):
