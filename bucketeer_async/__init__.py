@@ -8,13 +8,14 @@ from bucketeer_async._errors import (
     ConfigurationError,
     ConnectionFailedError,
     DecodeError,
+    NotReadyError,
     RequestTimeoutError,
     StatusError,
     UndeliveredError,
     WrongLoopError,
 )
 from bucketeer_async._models import ApiId, Evaluation, EventKind, Reason, ReasonType, User
-from bucketeer_async._options import ProcessorConfig, RetryPolicy, Spool
+from bucketeer_async._options import LocalEvaluation, ProcessorConfig, RetryPolicy, Spool
 from bucketeer_async._processor import Processor
 from bucketeer_async._records import Receipt
 from bucketeer_async._reports import (
@@ -24,8 +25,11 @@ from bucketeer_async._reports import (
     DroppedReason,
     EventCounts,
     Fate,
+    FlagChanges,
+    LocalEvaluationStatistics,
     Outcome,
     RefusedReason,
+    SnapshotSource,
     SpoolStatistics,
     Statistics,
 )
@@ -57,10 +61,14 @@ __all__ = [
     "EventError",
     "EventKind",
     "Fate",
+    "FlagChanges",
     "GetEvaluationResponse",
     "GetEvaluationsResponse",
     "GetFeatureFlagsResponse",
     "GetSegmentUsersResponse",
+    "LocalEvaluation",
+    "LocalEvaluationStatistics",
+    "NotReadyError",
     "Outcome",
     "Processor",
     "ProcessorConfig",
@@ -71,6 +79,7 @@ __all__ = [
     "RegisterEventsResponse",
     "RequestTimeoutError",
     "RetryPolicy",
+    "SnapshotSource",
     "Spool",
     "SpoolStatistics",
     "Statistics",

@@ -21,11 +21,13 @@ LAYERS = [
     "_error_metrics _counting",  # thought
     "_events _retry",
     "_evaluation",
+    "_replica",
+    "_bootstrap",
     "_background _trouble _listener _http",  # machinery
     "_records _connections _spool",
     "_ledger",
-    "_api _delivery _spooling",
-    "_collector",
+    "_api _delivery _spooling _polling",
+    "_collector _local",
     "_pipeline",
     "_processor",
     "gateway",  # knows words, grammar and _background, never the client
