@@ -34,6 +34,7 @@ from bucketeer_async._reports import (
     Statistics,
 )
 from bucketeer_async._responses import (
+    Definitions,
     EventError,
     GetEvaluationResponse,
     GetEvaluationsResponse,
@@ -52,6 +53,7 @@ __all__ = [
     "ConfigurationError",
     "ConnectionFailedError",
     "DecodeError",
+    "Definitions",
     "DrainCounts",
     "DrainReport",
     "Drop",

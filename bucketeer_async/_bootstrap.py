@@ -16,15 +16,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Generator, Mapping
+from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from bucketeer_async._errors import ConfigurationError
 from bucketeer_async._evaluation import MalformedError, Segment, compile_segment
+from bucketeer_async._reader import Reader
 from bucketeer_async._replica import HeldFlag, HeldFlags, HeldSegment, HeldSegments, Steps, applying_flags
-from bucketeer_async._responses import GetFeatureFlagsResponse
+from bucketeer_async._responses import Definitions, GetFeatureFlagsResponse
 
 _FORMAT: Final = "bucketeer-async-snapshot"
 _VERSION: Final = 1
@@ -39,14 +40,14 @@ class Saved:
         tag: Of the flags.
         environment: Whether flags without the tag are among them.
         saved_at: When it was up to date, in Unix seconds.
-        features: The flags, as the gateway sent them.
+        features: The flags, as JSON.
         segments: The segments, in our own form.
     """
 
     tag: str
     environment: bool
     saved_at: float
-    features: list[dict[str, Any]]
+    features: list[str]
     segments: list[dict[str, Any]]
 
 
@@ -59,7 +60,7 @@ def dump(
     saved_at: float,
 ) -> bytes:
     """Encode; from any thread, with room for other threads between the parts."""
-    features = ",".join(_to_json(each.fields) for each in flags.values())
+    features = ",".join(each.text for each in flags.values())
     members = ",".join(_segment_json(each.segment, each) for each in segments.values() if each.segment)
     head = _to_json({"tag": tag, "environment": environment, "savedAt": saved_at})
     body = f'{head[:-1]},"features":[{features}],"segments":[{members}]}}'.encode()
@@ -73,15 +74,15 @@ def _to_json(value: object) -> str:
 
 def _segment_json(segment: Segment, held: HeldSegment) -> str:
     users = ",".join(_texts_json(segment.members))
-    strays = {segment_id: sorted(each) for segment_id, each in segment.strays.items()}
-    head = _to_json({"segmentId": segment.id, "rules": held.rules, "strays": strays})
-    return f'{head[:-1]},"users":[{users}]}}'
+    strays = {segment_id: list(each) for segment_id, each in segment.strays.items()}
+    head = _to_json({"segmentId": segment.id, "strays": strays})
+    return f'{head[:-1]},"rules":{held.rules},"users":[{users}]}}'
 
 
-def _texts_json(texts: AbstractSet[str]) -> Generator[str, None, None]:
-    ordered = sorted(texts)
-    for start in range(0, len(ordered), _USERS_PER_STEP):
-        yield _to_json(ordered[start : start + _USERS_PER_STEP])[1:-1]
+def _texts_json(texts: AbstractSet[str]) -> Iterator[str]:
+    listed = list(texts)
+    for start in range(0, len(listed), _USERS_PER_STEP):
+        yield _to_json(listed[start : start + _USERS_PER_STEP])[1:-1]
 
 
 def load(data: bytes, tag: str) -> Saved:
@@ -98,26 +99,39 @@ def load(data: bytes, tag: str) -> Saved:
     body = rest.removesuffix(b"\n")
     _check_header(first, body)
     try:
-        fields = json.loads(body, object_hook=_unchanged)
-        saved = Saved(
-            tag=fields["tag"],
-            environment=fields["environment"],
-            saved_at=float(fields["savedAt"]),
-            features=list(fields["features"]),
-            segments=list(fields["segments"]),
-        )
+        saved = _read(body.decode())
+    except ConfigurationError:
+        raise
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise _wrong(f"it cannot be read ({type(error).__name__})") from None
     if saved.tag != tag:
         raise _wrong(f"it is of the tag {saved.tag!r}, not {tag!r}")
-    if not all(isinstance(each, dict) for each in saved.features):
-        raise _wrong("a flag cannot be read")
     return saved
 
 
-def _unchanged(fields: dict[str, Any]) -> dict[str, Any]:
-    """Let other threads in, as the parser of answers does."""
-    return fields
+def _read(text: str) -> Saved:
+    reader, fields = Reader(text), dict[str, Any]()
+    for key in reader.members():
+        if key == "features":
+            fields[key] = [_text(reader) for _ in reader.entries()]
+        elif key == "segments":
+            fields[key] = [reader.value() for _ in reader.entries()]
+        else:
+            fields[key] = reader.value()
+    return Saved(
+        tag=fields["tag"],
+        environment=bool(fields["environment"]),
+        saved_at=float(fields["savedAt"]),
+        features=fields["features"],
+        segments=fields["segments"],
+    )
+
+
+def _text(reader: Reader) -> str:
+    start = reader.index
+    if not isinstance(reader.value(), dict):
+        raise _wrong("a flag cannot be read")
+    return reader.text[start : reader.index]
 
 
 def _check_header(line: bytes, body: bytes) -> None:
@@ -140,7 +154,7 @@ def _wrong(reason: str) -> ConfigurationError:
 def holding(saved: Saved) -> Steps[tuple[HeldFlags, HeldSegments]]:
     """Compile what was saved, in short steps. Everything will be asked for at the first poll, for it may be old."""
     answer = GetFeatureFlagsResponse(
-        features=saved.features,
+        features=Definitions(saved.features),
         archived_feature_flag_ids=[],
         feature_flags_id="",
         requested_at=0,
@@ -164,4 +178,4 @@ def _hold_segment(fields: Mapping[str, Any]) -> tuple[str, HeldSegment]:
         segment = replace(bare, members=set(fields["users"]), strays=strays)
     except (MalformedError, KeyError, TypeError, AttributeError) as error:
         raise _wrong(f"a segment cannot be read ({type(error).__name__})") from None
-    return segment.id, HeldSegment(segment, fields["rules"])
+    return segment.id, HeldSegment(segment, rules=json.dumps(fields["rules"]))

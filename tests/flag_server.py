@@ -11,6 +11,7 @@ from typing import Any
 
 from bucketeer_async import ApiError, ApiId, GetFeatureFlagsResponse, GetSegmentUsersResponse, LocalEvaluation
 from bucketeer_async._local import LocalEvaluator
+from bucketeer_async._responses import Definitions
 
 EPOCH = 1_700_000_000
 GRACE, MONTH = 600, 30 * 86_400
@@ -130,7 +131,7 @@ class FlagServer:
         flags_id: str, features: list[dict[str, Any]], gone: list[str], at: int, *, force: bool
     ) -> GetFeatureFlagsResponse:
         return GetFeatureFlagsResponse(
-            features=json.loads(json.dumps(features)),
+            features=Definitions(json.dumps(each) for each in features),
             archived_feature_flag_ids=gone,
             feature_flags_id=flags_id,
             requested_at=at,
@@ -143,7 +144,7 @@ class FlagServer:
         segments: list[dict[str, Any]], gone: list[str], at: int, *, force: bool
     ) -> GetSegmentUsersResponse:
         return GetSegmentUsersResponse(
-            segment_users=json.loads(json.dumps(segments)),
+            segment_users=Definitions(json.dumps(each) for each in segments),
             deleted_segment_ids=gone,
             requested_at=at,
             force_update=force,

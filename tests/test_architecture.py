@@ -17,7 +17,8 @@ LAYERS = [
     "_models",
     "_reports",
     "_options _responses _proto",
-    "_wire _endpoint",  # grammar
+    "_reader",  # grammar
+    "_wire _endpoint",
     "_error_metrics _counting",  # thought
     "_events _retry",
     "_evaluation",

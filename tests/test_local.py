@@ -290,8 +290,15 @@ async def test_a_service_starts_with_the_network_down_and_says_so(
     assert (
         "flags cannot be polled (the gateway cannot be reached); the saved ones of 1030 s ago are used" in caplog.text
     )
-    assert evaluator.export_snapshot() == data
+    assert content(evaluator.export_snapshot()) == content(data)
     await evaluator.aclose()
+
+
+def content(data: bytes) -> dict[str, Any]:
+    body: dict[str, Any] = json.loads(data.split(b"\n")[1])
+    for each in body["segments"]:
+        each["users"].sort()
+    return body
 
 
 async def test_the_first_poll_replaces_what_was_saved_and_tells_the_difference(server: FlagServer) -> None:

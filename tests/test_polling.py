@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import json
 import random
 from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import asynccontextmanager
@@ -27,6 +29,7 @@ from bucketeer_async import (
     User,
 )
 from bucketeer_async import _replica as replica
+from bucketeer_async._evaluation import EvaluationError
 from bucketeer_async._local import LocalEvaluator
 from bucketeer_async._polling import Range, in_turns, pause
 from tests.clock import VirtualLoop
@@ -79,7 +82,7 @@ async def value(evaluator: LocalEvaluator, feature_id: str = "flag") -> str:
 
 def test_the_hash_is_the_servers() -> None:
     def hash_of(*fields: dict[str, Any]) -> str:
-        steps = replica.hashing_flags(replica.HeldFlag(each, None) for each in fields)
+        steps = replica.hashing_flags(replica.HeldFlag(each["id"], "", each) for each in fields)
         while True:
             try:
                 next(steps)
@@ -217,11 +220,49 @@ async def test_a_gateway_with_another_hash_is_believed_until_the_full_refresh(se
 async def test_a_flag_that_cannot_be_compiled_fails_alone(server: FlagServer) -> None:
     server.put_flag("flag")
     server.put_flag("broken", version="x")
+    server.put_flag("worse", tags=["shop", 5])
     server.put_flag("", version=1)
     async with polling(server) as evaluator:
         assert await value(evaluator) == "on"
+        with pytest.raises(EvaluationError, match=r"'broken': MALFORMED \(version is not an integer\)"):
+            await evaluator.evaluate(USER, "broken")
+        assert evaluator.statistics().unusable == 2
+        assert held(evaluator) == ["broken", "flag", "worse"]
+
+
+async def test_flags_are_compiled_when_they_are_first_asked_for_and_then_by_the_poll(server: FlagServer) -> None:
+    for feature_id in ("flag", "broken", "unasked"):
+        server.put_flag(feature_id)
+    server.put_flag("long", description=40_000 * "x")
+    async with polling(server) as evaluator:
+        assert compiled(evaluator) == {"long"}  # a question shall not have to wait for it
+        for feature_id in ("flag", "broken"):
+            await value(evaluator, feature_id)
+        assert compiled(evaluator) == {"broken", "flag", "long"}
+
+        for feature_id in ("flag", "unasked"):
+            server.put_flag(feature_id, version=2)
+        server.put_flag("broken", version="x")
+        await polls()
+        assert compiled(evaluator) == {"flag", "long"}
         assert evaluator.statistics().unusable == 1
-        assert held(evaluator) == ["broken", "flag"]
+
+
+def compiled(evaluator: LocalEvaluator) -> set[str]:
+    published = evaluator._poller.published
+    assert published is not None
+    return {key for key, each in published.flags.items() if each._flag is not None}
+
+
+async def test_white_space_is_no_change(server: FlagServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.put_flag("flag")
+    seen: list[FlagChanges] = []
+    async with polling(server, full_refresh_interval=60.0) as evaluator:
+        evaluator.on_change(seen.append)
+        monkeypatch.setattr(json, "dumps", functools.partial(json.dumps, indent=1))
+        await polls(2)
+
+        assert seen == []
 
 
 # Flags that depend on others
@@ -412,29 +453,29 @@ async def test_an_edit_of_a_segment_that_was_not_told_arrives_with_the_full_refr
         assert await value(evaluator) == "off"
 
 
-async def test_a_segment_is_compiled_once_and_again_only_if_it_may_have_changed(
+async def test_a_segment_is_compiled_once_and_again_only_if_it_has_changed(
     server: FlagServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compiled: list[object] = []
-    compiling = replica.compiling_segment
+    compiled: list[str] = []
+    holding = replica._holding_segment
 
-    def counting(fields: dict[str, Any]) -> Generator[None, None, Any]:
-        compiled.append(fields["segmentId"])
-        return compiling(fields)
+    def counting(text: str) -> replica.Steps[tuple[str, replica.HeldSegment]]:
+        compiled.append(json.loads(text)["segmentId"])
+        return holding(text)
 
-    monkeypatch.setattr(replica, "compiling_segment", counting)
+    monkeypatch.setattr(replica, "_holding_segment", counting)
     for feature_id in ("flag", "other"):
-        server.put_flag(feature_id, rules=[rule_for_segment("settled", "young")])
-    server.put_segment("settled", ["user-1"], updated_at=EPOCH - 100)
-    server.put_segment("young", ["user-1"], updated_at=EPOCH)
-    async with polling(server, full_refresh_interval=60.0):
-        assert sorted(compiled, key=str) == ["settled", "young"]
+        server.put_flag(feature_id, rules=[rule_for_segment("same", "edited")])
+    for segment_id in ("same", "edited"):
+        server.put_segment(segment_id, ["user-1"])
+    async with polling(server, full_refresh_interval=60.0) as evaluator:
+        assert sorted(compiled) == ["edited", "same"]
 
         compiled.clear()
-        await polls()
-        assert compiled == ["young"]  # it may have been edited twice within the second
-        await polls(4)
-        assert compiled == ["young", "young"]
+        server.put_segment("edited", ["user-2"], updated_at=EPOCH)
+        await polls(2)
+        assert compiled == ["edited"]
+        assert segments(evaluator)["edited"] == {"user-2"}
 
 
 async def test_a_segment_that_cannot_be_compiled_has_no_members(server: FlagServer) -> None:
@@ -564,7 +605,7 @@ async def test_a_bug_is_told_and_does_not_end_the_polling(
     server.put_flag("flag")
     metrics = FakeMetrics()
     with monkeypatch.context() as patched:
-        patched.setattr(replica, "compile_flag", broken)
+        patched.setattr(replica, "dependencies", broken)
         evaluator = local(server, metrics=metrics)
         await evaluator.start()
         await anyio.wait_all_tasks_blocked()
@@ -667,19 +708,17 @@ async def test_others_get_their_turn_while_an_answer_is_taken_in() -> None:
     assert turns >= 100 * 0.0005 / 0.0025
 
 
-async def test_a_large_segment_is_compiled_in_steps_that_empty_its_list() -> None:
+def test_a_long_segment_is_compiled_in_steps() -> None:
     users = [{"segmentId": "vip", "userId": f"user-{number}"} for number in range(10_000)]
-    left: list[int] = []
-    compiled: list[int] = []
+    held: list[replica.HeldSegment] = []
 
-    def compiling() -> Generator[None, None, None]:
-        segment = yield from replica.compiling_segment({"segmentId": "vip", "users": users})
-        compiled.append(len(segment.members))
+    def holding() -> replica.Steps[None]:
+        _, segment = yield from replica._holding_segment(json.dumps({"segmentId": "vip", "users": users}))
+        held.append(segment)
 
-    left += [len(users) for _ in compiling()]
-
-    assert compiled == [10_000]
-    assert left == list(range(9_500, -1, -500))
+    assert len(list(holding())) == 50
+    assert held[0].segment is not None
+    assert len(held[0].segment.members) == 10_000
 
 
 # Any schedule
@@ -726,7 +765,7 @@ def assert_equal(evaluator: LocalEvaluator, server: FlagServer) -> None:
     assert published is not None
     tag = "" if evaluator._poller.environment else "shop"
     live = server.live(tag)
-    assert {key: each.fields for key, each in published.flags.items()} == live
+    assert {key: json.loads(each.text) for key, each in published.flags.items()} == live
     named = {each for flag in live.values() for rule in flag.get("rules", []) for each in rule["clauses"][0]["values"]}
     wanted = {key: {user["userId"] for user in each["users"]} for key, each in server.segments.items() if key in named}
     assert {key: users for key, users in segments(evaluator).items() if key in named and key in wanted} == wanted

@@ -2,14 +2,15 @@
 
 from bucketeer_async._evaluation._errors import EvaluationCause, EvaluationError, MalformedError
 from bucketeer_async._evaluation._evaluate import evaluate
-from bucketeer_async._evaluation._flags import Flag, Served, Variation, compile_flag
-from bucketeer_async._evaluation._segments import Segment, compile_segment, compiling_segment
+from bucketeer_async._evaluation._flags import Flag, Served, Variation, compile_flag, dependencies, segments
+from bucketeer_async._evaluation._segments import Listed, Segment, compile_segment
 from bucketeer_async._evaluation._snapshot import Snapshot
 
 __all__ = [
     "EvaluationCause",
     "EvaluationError",
     "Flag",
+    "Listed",
     "MalformedError",
     "Segment",
     "Served",
@@ -17,6 +18,7 @@ __all__ = [
     "Variation",
     "compile_flag",
     "compile_segment",
-    "compiling_segment",
+    "dependencies",
     "evaluate",
+    "segments",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from bucketeer_async._evaluation._errors import MalformedError
@@ -59,17 +59,6 @@ def message(fields: Fields, name: str) -> Fields | None:
 def messages(fields: Fields, name: str) -> list[Fields]:
     """Return a repeated message field."""
     return _list(fields, name, Mapping)
-
-
-def taken(fields: Fields, name: str, size: int) -> Iterator[list[Fields]]:
-    """Take the messages out of a repeated field, ``size`` at a time, from its end."""
-    values = fields.get(name)
-    if values is not None and not isinstance(values, list):
-        raise MalformedError(f"{name} is not a list but {type(values).__name__}")
-    while values:
-        last = values[-size:]
-        del values[-size:]
-        yield messages({name: last}, name)
 
 
 def texts(fields: Fields, name: str) -> list[str]:

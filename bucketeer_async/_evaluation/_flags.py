@@ -182,11 +182,6 @@ def compile_flag(fields: Fields) -> Flag:
     feature_id = _fields.text(fields, "id")
     if not feature_id:
         raise MalformedError("id is missing")
-    rules = _fields.messages(fields, "rules")
-    prerequisites = [
-        (_fields.text(each, "featureId"), _fields.text(each, "variationId"))
-        for each in _fields.messages(fields, "prerequisites")
-    ]
     default = _fields.message(fields, "defaultStrategy")
     salt = Salt(feature_id, _fields.text(fields, "samplingSeed"))
     flag = Flag(
@@ -197,14 +192,40 @@ def compile_flag(fields: Fields) -> Flag:
         tags=frozenset(_fields.texts(fields, "tags")),
         variations=_variations(fields),
         off_variation=_fields.text(fields, "offVariation"),
-        prerequisites=prerequisites,
+        prerequisites=_prerequisites(fields),
         targets=_targets(fields),
-        dependencies=[*(feature_id for feature_id, _ in prerequisites), *_named(rules, "FEATURE_FLAG")],
-        segments=_named(rules, "SEGMENT"),
+        dependencies=dependencies(fields),
+        segments=segments(fields),
         default=None if default is None else compile_strategy(default, salt),
     )
-    flag.rules = [_rule(flag, rule, salt) for rule in rules]
+    flag.rules = [_rule(flag, rule, salt) for rule in _fields.messages(fields, "rules")]
     return flag
+
+
+def dependencies(fields: Fields) -> list[str]:
+    """Return the flags that must be evaluated before the one with these fields, in order; doubles kept.
+
+    Raises:
+        MalformedError: If a field has the wrong type.
+    """
+    required = [feature_id for feature_id, _ in _prerequisites(fields)]
+    return required + _named(_fields.messages(fields, "rules"), "FEATURE_FLAG")
+
+
+def segments(fields: Fields) -> list[str]:
+    """Return the segments that the rules of the flag with these fields name.
+
+    Raises:
+        MalformedError: If a field has the wrong type.
+    """
+    return _named(_fields.messages(fields, "rules"), "SEGMENT")
+
+
+def _prerequisites(fields: Fields) -> list[tuple[str, str]]:
+    return [
+        (_fields.text(each, "featureId"), _fields.text(each, "variationId"))
+        for each in _fields.messages(fields, "prerequisites")
+    ]
 
 
 def _variations(fields: Fields) -> dict[str, Variation]:

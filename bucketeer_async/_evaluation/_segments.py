@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final
@@ -13,7 +13,6 @@ from bucketeer_async._evaluation._fields import Fields
 from bucketeer_async._evaluation._rules import compile_conditions
 
 _STATES: Final = ("INCLUDED", "EXCLUDED")
-_USERS_PER_STEP: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,37 +33,45 @@ class Segment:
     rules: Sequence[Condition]
 
 
+class Listed:
+    """The users that the list of a segment names, read one by one, for lists may be long."""
+
+    __slots__ = ("_members",)
+
+    def __init__(self) -> None:
+        self._members: dict[str, set[str]] = {}
+
+    def add(self, user: Fields) -> None:
+        """Read the parsed JSON of a ``bucketeer.feature.SegmentUser``.
+
+        Raises:
+            MalformedError: If a field has the wrong type.
+        """
+        if _fields.member(user, "state", _STATES) == "INCLUDED":
+            self._members.setdefault(_fields.text(user, "segmentId"), set()).add(_fields.text(user, "userId"))
+
+    def segment(self, fields: Fields) -> Segment:
+        """Return the segment, whose other fields are read here.
+
+        Raises:
+            MalformedError: If a field has the wrong type.
+        """
+        segment_id = _fields.text(fields, "segmentId")
+        own = self._members.pop(segment_id, set())
+        rules = [compile_conditions(rule) for rule in _fields.messages(fields, "rules")]
+        return Segment(segment_id, own, self._members, rules)
+
+
 def compile_segment(fields: Fields) -> Segment:
     """Compile the parsed JSON of ``bucketeer.feature.SegmentUsers``.
 
     Raises:
         MalformedError: If a field has the wrong type.
     """
-    users = fields.get("users")
-    steps = compiling_segment({**fields, "users": list(users)} if isinstance(users, list) else fields)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            segment: Segment = end.value
-            return segment
-
-
-def compiling_segment(fields: Fields) -> Generator[None, None, Segment]:
-    """As `compile_segment`, in steps that each take about a millisecond, so that others can be let in between.
-
-    The list of users is emptied on the way: to free a long one at once would be a long step of its own.
-    """
-    segment_id = _fields.text(fields, "segmentId")
-    members: dict[str, set[str]] = {}
-    for users in _fields.taken(fields, "users", _USERS_PER_STEP):
-        for user in users:
-            if _fields.member(user, "state", _STATES) == "INCLUDED":
-                members.setdefault(_fields.text(user, "segmentId"), set()).add(_fields.text(user, "userId"))
-        yield
-    own = members.pop(segment_id, set())
-    rules = [compile_conditions(rule) for rule in _fields.messages(fields, "rules")]
-    return Segment(segment_id, own, members, rules)
+    listed = Listed()
+    for user in _fields.messages(fields, "users"):
+        listed.add(user)
+    return listed.segment(fields)
 
 
 class Membership:
