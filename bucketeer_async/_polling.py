@@ -32,7 +32,7 @@ _A = TypeVar("_A", GetFeatureFlagsResponse, GetSegmentUsersResponse)
 
 _TURN: Final = 0.002  # seconds that are worked on an answer before others get their turn on the loop
 _JITTER: Final = 0.1  # share of a pause
-_REQUESTS: Final = 3  # for flags, in one poll: of the tag, all of the tag after doubts, all of the environment
+_REQUESTS: Final = 4  # for flags, in one poll: changes, all of the tag after doubts, the environment, the tag after all
 _AGAIN: Final = 600.0  # seconds between two lines about one spell of trouble
 _LONGEST_ERROR: Final = 300  # characters
 _TOPIC: Final = "polling"
@@ -191,7 +191,7 @@ class FlagPoller:
     async def _poll(self) -> list[Exception]:
         errors = await self._poll_flags()
         named = _replica.named_segments(self._flags.flags)
-        if named <= self._segments.segments.keys():
+        if not _replica.missing_segments(self._segments, named):
             self._publish()  # a flag that is switched off does not wait for segments
         errors += await self._poll_segments(named)
         self._publish()

@@ -279,11 +279,16 @@ def named_segments(flags: Mapping[str, HeldFlag]) -> set[str]:
     return {segment_id for each in flags.values() for segment_id in each.segments}
 
 
+def missing_segments(held: HeldSegments, named: AbstractSet[str]) -> AbstractSet[str]:
+    """Return the named segments that are not held, but for those that the gateway did not have either."""
+    return named - held.segments.keys() - held.absent
+
+
 def segments_request(held: HeldSegments, named: AbstractSet[str], now: float, full_refresh_interval: float) -> int:
     """Return the time to poll segments with; 0 asks for everything."""
     age = now - held.full_at
-    missing = named - held.segments.keys()
-    if age >= full_refresh_interval or missing - held.absent or (missing and age >= ASK_AGAIN):
+    absent = not named <= held.segments.keys()
+    if age >= full_refresh_interval or missing_segments(held, named) or (absent and age >= ASK_AGAIN):
         return 0
     return held.requested_at
 

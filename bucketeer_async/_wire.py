@@ -277,6 +277,7 @@ def _cut_object(reader: Reader, name: str, within: str) -> tuple[dict[str, Any],
 
 def _object_text(reader: Reader, name: str, within: str) -> str:
     if reader.peek() != "{":
+        reader.value()
         raise DecodeError(f"{name} has an entry that is not dict")
     start = reader.index
     for key in reader.members():

@@ -123,6 +123,16 @@ async def test_a_change_arrives_with_the_next_poll_and_nothing_else_is_compiled(
         assert len(server.flag_requests) == 2
 
 
+async def test_a_snapshot_is_a_mapping_of_compiled_flags(server: FlagServer) -> None:
+    for feature_id in ("flag", "other"):
+        server.put_flag(feature_id)
+    async with polling(server) as evaluator:
+        published = evaluator._poller.published
+        assert published is not None
+        assert {key: flag.id for key, flag in published.snapshot.flags.items()} == {"flag": "flag", "other": "other"}
+        assert len(published.snapshot.flags) == 2
+
+
 async def test_a_poll_without_changes_keeps_the_snapshot(server: FlagServer) -> None:
     server.put_flag("flag", rules=[rule_for_segment("vip")])
     server.put_segment("vip", ["user-2"], updated_at=EPOCH - 100)
@@ -393,8 +403,9 @@ async def test_flags_and_the_segments_that_they_name_are_published_together(serv
         assert seen == [{"old"}]
 
 
-async def test_a_flag_that_is_switched_off_does_not_wait_for_segments(server: FlagServer) -> None:
-    server.put_flag("flag", rules=[rule_for_segment("vip")])
+@pytest.mark.parametrize("named", [["vip"], ["vip", "nowhere"]], ids=len)
+async def test_a_flag_that_is_switched_off_does_not_wait_for_segments(server: FlagServer, named: list[str]) -> None:
+    server.put_flag("flag", rules=[rule_for_segment(*named)])
     server.put_segment("vip", [])
 
     async def hang(path: str) -> None:
@@ -479,16 +490,18 @@ async def test_a_segment_is_compiled_once_and_again_only_if_it_has_changed(
 
 
 async def test_a_segment_that_cannot_be_compiled_has_no_members(server: FlagServer) -> None:
-    server.put_flag("flag", rules=[rule_for_segment("vip", "odd", "worse")])
+    server.put_flag("flag", rules=[rule_for_segment("vip", "odd", "worse", "worst", "rule")])
     server.put_segment("vip", ["user-2"])
     server.segments["odd"] = {"segmentId": "odd", "users": [{"userId": 5}], "updatedAt": "1"}
     server.segments["worse"] = {"segmentId": "worse", "users": 5, "updatedAt": "1"}
+    server.segments["worst"] = {"segmentId": "worst", "users": [5], "rules": [], "updatedAt": "1"}
+    server.segments["rule"] = {"segmentId": "rule", "rules": [5], "updatedAt": "1"}
     async with polling(server) as evaluator:
         server.segments["vip"]["segmentId"] = None
         await polls()
 
         assert await value(evaluator) == "on"
-        assert evaluator.statistics().unusable == 2
+        assert evaluator.statistics().unusable == 4
         assert [at for _, at in server.segment_requests][1] != 0
 
 
