@@ -9,13 +9,14 @@ from bucketeer_async._errors import (
     ConfigurationError,
     ConnectionFailedError,
     DecodeError,
+    NotReadyError,
     RequestTimeoutError,
     StatusError,
     UndeliveredError,
     WrongLoopError,
 )
 from bucketeer_async._models import ApiId, Evaluation, EvaluationDetails, EventKind, Reason, ReasonType, User
-from bucketeer_async._options import ProcessorConfig, RetryPolicy, Spool
+from bucketeer_async._options import LocalEvaluation, ProcessorConfig, RetryPolicy, Spool
 from bucketeer_async._processor import Processor
 from bucketeer_async._records import Receipt
 from bucketeer_async._reports import (
@@ -25,12 +26,16 @@ from bucketeer_async._reports import (
     DroppedReason,
     EventCounts,
     Fate,
+    FlagChanges,
+    LocalEvaluationStatistics,
     Outcome,
     RefusedReason,
+    SnapshotSource,
     SpoolStatistics,
     Statistics,
 )
 from bucketeer_async._responses import (
+    Definitions,
     EventError,
     GetEvaluationResponse,
     GetEvaluationsResponse,
@@ -50,6 +55,7 @@ __all__ = [
     "ConfigurationError",
     "ConnectionFailedError",
     "DecodeError",
+    "Definitions",
     "DrainCounts",
     "DrainReport",
     "Drop",
@@ -60,10 +66,14 @@ __all__ = [
     "EventError",
     "EventKind",
     "Fate",
+    "FlagChanges",
     "GetEvaluationResponse",
     "GetEvaluationsResponse",
     "GetFeatureFlagsResponse",
     "GetSegmentUsersResponse",
+    "LocalEvaluation",
+    "LocalEvaluationStatistics",
+    "NotReadyError",
     "Outcome",
     "Processor",
     "ProcessorConfig",
@@ -74,6 +84,7 @@ __all__ = [
     "RegisterEventsResponse",
     "RequestTimeoutError",
     "RetryPolicy",
+    "SnapshotSource",
     "Spool",
     "SpoolStatistics",
     "Statistics",

@@ -14,7 +14,9 @@ from typing import Any, Final, TypeVar
 
 from bucketeer_async._errors import DecodeError
 from bucketeer_async._models import Evaluation, Reason, ReasonType, User
+from bucketeer_async._reader import Reader
 from bucketeer_async._responses import (
+    Definitions,
     EventError,
     GetEvaluationResponse,
     GetEvaluationsResponse,
@@ -225,10 +227,10 @@ def decode_get_evaluations(body: bytes) -> GetEvaluationsResponse:
 
 
 def decode_get_feature_flags(body: bytes) -> GetFeatureFlagsResponse:
-    """Read flag definitions."""
-    fields = json_object(body)
+    """Read flag definitions, and leave them as texts."""
+    fields, features = _cut(body, "features")
     return GetFeatureFlagsResponse(
-        features=_list(fields, "features", dict),
+        features=features,
         archived_feature_flag_ids=_list(fields, "archivedFeatureFlagIds", str),
         feature_flags_id=_field(fields, "featureFlagsId", str, ""),
         requested_at=_integer(fields, "requestedAt"),
@@ -238,15 +240,58 @@ def decode_get_feature_flags(body: bytes) -> GetFeatureFlagsResponse:
 
 
 def decode_get_segment_users(body: bytes) -> GetSegmentUsersResponse:
-    """Read segment members."""
-    fields = json_object(body)
+    """Read segment members, and leave them as texts."""
+    fields, segment_users = _cut(body, "segmentUsers", within="users")
     return GetSegmentUsersResponse(
-        segment_users=_list(fields, "segmentUsers", dict),
+        segment_users=segment_users,
         deleted_segment_ids=_list(fields, "deletedSegmentIds", str),
         requested_at=_integer(fields, "requestedAt"),
         force_update=_field(fields, "forceUpdate", bool, False),  # noqa: FBT003
         size_byte=len(body),
     )
+
+
+def _cut(body: bytes, name: str, *, within: str = "") -> tuple[dict[str, Any], Definitions]:
+    """Parse an answer, but leave the entries of one list as texts.
+
+    Args:
+        body: The answer.
+        name: The list.
+        within: A list in each of its entries that may be long, and is not made at once either.
+    """
+    try:
+        return _cut_object(Reader(body.decode()), name, within)
+    except (ValueError, RecursionError) as error:
+        raise DecodeError(f"the answer is not JSON: {type(error).__name__}") from None
+
+
+def _cut_object(reader: Reader, name: str, within: str) -> tuple[dict[str, Any], Definitions]:
+    if reader.peek() != "{":
+        raise DecodeError(f"the answer is not a JSON object but {type(reader.value()).__name__}")
+    fields: dict[str, Any] = {}
+    texts: list[str] = []
+    for key in reader.members():
+        if key == name and reader.peek() == "[":
+            texts += [_object_text(reader, name, within) for _ in reader.entries()]
+        else:
+            fields[key] = reader.value()
+    reader.end()
+    _list(fields, name, dict)  # if it is no list, it must be absent
+    return fields, Definitions(texts)
+
+
+def _object_text(reader: Reader, name: str, within: str) -> str:
+    if reader.peek() != "{":
+        reader.value()
+        raise DecodeError(f"{name} has an entry that is not dict")
+    start = reader.index
+    for key in reader.members():
+        if key == within and reader.peek() == "[":
+            for _ in reader.entries():
+                reader.value()
+        else:
+            reader.value()
+    return reader.text[start : reader.index]
 
 
 def decode_ping(body: bytes) -> int:

@@ -17,17 +17,20 @@ LAYERS = [
     "_models",
     "_reports",
     "_options _responses _proto",
-    "_wire _endpoint _environment",  # grammar
+    "_reader",  # grammar
+    "_wire _endpoint _environment",
     "_error_metrics _counting",  # thought
     "_events _retry",
     "_evaluation",
     "_variations",
     "_reasons",
+    "_replica",
+    "_bootstrap",
     "_background _trouble _listener _http",  # machinery
     "_records _connections _spool",
     "_ledger _metrics",
-    "_api _delivery _spooling",
-    "_collector",
+    "_api _delivery _spooling _polling",
+    "_collector _local",
     "_pipeline",
     "_processor",
     "_evaluators _disabled",  # strategies
