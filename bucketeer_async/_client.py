@@ -1,47 +1,33 @@
-"""The client: flags and goals, for applications. Wires the parts together, and decides nothing itself.
+"""The client: flags and goals, for applications. It decides nothing itself.
 
-What becomes of a question is left to `_questions.py`, what its answer means to `_variations.py`, and start and close to
-`_lifecycle.py`.
+What it is made of is left to `_parts.py`, what becomes of a question to `_questions.py`, what its answer means to
+`_variations.py`, and start and close to `_lifecycle.py`.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
 from types import EllipsisType, TracebackType
-from typing import Any, Final, Protocol, Self, overload
+from typing import Any, Self, overload
 
 from bucketeer_async import _environment
+from bucketeer_async import _parts as parts
 from bucketeer_async import _variations as variations
 from bucketeer_async._api import ApiClient
-from bucketeer_async._disabled import DisabledEvaluator, DisabledProcessor
 from bucketeer_async._errors import ConfigurationError
-from bucketeer_async._evaluators import Evaluator, RemoteEvaluator
 from bucketeer_async._http import HttpClient
-from bucketeer_async._lifecycle import ApiLife, EventsLife, Lifecycle
-from bucketeer_async._metrics import Metrics
+from bucketeer_async._lifecycle import Lifecycle
 from bucketeer_async._models import EvaluationDetails, User
-from bucketeer_async._options import ProcessorConfig
-from bucketeer_async._processor import Processor
-from bucketeer_async._questions import EvaluationEvents, Questions
+from bucketeer_async._options import LocalEvaluation, ProcessorConfig
+from bucketeer_async._parts import LocalFlags, Parts
+from bucketeer_async._questions import Questions
 from bucketeer_async._records import Receipt
-from bucketeer_async._reports import DrainReport, Statistics
+from bucketeer_async._reports import DrainReport, FlagChanges, Statistics
 from bucketeer_async._trouble import TroubleLog
 from bucketeer_async._variations import Json
-
-_ERRORS_SHARE: Final = 0.1  # of the queue's capacity that error metrics may hold
-
-
-class ClientEvents(EventsLife, EvaluationEvents, Protocol):
-    """What a client needs of a `Processor`."""
-
-    def statistics(self) -> Statistics: ...
-    async def push_goal_event(self, user: User, goal_id: str, value: float) -> Receipt: ...
-    def push_goal_event_nowait(self, user: User, goal_id: str, value: float) -> Receipt: ...
 
 
 class Client:
@@ -57,10 +43,12 @@ class Client:
     Args:
         endpoint: The gateway: a host (``"api.example.com"``), or a URL without a path. ``http`` is for loopback
             addresses.
-        api_key: A client key: the gateway evaluates flags for no other.
-        tag: The tag of the flags; not empty. It is put into every event, too.
+        api_key: A client key: the gateway evaluates flags for no other. With ``local_evaluation`` a server key.
+        tag: The tag of the flags; only with ``local_evaluation`` may it be empty, for all flags. It is put into every
+            event, too.
         timeout: Seconds that a question may take, all in all. To wait less, cancel: ``async with asyncio.timeout(0.1)``.
         events: Every knob of the delivery of events; its tag is the client's.
+        local_evaluation: How to poll the definitions of flags and evaluate them here; None has the gateway evaluate.
         source_id: As in `ApiClient`.
         sdk_version: As in `ApiClient`.
         allow_http: Whether ``http`` may be used beyond loopback.
@@ -81,6 +69,7 @@ class Client:
         tag: str,
         timeout: float = 5.0,
         events: ProcessorConfig = ProcessorConfig(),
+        local_evaluation: LocalEvaluation | None = None,
         source_id: int = 0,
         sdk_version: str | None = None,
         allow_http: bool = False,
@@ -101,21 +90,13 @@ class Client:
             proxy=proxy,
             http=http,
         )
-        config = _tagged(events, tag)
-        processor = Processor(api, config)
-        self._compose(processor, api, partial(_new_evaluator, api, processor, config, timeout), config.logger)
+        self._compose(parts.connected(api, events, local_evaluation, tag=tag, timeout=timeout))
 
-    def _compose(
-        self,
-        events: ClientEvents,
-        api: ApiLife | None,
-        new_evaluator: Callable[[], Evaluator],
-        logger: logging.Logger | None = None,
-    ) -> None:
-        self._events = events
-        self._life = Lifecycle(events, api, new_evaluator)
-        log = TroubleLog(logger or logging.getLogger("bucketeer_async"))
-        self._questions = Questions(self._life.evaluator, events, log)
+    def _compose(self, composed: Parts) -> None:
+        self._events = composed.events
+        self._local = composed.local
+        self._life = Lifecycle(composed.events, composed.api, composed.new_evaluator)
+        self._questions = Questions(self._life.evaluator, composed.events, TroubleLog(composed.logger))
 
     @classmethod
     def from_env(
@@ -123,6 +104,7 @@ class Client:
         environ: Mapping[str, str] | None = None,
         *,
         events: ProcessorConfig = ProcessorConfig(),
+        local_evaluation: LocalEvaluation | None = None,
         http: HttpClient | None = None,
     ) -> Self:
         """Make a client of what the environment says; disabled, if ``BUCKETEER_DISABLED`` says so.
@@ -132,17 +114,24 @@ class Client:
         Args:
             environ: The variables; ``os.environ`` if None.
             events: Options of events that no variable is set for.
+            local_evaluation: Options of local evaluation that no variable is set for; with any, flags are evaluated
+                here unless a variable says otherwise.
             http: As in `Client`.
 
         Raises:
             ConfigurationError: If a variable is missing or wrong; the message names it.
         """
         environ = os.environ if environ is None else environ
-        if _environment.is_disabled(environ):
+        if _environment.switch(environ, _environment.DISABLED):
             return cls.disabled()
         _environment.require(environ)
         options = {"tag": "", **_environment.options(environ, _environment.CLIENT)}
-        return cls(events=replace(events, **_environment.options(environ, _environment.EVENTS)), http=http, **options)
+        return cls(
+            events=replace(events, **_environment.options(environ, _environment.EVENTS)),
+            local_evaluation=_environment.local_evaluation(environ, local_evaluation),
+            http=http,
+            **options,
+        )
 
     @classmethod
     def disabled(cls) -> Self:
@@ -151,7 +140,7 @@ class Client:
         The reason is ``CLIENT``; the receipts of goals say that they were refused, as ``disabled``.
         """
         client = cls.__new__(cls)
-        client._compose(DisabledProcessor(), None, DisabledEvaluator)  # noqa: SLF001 - of this class
+        client._compose(parts.disabled())  # noqa: SLF001 - of this class
         return client
 
     def __repr__(self) -> str:
@@ -180,6 +169,8 @@ class Client:
 
     async def wait_ready(self) -> None:
         """Wait until questions can be answered, which is at once when the gateway answers them.
+
+        However long that takes: bound it by ``asyncio.timeout()``.
 
         Raises:
             ClosedError: If the client is not running.
@@ -220,8 +211,38 @@ class Client:
         return await self._life.aclose(timeout)
 
     def statistics(self) -> Statistics:
-        """Return all counters of events, exact to the event and consistent with each other; from any thread."""
-        return self._events.statistics()
+        """Return all counters of events, exact to the event, and how fresh the flags are; from any thread."""
+        statistics = self._events.statistics()
+        return statistics if self._local is None else replace(statistics, local_evaluation=self._local.statistics())
+
+    # Local evaluation
+
+    def on_change(self, callback: Callable[[FlagChanges], object]) -> None:
+        """Have a function called after every poll that has changed flags, the first one included.
+
+        It is called on the event loop, with the new flags in place, and must be short. What it raises is logged.
+
+        Raises:
+            ConfigurationError: If the client does not evaluate flags itself.
+            TypeError: If it is not callable, or a coroutine function.
+        """
+        self._local_flags().on_change(callback)
+
+    def export_snapshot(self) -> bytes:
+        """Return the flags and segments, for ``LocalEvaluation(bootstrap=...)``; it holds user ids, and no key.
+
+        From any thread: for a large environment it takes a second or so, so call it in one.
+
+        Raises:
+            ConfigurationError: If the client does not evaluate flags itself.
+            NotReadyError: If no flags have arrived yet.
+        """
+        return self._local_flags().export_snapshot()
+
+    def _local_flags(self) -> LocalFlags:
+        if self._local is None:
+            raise ConfigurationError("Client.local_evaluation is not set: the gateway holds the flags")
+        return self._local
 
     # Flags
 
@@ -351,19 +372,3 @@ class Client:
     def track_nowait(self, user: User, goal_id: str, *, value: float = 0.0) -> Receipt:
         """As `track`, without ever waiting, from any thread."""
         return self._events.push_goal_event_nowait(user, goal_id, value)
-
-
-def _new_evaluator(api: ApiClient, processor: Processor, config: ProcessorConfig, timeout: float) -> Evaluator:
-    """Choose who answers, and make it; called at construction, and in each forked child."""
-    metrics = Metrics(processor, max_errors=max(int(config.queue_capacity * _ERRORS_SHARE), 1))
-    return RemoteEvaluator(api, tag=config.tag, timeout=timeout, metrics=metrics)
-
-
-def _tagged(events: object, tag: object) -> ProcessorConfig:
-    if not isinstance(events, ProcessorConfig):
-        raise ConfigurationError(f"Client.events must be a ProcessorConfig, not {type(events).__name__}")
-    if not isinstance(tag, str):
-        raise ConfigurationError(f"Client.tag must be a str, not {type(tag).__name__}")
-    if events.tag not in {"", tag}:
-        raise ConfigurationError(f"ProcessorConfig.tag must be the client's, {tag!r}, or left out, not {events.tag!r}")
-    return replace(events, tag=tag)

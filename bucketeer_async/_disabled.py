@@ -6,6 +6,7 @@ import math
 from typing import NoReturn
 
 from bucketeer_async._counting import total_counts
+from bucketeer_async._errors import NotReadyError
 from bucketeer_async._ledger import Ledger
 from bucketeer_async._models import EventKind
 from bucketeer_async._reasons import DisabledError
@@ -28,6 +29,16 @@ class DisabledEvaluator:
 
     async def aclose(self) -> None:
         """Do nothing."""
+
+    def statistics(self) -> None:
+        """Return None: there are no flags."""
+
+    def on_change(self, *_callback: object, **_named: object) -> None:
+        """Do nothing: no flag ever changes."""
+
+    def export_snapshot(self) -> NoReturn:
+        """Raise `NotReadyError`."""
+        raise NotReadyError("the client is disabled: there are no flags")
 
 
 class DisabledProcessor:

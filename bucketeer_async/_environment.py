@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from bucketeer_async._errors import ConfigurationError
-from bucketeer_async._options import Spool
+from bucketeer_async._options import LocalEvaluation, Spool
 
 _SWITCHES: Final = dict.fromkeys(("1", "true", "yes", "on"), True) | dict.fromkeys(("0", "false", "no", "off"), False)
 
@@ -60,16 +61,39 @@ EVENTS: Final[Readers] = {
     "BUCKETEER_SPOOL": ("spool", Spool),
 }
 
+#: Options of `LocalEvaluation` by variable.
+LOCAL: Final[Readers] = {
+    "BUCKETEER_POLLING_INTERVAL": ("polling_interval", _seconds),
+    "BUCKETEER_BOOTSTRAP": ("bootstrap", _text),
+}
+
+EVALUATED_LOCALLY: Final = "BUCKETEER_LOCAL_EVALUATION"
 DISABLED: Final = "BUCKETEER_DISABLED"
 
 
-def is_disabled(environ: Mapping[str, str]) -> bool:
-    """Whether the client is switched off.
+def switch(environ: Mapping[str, str], variable: str) -> bool | None:
+    """Return whether something is switched on; None if the variable is not set.
 
     Raises:
-        ConfigurationError: If the variable holds something that is no switch.
+        ConfigurationError: If it holds something that is no switch.
     """
-    return bool(options(environ, {DISABLED: ("disabled", _switch)}).get("disabled", False))
+    return options(environ, {variable: ("switch", _switch)}).get("switch")
+
+
+def local_evaluation(environ: Mapping[str, str], otherwise: LocalEvaluation | None) -> LocalEvaluation | None:
+    """Return how flags are evaluated here; None if they are not.
+
+    Args:
+        environ: The variables.
+        otherwise: What they begin with, and whether flags are evaluated here if no variable says so.
+
+    Raises:
+        ConfigurationError: If a variable is wrong.
+    """
+    wanted = switch(environ, EVALUATED_LOCALLY)
+    if wanted is False or (wanted is None and otherwise is None):
+        return None
+    return replace(otherwise or LocalEvaluation(), **options(environ, LOCAL))
 
 
 def require(environ: Mapping[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from typing import Protocol
 
@@ -31,6 +32,10 @@ class Metrics:
     def __init__(self, events: MetricsEvents, *, max_errors: int) -> None:
         self._events = events
         self._max_errors = max_errors
+        self._begin_life()
+
+    def _begin_life(self) -> None:
+        self._pid = os.getpid()
         self._errors: deque[Receipt] = deque()
 
     def latency(self, duration: float, api_id: ApiId) -> None:
@@ -43,6 +48,8 @@ class Metrics:
 
     def error(self, error: BaseException, api_id: ApiId) -> None:
         """Tell that it failed."""
+        if os.getpid() != self._pid:
+            self._begin_life()  # in a forked child nobody settles what the parent has pushed
         while self._errors and self._errors[0].outcome is not None:
             self._errors.popleft()
         if len(self._errors) < self._max_errors:

@@ -147,7 +147,7 @@ class SpoolStatistics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statistics:
-    """What a processor has done since its start, to the event.
+    """What a processor, or a client's, has done since its start, to the event.
 
     Attributes:
         goal: Counters of the goal events.
@@ -161,6 +161,7 @@ class Statistics:
         circuit: ``"closed"`` if posts flow, ``"open"`` while they wait out trouble, ``"probing"`` while one
             batch tries whether it is over.
         spool: The spool's, as of its last write; None without a spool.
+        local_evaluation: How fresh the flags of a client are; None unless it evaluates them itself.
     """
 
     goal: EventCounts
@@ -173,6 +174,7 @@ class Statistics:
     protocol_anomalies: int
     circuit: str
     spool: SpoolStatistics | None = None
+    local_evaluation: LocalEvaluationStatistics | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

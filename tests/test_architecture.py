@@ -35,6 +35,7 @@ LAYERS = [
     "_processor",
     "_evaluators _disabled",  # strategies
     "_lifecycle _questions",  # composition
+    "_parts",
     "_client",
     "gateway",  # knows words, grammar and _background, never the client
     "__init__",  # the door

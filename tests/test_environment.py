@@ -6,8 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from bucketeer_async import ConfigurationError, ProcessorConfig, Spool
-from bucketeer_async._environment import CLIENT, DISABLED, EVENTS, is_disabled, options, require
+from bucketeer_async import ConfigurationError, LocalEvaluation, ProcessorConfig, Spool
+from bucketeer_async._environment import (
+    CLIENT,
+    DISABLED,
+    EVALUATED_LOCALLY,
+    EVENTS,
+    LOCAL,
+    local_evaluation,
+    options,
+    require,
+    switch,
+)
 
 
 def test_every_variable_is_read() -> None:
@@ -67,16 +77,36 @@ def test_all_that_is_missing_is_named_at_once() -> None:
         require({"BUCKETEER_API_KEY": ""})
 
 
+@pytest.mark.parametrize(("value", "disabled"), [("", None), ("0", False), ("OFF", False), ("1", True), ("true", True)])
+def test_a_client_may_be_switched_off(value: str, disabled: bool | None) -> None:
+    assert switch({DISABLED: value}, DISABLED) is disabled
+
+
 @pytest.mark.parametrize(
-    ("value", "disabled"), [("", False), ("0", False), ("OFF", False), ("1", True), ("true", True)]
+    ("value", "otherwise", "found"),
+    [
+        ("", None, None),
+        ("0", LocalEvaluation(), None),
+        ("1", None, LocalEvaluation(polling_interval=5.0, bootstrap="flags.json")),
+        ("", LocalEvaluation(scope="tag"), LocalEvaluation(polling_interval=5.0, bootstrap="flags.json", scope="tag")),
+    ],
+    ids=["unset", "off", "on", "otherwise"],
 )
-def test_a_client_may_be_switched_off(value: str, disabled: bool) -> None:
-    assert is_disabled({DISABLED: value}) is disabled
+def test_flags_may_be_evaluated_locally(
+    value: str, otherwise: LocalEvaluation | None, found: LocalEvaluation | None
+) -> None:
+    environ = {EVALUATED_LOCALLY: value, "BUCKETEER_POLLING_INTERVAL": "5", "BUCKETEER_BOOTSTRAP": "flags.json"}
+
+    assert local_evaluation(environ, otherwise) == found
 
 
 def test_the_guide_lists_every_variable() -> None:
     guide = (Path(__file__).parent.parent / "docs" / "guide" / "client.md").read_text()
 
-    missing = [variable for variable in (*CLIENT, *EVENTS, DISABLED) if f"| `{variable}` |" not in guide]
+    missing = [
+        variable
+        for variable in (*CLIENT, *EVENTS, *LOCAL, EVALUATED_LOCALLY, DISABLED)
+        if f"| `{variable}` |" not in guide
+    ]
 
     assert not missing

@@ -79,3 +79,14 @@ def test_errors_that_were_refused_do_not_count_as_waiting() -> None:
         metrics.error(KeyError(), ApiId.GET_EVALUATION)
 
     assert processor.statistics().metrics.refused == 5
+
+
+async def test_what_waits_in_the_parent_does_not_count_in_a_forked_child() -> None:
+    async with Processor(FakeClient()) as processor:
+        metrics = Metrics(processor, max_errors=1)
+        metrics.error(KeyError(), ApiId.GET_EVALUATION)
+
+        metrics._pid += 1
+        metrics.error(KeyError(), ApiId.GET_EVALUATION)
+
+        assert processor.statistics().metrics.pushed == 2

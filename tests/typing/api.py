@@ -13,7 +13,10 @@ from bucketeer_async import (
     Drop,
     Evaluation,
     EvaluationDetails,
+    FlagChanges,
     GetEvaluationResponse,
+    LocalEvaluation,
+    LocalEvaluationStatistics,
     Outcome,
     Processor,
     ProcessorConfig,
@@ -57,6 +60,10 @@ async def use_api_client() -> None:
     ApiClient(endpoint="localhost", api_key="key", http=object())  # type: ignore[arg-type]
 
 
+def changed(changes: FlagChanges) -> None:
+    assert_type(changes.added, frozenset[str])
+
+
 class Layout(TypedDict):
     columns: int
 
@@ -84,6 +91,10 @@ async def use_client() -> None:
         assert_type(client.statistics(), Statistics)
         await client.string_variation(user, "flag", None)  # type: ignore[arg-type]
         await client.json_variation(user, "flag", object())  # type: ignore[call-overload]
+        client.on_change(changed)
+        assert_type(client.export_snapshot(), bytes)
+        assert_type(client.statistics().local_evaluation, LocalEvaluationStatistics | None)
     assert_type(await client.aclose(), DrainReport)
+    Client(endpoint="localhost", api_key="key", tag="", local_evaluation=LocalEvaluation(polling_interval=5))
     assert_type(Client.from_env({}, events=ProcessorConfig()), Client)
     assert_type(Client.disabled(), Client)
