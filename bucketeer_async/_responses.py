@@ -23,7 +23,7 @@ class Definitions(Sequence[dict[str, Any]]):
     __slots__ = ("texts",)
 
     def __init__(self, texts: Iterable[str]) -> None:
-        self.texts = list(texts)
+        self.texts: list[str] = list(texts)
 
     def __len__(self) -> int:
         return len(self.texts)
