@@ -1,6 +1,7 @@
 """The asyncio-native Python SDK for Bucketeer, the open-source feature-flag and experimentation service."""
 
 from bucketeer_async._api import ApiClient
+from bucketeer_async._client import Client
 from bucketeer_async._errors import (
     ApiError,
     BucketeerError,
@@ -8,13 +9,14 @@ from bucketeer_async._errors import (
     ConfigurationError,
     ConnectionFailedError,
     DecodeError,
+    NotReadyError,
     RequestTimeoutError,
     StatusError,
     UndeliveredError,
     WrongLoopError,
 )
-from bucketeer_async._models import ApiId, Evaluation, EventKind, Reason, ReasonType, User
-from bucketeer_async._options import ProcessorConfig, RetryPolicy, Spool
+from bucketeer_async._models import ApiId, Evaluation, EvaluationDetails, EventKind, Reason, ReasonType, User
+from bucketeer_async._options import LocalEvaluation, ProcessorConfig, RetryPolicy, Spool
 from bucketeer_async._processor import Processor
 from bucketeer_async._records import Receipt
 from bucketeer_async._reports import (
@@ -24,12 +26,16 @@ from bucketeer_async._reports import (
     DroppedReason,
     EventCounts,
     Fate,
+    FlagChanges,
+    LocalEvaluationStatistics,
     Outcome,
     RefusedReason,
+    SnapshotSource,
     SpoolStatistics,
     Statistics,
 )
 from bucketeer_async._responses import (
+    Definitions,
     EventError,
     GetEvaluationResponse,
     GetEvaluationsResponse,
@@ -44,23 +50,30 @@ __all__ = [
     "ApiError",
     "ApiId",
     "BucketeerError",
+    "Client",
     "ClosedError",
     "ConfigurationError",
     "ConnectionFailedError",
     "DecodeError",
+    "Definitions",
     "DrainCounts",
     "DrainReport",
     "Drop",
     "DroppedReason",
     "Evaluation",
+    "EvaluationDetails",
     "EventCounts",
     "EventError",
     "EventKind",
     "Fate",
+    "FlagChanges",
     "GetEvaluationResponse",
     "GetEvaluationsResponse",
     "GetFeatureFlagsResponse",
     "GetSegmentUsersResponse",
+    "LocalEvaluation",
+    "LocalEvaluationStatistics",
+    "NotReadyError",
     "Outcome",
     "Processor",
     "ProcessorConfig",
@@ -71,6 +84,7 @@ __all__ = [
     "RegisterEventsResponse",
     "RequestTimeoutError",
     "RetryPolicy",
+    "SnapshotSource",
     "Spool",
     "SpoolStatistics",
     "Statistics",

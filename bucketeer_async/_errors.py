@@ -5,6 +5,7 @@
     BucketeerError
     ├── ConfigurationError (also ValueError)   an option is wrong; names the field and the accepted form
     ├── ClosedError                            used before start() or after aclose()
+    ├── NotReadyError                          there are no flags to export yet
     ├── WrongLoopError                         awaited on another event loop than the one that started it
     ├── UndeliveredError                       DrainReport.raise_for_undelivered(): events were left behind
     └── ApiError                               a request to the gateway had no usable answer
@@ -30,6 +31,10 @@ class ConfigurationError(BucketeerError, ValueError):
 
 class ClosedError(BucketeerError):
     """The object is not started yet, is closing, or is closed."""
+
+
+class NotReadyError(BucketeerError):
+    """No flags have arrived yet: await ``wait_ready()`` first."""
 
 
 class WrongLoopError(BucketeerError):

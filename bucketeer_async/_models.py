@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from types import MappingProxyType
-from typing import Final, TypeVar
+from typing import Final, Generic, TypeVar
 
+_T = TypeVar("_T")
 _E = TypeVar("_E", bound=IntEnum)
 
 _REPAIRED_NAMES: Final = frozenset({"userAttributesUpdated", "user_attributes_updated"})
@@ -206,3 +207,48 @@ class Evaluation:
         check_int32("Evaluation.feature_version", self.feature_version, minimum=0)
         for name in ("user_id", "variation_name", "variation_value"):
             check_text(f"Evaluation.{name}", getattr(self, name))
+
+
+_set_feature_id = Evaluation.__dict__["feature_id"].__set__
+_set_variation_id = Evaluation.__dict__["variation_id"].__set__
+_set_reason = Evaluation.__dict__["reason"].__set__
+_set_feature_version = Evaluation.__dict__["feature_version"].__set__
+_set_user_id = Evaluation.__dict__["user_id"].__set__
+_set_variation_name = Evaluation.__dict__["variation_name"].__set__
+_set_variation_value = Evaluation.__dict__["variation_value"].__set__
+
+
+def evaluation_of(prototype: Evaluation, user_id: str) -> Evaluation:
+    """Return ``prototype`` for another user, whose id was checked before: in a fifth of the constructor's time."""
+    evaluation = object.__new__(Evaluation)
+    _set_feature_id(evaluation, prototype.feature_id)
+    _set_variation_id(evaluation, prototype.variation_id)
+    _set_reason(evaluation, prototype.reason)
+    _set_feature_version(evaluation, prototype.feature_version)
+    _set_user_id(evaluation, user_id)
+    _set_variation_name(evaluation, prototype.variation_name)
+    _set_variation_value(evaluation, prototype.variation_value)
+    return evaluation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationDetails(Generic[_T]):
+    """The answer to a question, and where it comes from.
+
+    Attributes:
+        feature_id: The flag that was asked for.
+        value: The variation's value, or the default.
+        reason: Why it is that; ``reason.type.is_error`` tells that it is the default.
+        user_id: The user that was asked for; "" if that was no valid user.
+        feature_version: Version of the flag; 0 with the default.
+        variation_id: The variation; "" with the default.
+        variation_name: Its name; "" with the default.
+    """
+
+    feature_id: str
+    value: _T
+    reason: Reason
+    user_id: str = ""
+    feature_version: int = 0
+    variation_id: str = ""
+    variation_name: str = ""

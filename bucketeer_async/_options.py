@@ -14,6 +14,7 @@ from bucketeer_async._models import check_text
 from bucketeer_async._reports import Drop
 
 Overflow = Literal["drop_newest", "drop_oldest", "wait"]
+Scope = Literal["auto", "tag", "environment"]
 
 #: The gateway takes no goal or evaluation event older than 744 hours, so none is kept longer.
 SERVER_WINDOW: Final = 744 * 3600.0
@@ -210,4 +211,50 @@ class ProcessorConfig:
             raise ConfigurationError(
                 f"ProcessorConfig.event_lifetime must be at most {SERVER_WINDOW:.0f} seconds (31 days, the gateway's limit), "
                 f"not {self.event_lifetime}"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalEvaluation:
+    """Flags are evaluated here, from definitions that are polled; needs a server key.
+
+    Args:
+        polling_interval: Seconds from one poll to the next, up to 10 % more or less, so that many processes spread.
+            The official SDKs poll every 60 s.
+        full_refresh_interval: Seconds after which everything is asked for again, not only what has changed: the
+            gateway's answers about changes leave some out.
+        request_timeout: Seconds that one request may take.
+        scope: ``"tag"`` polls the flags of the tag, ``"environment"`` all flags. ``"auto"`` begins with the tag, and
+            polls all once a flag of the tag depends on one that lacks it. Only flags of the tag are served.
+        bootstrap: What ``export_snapshot()`` returned, or a file that holds it. Flags are evaluated from it until
+            the first poll has succeeded.
+        retry: How long to wait after a poll that failed.
+
+    Raises:
+        ConfigurationError: If a field is wrong; the message names it and the accepted form.
+    """
+
+    polling_interval: float = 60.0
+    full_refresh_interval: float = 3600.0
+    request_timeout: float = 30.0
+    scope: Scope = "auto"
+    bootstrap: str | os.PathLike[str] | bytes | None = None
+    retry: RetryPolicy = RetryPolicy(initial=1.0, maximum=60.0)
+
+    def __post_init__(self) -> None:
+        for name in ("polling_interval", "full_refresh_interval", "request_timeout"):
+            check_seconds(f"LocalEvaluation.{name}", getattr(self, name))
+        if self.full_refresh_interval < self.polling_interval:
+            raise ConfigurationError(
+                f"LocalEvaluation.full_refresh_interval must be at least polling_interval ({self.polling_interval}), "
+                f"not {self.full_refresh_interval}"
+            )
+        if self.scope not in get_args(Scope):
+            raise ConfigurationError(f"LocalEvaluation.scope must be one of {get_args(Scope)}, not {self.scope!r}")
+        _require("LocalEvaluation.retry", self.retry, RetryPolicy)
+        if self.bootstrap is not None and not (
+            isinstance(self.bootstrap, str | bytes | os.PathLike) and os.fspath(self.bootstrap)
+        ):
+            raise ConfigurationError(
+                f"LocalEvaluation.bootstrap must be bytes or the path of a file, not {type(self.bootstrap).__name__}"
             )

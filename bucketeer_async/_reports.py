@@ -35,6 +35,8 @@ class RefusedReason(StrEnum):
     NOT_RUNNING = "not_running"
     UNREPORTED = "unreported"
     """An error that has no metrics message: 401 and 403."""
+    DISABLED = "disabled"
+    """The client is switched off."""
 
 
 class DroppedReason(StrEnum):
@@ -145,7 +147,7 @@ class SpoolStatistics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statistics:
-    """What a processor has done since its start, to the event.
+    """What a processor, or a client's, has done since its start, to the event.
 
     Attributes:
         goal: Counters of the goal events.
@@ -159,6 +161,7 @@ class Statistics:
         circuit: ``"closed"`` if posts flow, ``"open"`` while they wait out trouble, ``"probing"`` while one
             batch tries whether it is over.
         spool: The spool's, as of its last write; None without a spool.
+        local_evaluation: How fresh the flags of a client are; None unless it evaluates them itself.
     """
 
     goal: EventCounts
@@ -171,6 +174,7 @@ class Statistics:
     protocol_anomalies: int
     circuit: str
     spool: SpoolStatistics | None = None
+    local_evaluation: LocalEvaluationStatistics | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,3 +232,61 @@ class DrainReport:
                 f"{self.total.undelivered} events were not delivered and {self.total.unconfirmed} not confirmed "
                 f"when the drain ended after {self.duration:.1f} s"
             )
+
+
+class SnapshotSource(StrEnum):
+    """Where the flags come from that are evaluated locally."""
+
+    BOOTSTRAP = "bootstrap"
+    """From what an earlier process has saved; no poll has succeeded yet."""
+    POLLED = "polled"
+    """From the gateway."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalEvaluationStatistics:
+    """How fresh the flags are that are evaluated locally.
+
+    Attributes:
+        source: Where they come from; None if there are none yet.
+        flags: Flags that are held.
+        segments: Segments that are held.
+        unusable: Flags and segments among them that cannot be evaluated, for their definition is malformed.
+        age: Seconds since the gateway has last said that both are up to date; None if there are none yet.
+        polls: Polls that ended, each of flags and of segments.
+        failed_polls: Those of them in which a request failed.
+        last_error: What went wrong in the last poll; "" if nothing did.
+    """
+
+    source: SnapshotSource | None = None
+    flags: int = 0
+    segments: int = 0
+    unusable: int = 0
+    age: float | None = None
+    polls: int = 0
+    failed_polls: int = 0
+    last_error: str = ""
+
+    @property
+    def ready(self) -> bool:
+        """Whether flags can be evaluated."""
+        return self.source is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlagChanges:
+    """Which definitions a poll has changed. What a flag depends on is not looked at.
+
+    Attributes:
+        added: Flags that are new, or have got the tag.
+        changed: Flags with another definition.
+        removed: Flags that are gone, archived, or have lost the tag.
+    """
+
+    added: frozenset[str] = frozenset()
+    changed: frozenset[str] = frozenset()
+    removed: frozenset[str] = frozenset()
+
+    def __bool__(self) -> bool:
+        """Whether there is any."""
+        return bool(self.added or self.changed or self.removed)

@@ -2,11 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 from bucketeer_async._models import Evaluation
+
+
+class Definitions(Sequence[dict[str, Any]]):
+    """JSON objects, kept as texts: each is parsed when it is asked for.
+
+    Equal to any sequence of the same objects.
+
+    Args:
+        texts: The JSON of each.
+    """
+
+    __hash__ = None  # type: ignore[assignment] # as a list
+    __slots__ = ("texts",)
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self.texts: list[str] = list(texts)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, index: slice) -> Definitions: ...
+    def __getitem__(self, index: int | slice) -> dict[str, Any] | Definitions:
+        if isinstance(index, slice):
+            return Definitions(self.texts[index])
+        parsed: dict[str, Any] = json.loads(self.texts[index])
+        return parsed
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} definitions>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +118,7 @@ class GetFeatureFlagsResponse:
         size_byte: Bytes received.
     """
 
-    features: list[dict[str, Any]]
+    features: Definitions
     archived_feature_flag_ids: list[str]
     feature_flags_id: str
     requested_at: int
@@ -102,7 +138,7 @@ class GetSegmentUsersResponse:
         size_byte: Bytes received.
     """
 
-    segment_users: list[dict[str, Any]]
+    segment_users: Definitions
     deleted_segment_ids: list[str]
     requested_at: int
     force_update: bool

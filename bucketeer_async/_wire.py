@@ -1,7 +1,8 @@
 """The gateway's JSON: one encoder of the request and one decoder of the answer per endpoint.
 
-Requests are built from the protobuf messages. Answers are read from their JSON: fields that we do not know are
-ignored, int64 may be text, and what has the wrong type is a `DecodeError`.
+Requests are written as proto3 JSON, which the tests prove equal to protobuf's own; loading protobuf for them would hold
+the loop for a tenth of a second. Answers are read from their JSON: fields that we do not know are ignored, int64 may be
+text, and what has the wrong type is a `DecodeError`.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from json.encoder import encode_basestring
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from bucketeer_async._errors import DecodeError
 from bucketeer_async._models import Evaluation, Reason, ReasonType, User
+from bucketeer_async._reader import Reader
 from bucketeer_async._responses import (
+    Definitions,
     EventError,
     GetEvaluationResponse,
     GetEvaluationsResponse,
@@ -21,12 +24,6 @@ from bucketeer_async._responses import (
     GetSegmentUsersResponse,
     RegisterEventsResponse,
 )
-
-if TYPE_CHECKING:
-    from google.protobuf.message import Message
-
-    from bucketeer_async._proto.gateway import service_pb2
-    from bucketeer_async._proto.user import user_pb2
 
 _T = TypeVar("_T")
 
@@ -42,32 +39,37 @@ def register_events_body(events: Sequence[bytes], *, source_id: int, sdk_version
     return b'{"events":[' + b",".join(events) + end.encode()
 
 
-def _messages() -> Any:
-    """The generated messages; imported when first needed, because protobuf takes a while."""
-    from bucketeer_async._proto.gateway import service_pb2  # noqa: PLC0415
-
-    return service_pb2
-
-
-def _to_json(message: Message) -> bytes:
-    from google.protobuf import json_format  # noqa: PLC0415
-
-    fields = json_format.MessageToDict(message, use_integers_for_enums=True)
+def _encode(fields: dict[str, Any]) -> bytes:
     return json.dumps(fields, separators=(",", ":")).encode()
 
 
-def _user(user: User) -> user_pb2.User:
-    from bucketeer_async._proto.user import user_pb2  # noqa: PLC0415
+def _present(**fields: Any) -> dict[str, Any]:
+    """Leave out what is at its default, as proto3 JSON does."""
+    return {name: value for name, value in fields.items() if value}
 
-    return user_pb2.User(id=user.id, data=dict(user.attributes))
+
+def _user(user: User) -> dict[str, Any]:
+    return _present(id=user.id, data=dict(user.attributes))
+
+
+def _int64(name: str, value: object) -> str:
+    """Return the form that an int64 has in proto3 JSON; "" for its default.
+
+    Raises:
+        TypeError: If it is not an int.
+        ValueError: If it is out of range.
+    """
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(f"{name} must fit into 64 bits")
+    return str(value) if value else ""
 
 
 def get_evaluation_body(user: User, feature_id: str, *, tag: str, source_id: int, sdk_version: str) -> bytes:
     """Encode the question for one flag."""
-    request: service_pb2.GetEvaluationRequest = _messages().GetEvaluationRequest(
-        tag=tag, user=_user(user), feature_id=feature_id, source_id=source_id, sdk_version=sdk_version
-    )
-    return _to_json(request)
+    fields = _present(tag=tag, user=_user(user), featureId=feature_id, sourceId=source_id, sdkVersion=sdk_version)
+    return _encode(fields)
 
 
 def get_evaluations_body(
@@ -81,40 +83,45 @@ def get_evaluations_body(
     sdk_version: str,
 ) -> bytes:
     """Encode the question for all flags of a tag."""
-    request: service_pb2.GetEvaluationsRequest = _messages().GetEvaluationsRequest(
+    if not isinstance(user_attributes_updated, bool):
+        raise TypeError(f"user_attributes_updated must be a bool, not {type(user_attributes_updated).__name__}")
+    fields = _present(
         tag=tag,
         user=_user(user),
-        user_evaluations_id=user_evaluations_id,
-        user_evaluation_condition={
-            "evaluated_at": evaluated_at,
-            "user_attributes_updated": user_attributes_updated,
-        },
-        source_id=source_id,
-        sdk_version=sdk_version,
+        userEvaluationsId=user_evaluations_id,
+        sourceId=source_id,
+        sdkVersion=sdk_version,
     )
-    return _to_json(request)
+    # There even if it is empty: without it the gateway never answers with a difference.
+    fields["userEvaluationCondition"] = _present(
+        evaluatedAt=_int64("evaluated_at", evaluated_at), userAttributesUpdated=user_attributes_updated
+    )
+    return _encode(fields)
 
 
 def get_feature_flags_body(
     *, tag: str, feature_flags_id: str, requested_at: int, source_id: int, sdk_version: str
 ) -> bytes:
     """Encode a poll of flag definitions."""
-    request: service_pb2.GetFeatureFlagsRequest = _messages().GetFeatureFlagsRequest(
+    fields = _present(
         tag=tag,
-        feature_flags_id=feature_flags_id,
-        requested_at=requested_at,
-        source_id=source_id,
-        sdk_version=sdk_version,
+        featureFlagsId=feature_flags_id,
+        requestedAt=_int64("requested_at", requested_at),
+        sourceId=source_id,
+        sdkVersion=sdk_version,
     )
-    return _to_json(request)
+    return _encode(fields)
 
 
 def get_segment_users_body(*, segment_ids: Sequence[str], requested_at: int, source_id: int, sdk_version: str) -> bytes:
     """Encode a poll of segment members."""
-    request: service_pb2.GetSegmentUsersRequest = _messages().GetSegmentUsersRequest(
-        segment_ids=segment_ids, requested_at=requested_at, source_id=source_id, sdk_version=sdk_version
+    fields = _present(
+        segmentIds=list(segment_ids),
+        requestedAt=_int64("requested_at", requested_at),
+        sourceId=source_id,
+        sdkVersion=sdk_version,
     )
-    return _to_json(request)
+    return _encode(fields)
 
 
 # Answers
@@ -220,10 +227,10 @@ def decode_get_evaluations(body: bytes) -> GetEvaluationsResponse:
 
 
 def decode_get_feature_flags(body: bytes) -> GetFeatureFlagsResponse:
-    """Read flag definitions."""
-    fields = json_object(body)
+    """Read flag definitions, and leave them as texts."""
+    fields, features = _cut(body, "features")
     return GetFeatureFlagsResponse(
-        features=_list(fields, "features", dict),
+        features=features,
         archived_feature_flag_ids=_list(fields, "archivedFeatureFlagIds", str),
         feature_flags_id=_field(fields, "featureFlagsId", str, ""),
         requested_at=_integer(fields, "requestedAt"),
@@ -233,15 +240,58 @@ def decode_get_feature_flags(body: bytes) -> GetFeatureFlagsResponse:
 
 
 def decode_get_segment_users(body: bytes) -> GetSegmentUsersResponse:
-    """Read segment members."""
-    fields = json_object(body)
+    """Read segment members, and leave them as texts."""
+    fields, segment_users = _cut(body, "segmentUsers", within="users")
     return GetSegmentUsersResponse(
-        segment_users=_list(fields, "segmentUsers", dict),
+        segment_users=segment_users,
         deleted_segment_ids=_list(fields, "deletedSegmentIds", str),
         requested_at=_integer(fields, "requestedAt"),
         force_update=_field(fields, "forceUpdate", bool, False),  # noqa: FBT003
         size_byte=len(body),
     )
+
+
+def _cut(body: bytes, name: str, *, within: str = "") -> tuple[dict[str, Any], Definitions]:
+    """Parse an answer, but leave the entries of one list as texts.
+
+    Args:
+        body: The answer.
+        name: The list.
+        within: A list in each of its entries that may be long, and is not made at once either.
+    """
+    try:
+        return _cut_object(Reader(body.decode()), name, within)
+    except (ValueError, RecursionError) as error:
+        raise DecodeError(f"the answer is not JSON: {type(error).__name__}") from None
+
+
+def _cut_object(reader: Reader, name: str, within: str) -> tuple[dict[str, Any], Definitions]:
+    if reader.peek() != "{":
+        raise DecodeError(f"the answer is not a JSON object but {type(reader.value()).__name__}")
+    fields: dict[str, Any] = {}
+    texts: list[str] = []
+    for key in reader.members():
+        if key == name and reader.peek() == "[":
+            texts += [_object_text(reader, name, within) for _ in reader.entries()]
+        else:
+            fields[key] = reader.value()
+    reader.end()
+    _list(fields, name, dict)  # if it is no list, it must be absent
+    return fields, Definitions(texts)
+
+
+def _object_text(reader: Reader, name: str, within: str) -> str:
+    if reader.peek() != "{":
+        reader.value()
+        raise DecodeError(f"{name} has an entry that is not dict")
+    start = reader.index
+    for key in reader.members():
+        if key == within and reader.peek() == "[":
+            for _ in reader.entries():
+                reader.value()
+        else:
+            reader.value()
+    return reader.text[start : reader.index]
 
 
 def decode_ping(body: bytes) -> int:

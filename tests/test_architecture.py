@@ -17,18 +17,27 @@ LAYERS = [
     "_models",
     "_reports",
     "_options _responses _proto",
-    "_wire _endpoint",  # grammar
+    "_reader",  # grammar
+    "_wire _endpoint _environment",
     "_error_metrics _counting",  # thought
     "_events _retry",
     "_evaluation",
+    "_variations",
+    "_reasons",
+    "_replica",
+    "_bootstrap",
     "_background _trouble _listener _http",  # machinery
     "_records _connections _spool",
     "spool",  # a command line of its own
-    "_ledger",
-    "_api _delivery _spooling",
-    "_collector",
+    "_ledger _metrics",
+    "_api _delivery _spooling _polling",
+    "_collector _local",
     "_pipeline",
     "_processor",
+    "_evaluators _disabled",  # strategies
+    "_lifecycle _questions",  # composition
+    "_parts",
+    "_client",
     "gateway",  # knows words, grammar and _background, never the client
     "__init__",  # the door
 ]

@@ -28,7 +28,8 @@ def blocks() -> Iterator[Any]:
 
 @pytest.fixture
 async def gateway() -> AsyncIterator[LocalGateway]:
-    evaluation = Evaluation(feature_id="new-checkout", variation_id="on", reason=Reason(ReasonType.DEFAULT))
+    reason = Reason(ReasonType.DEFAULT)
+    evaluation = Evaluation(feature_id="new-checkout", variation_id="on", variation_value="true", reason=reason)
     keys = dict.fromkeys(["client-key", "your-api-key"])
     async with LocalGateway(evaluations={"shop": [evaluation]}) as running:
         running.state.keys |= dict.fromkeys(keys, running.state.keys["client-key"])

@@ -1,20 +1,24 @@
 """Which variation a flag gives to a user: plain values and functions that compute what the server computes."""
 
-from bucketeer_async._evaluation._errors import EvaluationCause, EvaluationError
+from bucketeer_async._evaluation._errors import EvaluationCause, EvaluationError, MalformedError
 from bucketeer_async._evaluation._evaluate import evaluate
-from bucketeer_async._evaluation._flags import Flag, Served, Variation, compile_flag
-from bucketeer_async._evaluation._segments import Segment, compile_segment
+from bucketeer_async._evaluation._flags import Flag, Served, Variation, compile_flag, dependencies, segments
+from bucketeer_async._evaluation._segments import Listed, Segment, compile_segment
 from bucketeer_async._evaluation._snapshot import Snapshot
 
 __all__ = [
     "EvaluationCause",
     "EvaluationError",
     "Flag",
+    "Listed",
+    "MalformedError",
     "Segment",
     "Served",
     "Snapshot",
     "Variation",
     "compile_flag",
     "compile_segment",
+    "dependencies",
     "evaluate",
+    "segments",
 ]

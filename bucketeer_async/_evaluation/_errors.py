@@ -24,6 +24,8 @@ class EvaluationCause(StrEnum):
     """Nothing applies, and there is no default strategy."""
     UNSUPPORTED_STRATEGY = "UNSUPPORTED_STRATEGY"
     """The strategy is of a kind that this version does not know."""
+    NOT_READY = "NOT_READY"
+    """No flags have arrived yet."""
     MALFORMED = "MALFORMED"
     """The definition cannot be used: a part is missing, or has the wrong type."""
 

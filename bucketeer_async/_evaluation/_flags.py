@@ -13,7 +13,7 @@ from bucketeer_async._evaluation._fields import Fields
 from bucketeer_async._evaluation._rollout import Salt, Strategy, compile_strategy
 from bucketeer_async._evaluation._rules import compile_conditions
 from bucketeer_async._evaluation._yaml import to_json
-from bucketeer_async._models import Reason, ReasonType
+from bucketeer_async._models import Evaluation, Reason, ReasonType, evaluation_of
 
 _TARGET: Final = Reason(ReasonType.TARGET)
 _DEFAULT: Final = Reason(ReasonType.DEFAULT)
@@ -35,7 +35,8 @@ class Variation(NamedTuple):
     value: str
 
 
-class Served(NamedTuple):
+@dataclass(slots=True)
+class Served:
     """What a flag gives to a user. It does not know the user, so many users share one.
 
     Attributes:
@@ -49,6 +50,30 @@ class Served(NamedTuple):
     feature_version: int
     variation: Variation
     reason: Reason
+    _prototype: Evaluation | None = field(default=None, init=False, repr=False, compare=False)
+
+    def evaluation(self, user_id: str) -> Evaluation:
+        """Return it as the evaluation of a user; what all users share is checked once.
+
+        Raises:
+            EvaluationError: If no event could carry it, such as one with an empty variation id.
+        """
+        if self._prototype is None:
+            self._prototype = self._checked()
+        return evaluation_of(self._prototype, user_id)
+
+    def _checked(self) -> Evaluation:
+        try:
+            return Evaluation(
+                feature_id=self.feature_id,
+                variation_id=self.variation.id,
+                reason=self.reason,
+                feature_version=self.feature_version,
+                variation_name=self.variation.name,
+                variation_value=self.variation.value,
+            )
+        except (TypeError, ValueError) as error:
+            raise EvaluationError(EvaluationCause.MALFORMED, self.feature_id, str(error)) from None
 
 
 class Shelf(dict[str, Served]):
@@ -157,11 +182,6 @@ def compile_flag(fields: Fields) -> Flag:
     feature_id = _fields.text(fields, "id")
     if not feature_id:
         raise MalformedError("id is missing")
-    rules = _fields.messages(fields, "rules")
-    prerequisites = [
-        (_fields.text(each, "featureId"), _fields.text(each, "variationId"))
-        for each in _fields.messages(fields, "prerequisites")
-    ]
     default = _fields.message(fields, "defaultStrategy")
     salt = Salt(feature_id, _fields.text(fields, "samplingSeed"))
     flag = Flag(
@@ -172,14 +192,40 @@ def compile_flag(fields: Fields) -> Flag:
         tags=frozenset(_fields.texts(fields, "tags")),
         variations=_variations(fields),
         off_variation=_fields.text(fields, "offVariation"),
-        prerequisites=prerequisites,
+        prerequisites=_prerequisites(fields),
         targets=_targets(fields),
-        dependencies=[*(feature_id for feature_id, _ in prerequisites), *_named(rules, "FEATURE_FLAG")],
-        segments=_named(rules, "SEGMENT"),
+        dependencies=dependencies(fields),
+        segments=segments(fields),
         default=None if default is None else compile_strategy(default, salt),
     )
-    flag.rules = [_rule(flag, rule, salt) for rule in rules]
+    flag.rules = [_rule(flag, rule, salt) for rule in _fields.messages(fields, "rules")]
     return flag
+
+
+def dependencies(fields: Fields) -> list[str]:
+    """Return the flags that must be evaluated before the one with these fields, in order; doubles kept.
+
+    Raises:
+        MalformedError: If a field has the wrong type.
+    """
+    required = [feature_id for feature_id, _ in _prerequisites(fields)]
+    return required + _named(_fields.messages(fields, "rules"), "FEATURE_FLAG")
+
+
+def segments(fields: Fields) -> list[str]:
+    """Return the segments that the rules of the flag with these fields name.
+
+    Raises:
+        MalformedError: If a field has the wrong type.
+    """
+    return _named(_fields.messages(fields, "rules"), "SEGMENT")
+
+
+def _prerequisites(fields: Fields) -> list[tuple[str, str]]:
+    return [
+        (_fields.text(each, "featureId"), _fields.text(each, "variationId"))
+        for each in _fields.messages(fields, "prerequisites")
+    ]
 
 
 def _variations(fields: Fields) -> dict[str, Variation]:

@@ -33,20 +33,45 @@ class Segment:
     rules: Sequence[Condition]
 
 
+class Listed:
+    """The users that the list of a segment names, read one by one, for lists may be long."""
+
+    __slots__ = ("_members",)
+
+    def __init__(self) -> None:
+        self._members: dict[str, set[str]] = {}
+
+    def add(self, user: Fields) -> None:
+        """Read the parsed JSON of a ``bucketeer.feature.SegmentUser``.
+
+        Raises:
+            MalformedError: If a field has the wrong type.
+        """
+        if _fields.member(user, "state", _STATES) == "INCLUDED":
+            self._members.setdefault(_fields.text(user, "segmentId"), set()).add(_fields.text(user, "userId"))
+
+    def segment(self, fields: Fields) -> Segment:
+        """Return the segment, whose other fields are read here.
+
+        Raises:
+            MalformedError: If a field has the wrong type.
+        """
+        segment_id = _fields.text(fields, "segmentId")
+        own = self._members.pop(segment_id, set())
+        rules = [compile_conditions(rule) for rule in _fields.messages(fields, "rules")]
+        return Segment(segment_id, own, self._members, rules)
+
+
 def compile_segment(fields: Fields) -> Segment:
     """Compile the parsed JSON of ``bucketeer.feature.SegmentUsers``.
 
     Raises:
         MalformedError: If a field has the wrong type.
     """
-    segment_id = _fields.text(fields, "segmentId")
-    members: dict[str, set[str]] = {}
+    listed = Listed()
     for user in _fields.messages(fields, "users"):
-        if _fields.member(user, "state", _STATES) == "INCLUDED":
-            members.setdefault(_fields.text(user, "segmentId"), set()).add(_fields.text(user, "userId"))
-    own = members.pop(segment_id, set())
-    rules = [compile_conditions(rule) for rule in _fields.messages(fields, "rules")]
-    return Segment(segment_id, own, members, rules)
+        listed.add(user)
+    return listed.segment(fields)
 
 
 class Membership:

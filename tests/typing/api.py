@@ -1,6 +1,6 @@
 """What type checkers must say about the public surface. Read by them only, never run."""
 
-from typing import assert_type
+from typing import Any, TypedDict, assert_type
 
 import httpx
 import httpx2
@@ -8,10 +8,15 @@ import httpx2
 from bucketeer_async import (
     ApiClient,
     ApiId,
+    Client,
     DrainReport,
     Drop,
     Evaluation,
+    EvaluationDetails,
+    FlagChanges,
     GetEvaluationResponse,
+    LocalEvaluation,
+    LocalEvaluationStatistics,
     Outcome,
     Processor,
     ProcessorConfig,
@@ -53,3 +58,43 @@ async def use_api_client() -> None:
         assert_type(await api_client.ping(), int)
     ApiClient(endpoint="localhost", api_key="key", http=httpx2.AsyncClient())
     ApiClient(endpoint="localhost", api_key="key", http=object())  # type: ignore[arg-type]
+
+
+def changed(changes: FlagChanges) -> None:
+    assert_type(changes.added, frozenset[str])
+
+
+class Layout(TypedDict):
+    columns: int
+
+
+async def use_client() -> None:
+    user = User("user")
+    async with Client(endpoint="localhost", api_key="key", tag="tag", http=httpx.AsyncClient()) as client:
+        assert_type(client, Client)
+        assert_type(await client.bool_variation(user, "flag", False), bool)
+        assert_type(await client.int_variation(user, "flag", 1), int)
+        assert_type(await client.float_variation(user, "flag", 1), float)
+        assert_type(await client.string_variation(user, "flag", ""), str)
+        assert_type(await client.json_variation(user, "flag", Layout(columns=3)), Layout)
+        assert_type(await client.json_variation(user, "flag", ["a"]), list[str])
+        assert_type(await client.json_variation(user, "flag", None), Any)
+        assert_type(await client.bool_variation_details(user, "flag", False), EvaluationDetails[bool])
+        assert_type(await client.int_variation_details(user, "flag", 1), EvaluationDetails[int])
+        assert_type(await client.float_variation_details(user, "flag", 1.0), EvaluationDetails[float])
+        assert_type(await client.string_variation_details(user, "flag", ""), EvaluationDetails[str])
+        assert_type((await client.json_variation_details(user, "flag", Layout(columns=3))).value, Layout)
+        assert_type((await client.bool_variation_details(user, "flag", False)).reason, Reason)
+        assert_type(await client.track(user, "goal", value=1), Receipt)
+        assert_type(client.track_nowait(user, "goal"), Receipt)
+        assert_type(await client.flush(1.0), bool)
+        assert_type(client.statistics(), Statistics)
+        await client.string_variation(user, "flag", None)  # type: ignore[arg-type]
+        await client.json_variation(user, "flag", object())  # type: ignore[call-overload]
+        client.on_change(changed)
+        assert_type(client.export_snapshot(), bytes)
+        assert_type(client.statistics().local_evaluation, LocalEvaluationStatistics | None)
+    assert_type(await client.aclose(), DrainReport)
+    Client(endpoint="localhost", api_key="key", tag="", local_evaluation=LocalEvaluation(polling_interval=5))
+    assert_type(Client.from_env({}, events=ProcessorConfig()), Client)
+    assert_type(Client.disabled(), Client)

@@ -1,0 +1,374 @@
+"""The client: flags and goals, for applications. It decides nothing itself.
+
+What it is made of is left to `_parts.py`, what becomes of a question to `_questions.py`, what its answer means to
+`_variations.py`, and start and close to `_lifecycle.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from types import EllipsisType, TracebackType
+from typing import Any, Self, overload
+
+from bucketeer_async import _environment
+from bucketeer_async import _parts as parts
+from bucketeer_async import _variations as variations
+from bucketeer_async._api import ApiClient
+from bucketeer_async._errors import ConfigurationError
+from bucketeer_async._http import HttpClient
+from bucketeer_async._lifecycle import Lifecycle
+from bucketeer_async._models import EvaluationDetails, User
+from bucketeer_async._options import LocalEvaluation, ProcessorConfig
+from bucketeer_async._parts import LocalFlags, Parts
+from bucketeer_async._questions import Questions
+from bucketeer_async._records import Receipt
+from bucketeer_async._reports import DrainReport, FlagChanges, Statistics
+from bucketeer_async._trouble import TroubleLog
+from bucketeer_async._variations import Json
+
+
+class Client:
+    """Feature flags and goals of a Bucketeer environment.
+
+    Asking for a flag never raises because a server or a network failed: the default comes back, and the ``_details``
+    of a question say why. Every answer is recorded as an evaluation event, every default as a default evaluation
+    event, and delivered in the background.
+
+    Use it as an async context manager, or call `start` and `aclose`, from any task of one event loop. In a forked
+    child it is new, and has to be started there.
+
+    Args:
+        endpoint: The gateway: a host (``"api.example.com"``), or a URL without a path. ``http`` is for loopback
+            addresses.
+        api_key: A client key: the gateway evaluates flags for no other. With ``local_evaluation`` a server key.
+        tag: The tag of the flags; only with ``local_evaluation`` may it be empty, for all flags. It is put into every
+            event, too.
+        timeout: Seconds that a question may take, all in all. To wait less, cancel: ``async with asyncio.timeout(0.1)``.
+        events: Every knob of the delivery of events; its tag is the client's.
+        local_evaluation: How to poll the definitions of flags and evaluate them here; None has the gateway evaluate.
+        source_id: As in `ApiClient`.
+        sdk_version: As in `ApiClient`.
+        allow_http: Whether ``http`` may be used beyond loopback.
+        max_connections: Requests under way at once. With a client of your own: what its limits allow.
+        ssl_context: For a private certificate authority or client certificates.
+        proxy: URL of a proxy. Without it the environment is asked, as httpx does.
+        http: An ``httpx.AsyncClient`` or ``httpx2.AsyncClient`` of your own; it is never closed here.
+
+    Raises:
+        ConfigurationError: If an argument is wrong; the message names it and the accepted form.
+    """
+
+    def __init__(
+        self,
+        *,
+        endpoint: str,
+        api_key: str,
+        tag: str,
+        timeout: float = 5.0,
+        events: ProcessorConfig = ProcessorConfig(),
+        local_evaluation: LocalEvaluation | None = None,
+        source_id: int = 0,
+        sdk_version: str | None = None,
+        allow_http: bool = False,
+        max_connections: int = 100,
+        ssl_context: ssl.SSLContext | None = None,
+        proxy: str | None = None,
+        http: HttpClient | None = None,
+    ) -> None:
+        api = ApiClient(
+            endpoint=endpoint,
+            api_key=api_key,
+            timeout=timeout,
+            source_id=source_id,
+            sdk_version=sdk_version,
+            allow_http=allow_http,
+            max_connections=max_connections,
+            ssl_context=ssl_context,
+            proxy=proxy,
+            http=http,
+        )
+        self._compose(parts.connected(api, events, local_evaluation, tag=tag, timeout=timeout))
+
+    def _compose(self, composed: Parts) -> None:
+        self._events = composed.events
+        self._local = composed.local
+        self._life = Lifecycle(composed.events, composed.api, composed.new_evaluator)
+        self._questions = Questions(self._life.evaluator, composed.events, TroubleLog(composed.logger))
+
+    @classmethod
+    def from_env(
+        cls,
+        environ: Mapping[str, str] | None = None,
+        *,
+        events: ProcessorConfig = ProcessorConfig(),
+        local_evaluation: LocalEvaluation | None = None,
+        http: HttpClient | None = None,
+    ) -> Self:
+        """Make a client of what the environment says; disabled, if ``BUCKETEER_DISABLED`` says so.
+
+        The guide has the table of the variables. An empty one counts as not set.
+
+        Args:
+            environ: The variables; ``os.environ`` if None.
+            events: Options of events that no variable is set for.
+            local_evaluation: Options of local evaluation that no variable is set for; with any, flags are evaluated
+                here unless a variable says otherwise.
+            http: As in `Client`.
+
+        Raises:
+            ConfigurationError: If a variable is missing or wrong; the message names it.
+        """
+        environ = os.environ if environ is None else environ
+        if _environment.switch(environ, _environment.DISABLED):
+            return cls.disabled()
+        _environment.require(environ)
+        options = {"tag": "", **_environment.options(environ, _environment.CLIENT)}
+        return cls(
+            events=replace(events, **_environment.options(environ, _environment.EVENTS)),
+            local_evaluation=_environment.local_evaluation(environ, local_evaluation),
+            http=http,
+            **options,
+        )
+
+    @classmethod
+    def disabled(cls) -> Self:
+        """Make a client that answers every question with its default and sends nothing.
+
+        The reason is ``CLIENT``; the receipts of goals say that they were refused, as ``disabled``.
+        """
+        client = cls.__new__(cls)
+        client._compose(parts.disabled())  # noqa: SLF001 - of this class
+        return client
+
+    def __repr__(self) -> str:
+        return f"<Client {self._life.state.value}>"
+
+    # Lifecycle
+
+    async def start(self) -> None:
+        """Begin to answer questions and to deliver events; no effect while running.
+
+        Raises:
+            ClosedError: If it is closing or closed.
+            ConfigurationError: If the certificates or the proxy cannot be used.
+            WrongLoopError: If it was started on another event loop.
+        """
+        await self._life.start()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def wait_ready(self) -> None:
+        """Wait until questions can be answered, which is at once when the gateway answers them.
+
+        However long that takes: bound it by ``asyncio.timeout()``.
+
+        Raises:
+            ClosedError: If the client is not running.
+            WrongLoopError: If it was started on another event loop.
+        """
+        await self._life.evaluator().wait_ready()
+
+    async def flush(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109 - running out is an answer here
+        """Send the events that wait now, and wait until every event accepted before this call is settled.
+
+        Args:
+            timeout: Seconds to wait; None for as long as it takes.
+
+        Returns:
+            Whether all of them are settled; False when the time ran out first.
+
+        Raises:
+            ClosedError: If it was never started.
+            WrongLoopError: If it was started on another event loop.
+        """
+        return await self._life.flush(timeout)
+
+    async def aclose(self, timeout: float | EllipsisType | None = ...) -> DrainReport:  # noqa: ASYNC109 - as flush
+        """Take no more questions, wait for the answers under way, deliver all events, and say what was left.
+
+        The closing goes on when a caller is cancelled; every caller waits for the same one and gets the same report.
+
+        Args:
+            timeout: Seconds that all of it may still take, if that is less than the question's ``timeout`` and
+                ``drain_timeout`` together.
+
+        Returns:
+            What became of the events that were waiting.
+
+        Raises:
+            WrongLoopError: If it was started on another event loop.
+        """
+        return await self._life.aclose(timeout)
+
+    def statistics(self) -> Statistics:
+        """Return all counters of events, exact to the event, and how fresh the flags are; from any thread."""
+        statistics = self._events.statistics()
+        return statistics if self._local is None else replace(statistics, local_evaluation=self._local.statistics())
+
+    # Local evaluation
+
+    def on_change(self, callback: Callable[[FlagChanges], object]) -> None:
+        """Have a function called after every poll that has changed flags, the first one included.
+
+        It is called on the event loop, with the new flags in place, and must be short. What it raises is logged.
+
+        Raises:
+            ConfigurationError: If the client does not evaluate flags itself.
+            TypeError: If it is not callable, or a coroutine function.
+        """
+        self._local_flags().on_change(callback)
+
+    def export_snapshot(self) -> bytes:
+        """Return the flags and segments, for ``LocalEvaluation(bootstrap=...)``; it holds user ids, and no key.
+
+        From any thread: for a large environment it takes a second or so, so call it in one.
+
+        Raises:
+            ConfigurationError: If the client does not evaluate flags itself.
+            NotReadyError: If no flags have arrived yet.
+        """
+        return self._local_flags().export_snapshot()
+
+    def _local_flags(self) -> LocalFlags:
+        if self._local is None:
+            raise ConfigurationError("Client.local_evaluation is not set: the gateway holds the flags")
+        return self._local
+
+    # Flags
+
+    async def bool_variation(self, user: User, feature_id: str, default: bool) -> bool:  # noqa: FBT001
+        """Return a flag's value for a user.
+
+        Args:
+            user: Who is asked about.
+            feature_id: The flag.
+            default: What is returned if there is no value, or it is no bool.
+
+        Raises:
+            TypeError: If the default is no bool.
+            WrongLoopError: If the client was started on another event loop.
+        """
+        return (await self.bool_variation_details(user, feature_id, default)).value
+
+    async def bool_variation_details(
+        self,
+        user: User,
+        feature_id: str,
+        default: bool,  # noqa: FBT001
+    ) -> EvaluationDetails[bool]:
+        """As `bool_variation`, with where the value comes from."""
+        default = variations.check_default(default, bool)
+        return await self._questions.answer(user, feature_id, default, variations.to_bool)
+
+    async def int_variation(self, user: User, feature_id: str, default: int) -> int:
+        """Return a flag's value for a user: an int64, cut off towards zero if it has a fraction.
+
+        Args:
+            user: Who is asked about.
+            feature_id: The flag.
+            default: What is returned if there is no value, or it is no int64.
+
+        Raises:
+            TypeError: If the default is no int; a bool is none.
+            WrongLoopError: If the client was started on another event loop.
+        """
+        return (await self.int_variation_details(user, feature_id, default)).value
+
+    async def int_variation_details(self, user: User, feature_id: str, default: int) -> EvaluationDetails[int]:
+        """As `int_variation`, with where the value comes from."""
+        default = variations.check_default(default, int)
+        return await self._questions.answer(user, feature_id, default, variations.to_int)
+
+    async def float_variation(self, user: User, feature_id: str, default: float) -> float:
+        """Return a flag's value for a user: a double, which may be infinite or NaN if the flag says so.
+
+        Args:
+            user: Who is asked about.
+            feature_id: The flag.
+            default: What is returned, as a float, if there is no value, or it is no number.
+
+        Raises:
+            TypeError: If the default is neither a float nor an int; a bool is neither.
+            WrongLoopError: If the client was started on another event loop.
+        """
+        return (await self.float_variation_details(user, feature_id, default)).value
+
+    async def float_variation_details(self, user: User, feature_id: str, default: float) -> EvaluationDetails[float]:
+        """As `float_variation`, with where the value comes from."""
+        default = variations.check_float_default(default)
+        return await self._questions.answer(user, feature_id, default, variations.to_float)
+
+    async def string_variation(self, user: User, feature_id: str, default: str) -> str:
+        """Return a flag's value for a user, as it is.
+
+        Args:
+            user: Who is asked about.
+            feature_id: The flag.
+            default: What is returned if there is no value; the gateway cannot give an empty one.
+
+        Raises:
+            TypeError: If the default is no str.
+            WrongLoopError: If the client was started on another event loop.
+        """
+        return (await self.string_variation_details(user, feature_id, default)).value
+
+    async def string_variation_details(self, user: User, feature_id: str, default: str) -> EvaluationDetails[str]:
+        """As `string_variation`, with where the value comes from."""
+        default = variations.check_default(default, str)
+        return await self._questions.answer(user, feature_id, default, variations.to_string)
+
+    @overload
+    async def json_variation(self, user: User, feature_id: str, default: None) -> Any: ...
+    @overload
+    async def json_variation(self, user: User, feature_id: str, default: Json) -> Json: ...
+    async def json_variation(self, user: User, feature_id: str, default: Any) -> Any:
+        """Return a flag's value for a user, parsed as JSON; that of a YAML flag arrives as JSON, too.
+
+        Args:
+            user: Who is asked about.
+            feature_id: The flag.
+            default: What is returned if there is no value, or it is not of the default's kind (object, list, str,
+                bool, int, or float, which an int will do for). With None, every kind is taken.
+
+        Raises:
+            TypeError: If the default is nothing that JSON can be.
+            WrongLoopError: If the client was started on another event loop.
+        """
+        return (await self.json_variation_details(user, feature_id, default)).value
+
+    @overload
+    async def json_variation_details(self, user: User, feature_id: str, default: None) -> EvaluationDetails[Any]: ...
+    @overload
+    async def json_variation_details(self, user: User, feature_id: str, default: Json) -> EvaluationDetails[Json]: ...
+    async def json_variation_details(self, user: User, feature_id: str, default: Any) -> EvaluationDetails[Any]:
+        """As `json_variation`, with where the value comes from."""
+        return await self._questions.answer(user, feature_id, default, variations.json_like(default))
+
+    # Goals
+
+    async def track(self, user: User, goal_id: str, *, value: float = 0.0) -> Receipt:
+        """Record that a user reached a goal.
+
+        Args:
+            user: Who reached it.
+            goal_id: The goal; not empty.
+            value: A finite number; the gateway stores it as a 32-bit float.
+
+        Raises:
+            WrongLoopError: If the client was started on another event loop.
+        """
+        return await self._events.push_goal_event(user, goal_id, value)
+
+    def track_nowait(self, user: User, goal_id: str, *, value: float = 0.0) -> Receipt:
+        """As `track`, without ever waiting, from any thread."""
+        return self._events.push_goal_event_nowait(user, goal_id, value)

@@ -1,0 +1,101 @@
+"""The parts of a client that is switched off: nobody is asked, nothing is sent, every push is counted as refused."""
+
+from __future__ import annotations
+
+import math
+from typing import NoReturn
+
+from bucketeer_async._counting import total_counts
+from bucketeer_async._errors import NotReadyError
+from bucketeer_async._ledger import Ledger
+from bucketeer_async._models import EventKind
+from bucketeer_async._reasons import DisabledError
+from bucketeer_async._records import Receipt
+from bucketeer_async._reports import DrainReport, RefusedReason, Statistics
+
+
+class DisabledEvaluator:
+    """Answers nothing."""
+
+    async def start(self) -> None:
+        """Do nothing."""
+
+    async def wait_ready(self) -> None:
+        """Do nothing."""
+
+    async def evaluate(self, *_question: object, **_named: object) -> NoReturn:
+        """Raise `DisabledError`."""
+        raise DisabledError("the client is disabled")
+
+    async def aclose(self) -> None:
+        """Do nothing."""
+
+    def statistics(self) -> None:
+        """Return None: there are no flags."""
+
+    def on_change(self, *_callback: object, **_named: object) -> None:
+        """Do nothing: no flag ever changes."""
+
+    def export_snapshot(self) -> NoReturn:
+        """Raise `NotReadyError`."""
+        raise NotReadyError("the client is disabled: there are no flags")
+
+
+class DisabledProcessor:
+    """Refuses every push, whatever is in it."""
+
+    def __init__(self) -> None:
+        self._ledger = Ledger(
+            capacity=0,
+            max_bytes=0,
+            overflow="drop_newest",
+            lifetime=math.inf,
+            on_lost=lambda _record: None,
+            on_accepted=lambda _record, _waiting: None,
+            on_settled=lambda _records: None,
+        )
+
+    async def start(self) -> None:
+        """Do nothing."""
+
+    async def flush(self, *_timeout: object, **_named: object) -> bool:
+        """Return True: nothing waits."""
+        return True
+
+    async def aclose(self, *_timeout: object, **_named: object) -> DrainReport:
+        """Return an empty report."""
+        return DrainReport()
+
+    def statistics(self) -> Statistics:
+        """Return how many pushes were refused."""
+        counts = self._ledger.counts()
+        return Statistics(
+            goal=counts[EventKind.GOAL],
+            evaluation=counts[EventKind.EVALUATION],
+            metrics=counts[EventKind.METRICS],
+            total=total_counts(counts.values()),
+            held_bytes=0,
+            posts=0,
+            posted_events=0,
+            protocol_anomalies=0,
+            circuit="closed",
+        )
+
+    def push_evaluation_event_nowait(self, *_event: object, **_named: object) -> Receipt:
+        """Refuse it."""
+        return self._refuse(EventKind.EVALUATION)
+
+    def push_default_evaluation_event_nowait(self, *_event: object, **_named: object) -> Receipt:
+        """Refuse it."""
+        return self._refuse(EventKind.EVALUATION)
+
+    async def push_goal_event(self, *_event: object, **_named: object) -> Receipt:
+        """Refuse it."""
+        return self._refuse(EventKind.GOAL)
+
+    def push_goal_event_nowait(self, *_event: object, **_named: object) -> Receipt:
+        """Refuse it."""
+        return self._refuse(EventKind.GOAL)
+
+    def _refuse(self, kind: EventKind) -> Receipt:
+        return self._ledger.refuse(kind, RefusedReason.DISABLED)

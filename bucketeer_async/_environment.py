@@ -1,0 +1,125 @@
+"""What environment variables say about a client: which there are, what they may hold, and which option each one is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+from bucketeer_async._errors import ConfigurationError
+from bucketeer_async._options import LocalEvaluation, Spool
+
+_SWITCHES: Final = dict.fromkeys(("1", "true", "yes", "on"), True) | dict.fromkeys(("0", "false", "no", "off"), False)
+
+
+def _text(value: str) -> str:
+    return value
+
+
+def _switch(value: str) -> bool:
+    try:
+        return _SWITCHES[value.lower()]
+    except KeyError:
+        raise ValueError("1, true, yes or on, or 0, false, no or off") from None
+
+
+def _seconds(value: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise ValueError("a number of seconds") from None
+
+
+def _count(value: str) -> int:
+    try:
+        return int(value)
+    except ValueError:
+        raise ValueError("an integer") from None
+
+
+Readers = Mapping[str, tuple[str, Callable[[str], Any]]]
+
+REQUIRED: Final = ("BUCKETEER_API_ENDPOINT", "BUCKETEER_API_KEY")
+
+#: Options of `Client` by variable.
+CLIENT: Final[Readers] = {
+    "BUCKETEER_API_ENDPOINT": ("endpoint", _text),
+    "BUCKETEER_API_KEY": ("api_key", _text),
+    "BUCKETEER_TAG": ("tag", _text),
+    "BUCKETEER_TIMEOUT": ("timeout", _seconds),
+    "BUCKETEER_ALLOW_HTTP": ("allow_http", _switch),
+    "BUCKETEER_PROXY": ("proxy", _text),
+}
+
+#: Options of `ProcessorConfig` by variable.
+EVENTS: Final[Readers] = {
+    "BUCKETEER_QUEUE_CAPACITY": ("queue_capacity", _count),
+    "BUCKETEER_NUM_FLUSH_WORKERS": ("num_flush_workers", _count),
+    "BUCKETEER_FLUSH_INTERVAL": ("flush_interval", _seconds),
+    "BUCKETEER_FLUSH_SIZE": ("flush_size", _count),
+    "BUCKETEER_DRAIN_TIMEOUT": ("drain_timeout", _seconds),
+    "BUCKETEER_SPOOL": ("spool", Spool),
+}
+
+#: Options of `LocalEvaluation` by variable.
+LOCAL: Final[Readers] = {
+    "BUCKETEER_POLLING_INTERVAL": ("polling_interval", _seconds),
+    "BUCKETEER_BOOTSTRAP": ("bootstrap", _text),
+}
+
+EVALUATED_LOCALLY: Final = "BUCKETEER_LOCAL_EVALUATION"
+DISABLED: Final = "BUCKETEER_DISABLED"
+
+
+def switch(environ: Mapping[str, str], variable: str) -> bool | None:
+    """Return whether something is switched on; None if the variable is not set.
+
+    Raises:
+        ConfigurationError: If it holds something that is no switch.
+    """
+    return options(environ, {variable: ("switch", _switch)}).get("switch")
+
+
+def local_evaluation(environ: Mapping[str, str], otherwise: LocalEvaluation | None) -> LocalEvaluation | None:
+    """Return how flags are evaluated here; None if they are not.
+
+    Args:
+        environ: The variables.
+        otherwise: What they begin with, and whether flags are evaluated here if no variable says so.
+
+    Raises:
+        ConfigurationError: If a variable is wrong.
+    """
+    wanted = switch(environ, EVALUATED_LOCALLY)
+    if wanted is False or (wanted is None and otherwise is None):
+        return None
+    return replace(otherwise or LocalEvaluation(), **options(environ, LOCAL))
+
+
+def require(environ: Mapping[str, str]) -> None:
+    """Do nothing if every variable is set that a client cannot do without.
+
+    Raises:
+        ConfigurationError: Otherwise; the message names all that are missing.
+    """
+    missing = [variable for variable in REQUIRED if not environ.get(variable)]
+    if missing:
+        raise ConfigurationError(f"not set in the environment: {', '.join(missing)}")
+
+
+def options(environ: Mapping[str, str], readers: Readers) -> dict[str, Any]:
+    """Return the options that are set; an empty variable counts as not set.
+
+    Raises:
+        ConfigurationError: If a value cannot be read; the message names the variable and the accepted form.
+    """
+    found: dict[str, Any] = {}
+    for variable, (option, read) in readers.items():
+        value = environ.get(variable, "")
+        if not value:
+            continue
+        try:
+            found[option] = read(value)
+        except ValueError as error:
+            raise ConfigurationError(f"{variable} must be {error}, not {value!r}") from None
+    return found

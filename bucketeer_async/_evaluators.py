@@ -1,0 +1,194 @@
+"""Who answers a question: the gateway, or an evaluator beside the application, which is measured here.
+
+What becomes of an answer is left to `_client.py`; metrics about getting it are pushed here, exactly once per request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Final, Protocol
+
+from bucketeer_async._errors import ApiError, ConfigurationError, DecodeError, RequestTimeoutError
+from bucketeer_async._evaluation import EvaluationCause, EvaluationError
+from bucketeer_async._models import ApiId, Evaluation, User
+from bucketeer_async._responses import GetEvaluationResponse
+
+_QUESTIONS_PER_TURN: Final = 100  # answered without waiting for anything, between two turns of the loop
+
+Question = tuple[User, str]
+
+
+class Evaluator(Protocol):
+    """Answers which variation a flag gives to a user."""
+
+    async def start(self) -> None: ...
+    async def wait_ready(self) -> None: ...
+    async def evaluate(self, user: User, feature_id: str) -> Evaluation: ...
+    async def aclose(self) -> None: ...
+
+
+class EvaluationMetrics(Protocol):
+    """Told how an evaluation went: seconds, bytes, failure."""
+
+    def latency(self, duration: float, api_id: ApiId) -> None: ...
+    def size(self, size_byte: int, api_id: ApiId) -> None: ...
+    def error(self, error: BaseException, api_id: ApiId) -> None: ...
+
+
+class EvaluationApi(Protocol):
+    """What remote evaluation needs of an `ApiClient`."""
+
+    async def get_evaluation(
+        self,
+        user: User,
+        feature_id: str,
+        *,
+        tag: str,
+        timeout: float | None,  # noqa: ASYNC109
+    ) -> GetEvaluationResponse: ...
+
+
+class RemoteEvaluator:
+    """Asks the gateway: one request per question, and one for identical questions asked at the same moment.
+
+    A request runs in a task of its own. A cancelled caller stops waiting; the request ends by itself.
+
+    Args:
+        api: Asks.
+        tag: The tag of the flags.
+        timeout: Seconds that a request may take, from the question to the last byte of the answer.
+        metrics: Told latency and size of every answer, and every failure.
+
+    Raises:
+        ConfigurationError: If the tag is empty.
+    """
+
+    def __init__(self, api: EvaluationApi, *, tag: str, timeout: float, metrics: EvaluationMetrics) -> None:
+        if not tag:
+            raise ConfigurationError(
+                "Client.tag must not be empty: the gateway evaluates the flags of one tag, and refuses to evaluate "
+                "without one ('gateway: tag is required')"
+            )
+        self._api = api
+        self._tag = tag
+        self._timeout = timeout
+        self._metrics = metrics
+        self._under_way: dict[Question, asyncio.Task[Evaluation]] = {}
+
+    async def start(self) -> None:
+        """Do nothing: connections are made when the first question is asked."""
+
+    async def wait_ready(self) -> None:
+        """Do nothing: a gateway can always be asked."""
+
+    async def evaluate(self, user: User, feature_id: str) -> Evaluation:
+        """Return the gateway's answer.
+
+        Raises:
+            ApiError: If there was none, or it is none to this question.
+            ClosedError: If the API client is closed.
+        """
+        question = (user, feature_id)
+        task = self._under_way.get(question) or self._begin(question)
+        return await asyncio.shield(task)
+
+    async def aclose(self) -> None:
+        """Wait for the answers that are under way."""
+        while self._under_way:
+            await asyncio.wait(list(self._under_way.values()))
+
+    def _begin(self, question: Question) -> asyncio.Task[Evaluation]:
+        task = asyncio.get_running_loop().create_task(self._ask(*question), name="bucketeer-evaluation")
+        self._under_way[question] = task
+        task.add_done_callback(partial(self._forget, question))
+        return task
+
+    def _forget(self, question: Question, task: asyncio.Task[Evaluation]) -> None:
+        del self._under_way[question]
+        if not task.cancelled():
+            task.exception()  # marks it as seen: every caller may be gone
+
+    async def _ask(self, user: User, feature_id: str) -> Evaluation:
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        try:
+            response = await self._response(user, feature_id)
+            self._metrics.latency(clock() - began, ApiId.GET_EVALUATION)
+            self._metrics.size(response.size_byte, ApiId.GET_EVALUATION)
+            return _answer_to(feature_id, response)
+        except ApiError as error:
+            self._metrics.error(error, ApiId.GET_EVALUATION)
+            raise
+
+    async def _response(self, user: User, feature_id: str) -> GetEvaluationResponse:
+        """Bound the whole: waiting for a connection, and a second try on a fresh one, take time too."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await self._api.get_evaluation(user, feature_id, tag=self._tag, timeout=self._timeout)
+        except TimeoutError as error:
+            raise RequestTimeoutError(f"the gateway did not answer within {self._timeout:g} s") from error
+
+
+def _answer_to(feature_id: str, response: GetEvaluationResponse) -> Evaluation:
+    """Return the evaluation, if it answers the question.
+
+    Raises:
+        DecodeError: If there is none, it is another flag's, or its value is empty; the Go SDK takes none of these.
+    """
+    evaluation = response.evaluation
+    if evaluation is None:
+        raise DecodeError("the gateway answered without an evaluation")
+    if evaluation.feature_id != feature_id:
+        raise DecodeError("the gateway answered about another flag")
+    if not evaluation.variation_value:
+        raise DecodeError("the gateway answered with an empty value")
+    return evaluation
+
+
+class MeasuredEvaluator:
+    """An evaluator beside the application, with the metrics that are due for each of its answers.
+
+    Since it may answer without ever waiting, the loop is given a turn now and then.
+
+    Args:
+        evaluator: Answers.
+        metrics: Told the latency of every answer, and every failure but that of not being ready yet.
+        clock: Monotonic seconds, fine enough for microseconds.
+    """
+
+    def __init__(
+        self, evaluator: Evaluator, metrics: EvaluationMetrics, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self._evaluator = evaluator
+        self._metrics = metrics
+        self._clock = clock
+        self._questions = 0
+        self.start = evaluator.start
+        self.wait_ready = evaluator.wait_ready
+        self.aclose = evaluator.aclose
+
+    async def evaluate(self, user: User, feature_id: str) -> Evaluation:
+        """Return its answer.
+
+        Raises:
+            EvaluationError: If there is none.
+        """
+        self._questions += 1
+        if self._questions % _QUESTIONS_PER_TURN == 0:
+            await asyncio.sleep(0)
+        began = self._clock()
+        try:
+            evaluation = await self._evaluator.evaluate(user, feature_id)
+        except Exception as error:
+            if not _is_early(error):
+                self._metrics.error(error, ApiId.SDK_GET_VARIATION)
+            raise
+        self._metrics.latency(self._clock() - began, ApiId.SDK_GET_VARIATION)
+        return evaluation
+
+
+def _is_early(error: Exception) -> bool:
+    return isinstance(error, EvaluationError) and error.cause is EvaluationCause.NOT_READY

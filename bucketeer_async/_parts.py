@@ -1,0 +1,112 @@
+"""What a client is made of, by its options: who answers, who takes the events, and over what."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Final, Protocol
+
+from bucketeer_async._api import ApiClient
+from bucketeer_async._disabled import DisabledEvaluator, DisabledProcessor
+from bucketeer_async._errors import ConfigurationError
+from bucketeer_async._evaluators import Evaluator, MeasuredEvaluator, RemoteEvaluator
+from bucketeer_async._lifecycle import ApiLife, EventsLife
+from bucketeer_async._local import LocalEvaluator
+from bucketeer_async._metrics import Metrics
+from bucketeer_async._models import User
+from bucketeer_async._options import LocalEvaluation, ProcessorConfig
+from bucketeer_async._processor import Processor
+from bucketeer_async._questions import EvaluationEvents
+from bucketeer_async._records import Receipt
+from bucketeer_async._reports import FlagChanges, LocalEvaluationStatistics, Statistics
+
+_LOGGER: Final = "bucketeer_async"
+_ERRORS_SHARE: Final = 0.1  # of the queue's capacity that error metrics may hold
+
+
+class ClientEvents(EventsLife, EvaluationEvents, Protocol):
+    """What a client needs of a `Processor`."""
+
+    def statistics(self) -> Statistics: ...
+    async def push_goal_event(self, user: User, goal_id: str, value: float) -> Receipt: ...
+    def push_goal_event_nowait(self, user: User, goal_id: str, value: float) -> Receipt: ...
+
+
+class LocalFlags(Protocol):
+    """What is told of flags that are evaluated here."""
+
+    def statistics(self) -> LocalEvaluationStatistics | None: ...
+    def on_change(self, callback: Callable[[FlagChanges], object]) -> None: ...
+    def export_snapshot(self) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """The parts of a client.
+
+    Attributes:
+        events: Takes the events.
+        new_evaluator: Makes what answers; called at construction, and in each forked child.
+        logger: Where to log.
+        api: The connections under both; None if nobody is asked.
+        local: The flags that are evaluated here; None if there are none.
+    """
+
+    events: ClientEvents
+    new_evaluator: Callable[[], Evaluator]
+    logger: logging.Logger
+    api: ApiLife | None = None
+    local: LocalFlags | None = None
+
+
+def connected(
+    api: ApiClient, events: ProcessorConfig, local_evaluation: LocalEvaluation | None, *, tag: str, timeout: float
+) -> Parts:
+    """Return the parts of a client that talks to a gateway.
+
+    Args:
+        api: The connections.
+        events: Options of the processor; its tag is the client's.
+        local_evaluation: How flags are evaluated here; None has the gateway evaluate them.
+        tag: The tag of the flags.
+        timeout: Seconds that a question to the gateway may take.
+
+    Raises:
+        ConfigurationError: If an option is wrong.
+    """
+    config = _tagged(events, tag)
+    processor = Processor(api, config)
+    logger = config.logger or logging.getLogger(_LOGGER)
+    metrics = Metrics(processor, max_errors=max(int(config.queue_capacity * _ERRORS_SHARE), 1))
+    if local_evaluation is None:
+        remote = partial(RemoteEvaluator, api, tag=tag, timeout=timeout, metrics=metrics)
+        return Parts(events=processor, new_evaluator=remote, logger=logger, api=api)
+    local = LocalEvaluator(api, _checked(local_evaluation), tag=tag, metrics=metrics, logger=logger)
+    measured = partial(MeasuredEvaluator, local, metrics)  # the flags outlive a fork, as the evaluator does
+    return Parts(events=processor, new_evaluator=measured, logger=logger, api=api, local=local)
+
+
+def disabled() -> Parts:
+    """Return the parts of a client that is switched off."""
+    nobody = DisabledEvaluator()
+    return Parts(
+        events=DisabledProcessor(), new_evaluator=lambda: nobody, logger=logging.getLogger(_LOGGER), local=nobody
+    )
+
+
+def _checked(options: object) -> LocalEvaluation:
+    if not isinstance(options, LocalEvaluation):
+        raise ConfigurationError(f"Client.local_evaluation must be a LocalEvaluation, not {type(options).__name__}")
+    return options
+
+
+def _tagged(events: object, tag: object) -> ProcessorConfig:
+    if not isinstance(events, ProcessorConfig):
+        raise ConfigurationError(f"Client.events must be a ProcessorConfig, not {type(events).__name__}")
+    if not isinstance(tag, str):
+        raise ConfigurationError(f"Client.tag must be a str, not {type(tag).__name__}")
+    if events.tag not in {"", tag}:
+        raise ConfigurationError(f"ProcessorConfig.tag must be the client's, {tag!r}, or left out, not {events.tag!r}")
+    return replace(events, tag=tag)

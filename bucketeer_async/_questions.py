@@ -1,0 +1,120 @@
+"""What becomes of a question: its answer or its default, with the reason, and the one event that is due for it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Final, Protocol, TypeVar
+
+from bucketeer_async._errors import BucketeerError, StatusError, WrongLoopError
+from bucketeer_async._evaluators import Evaluator
+from bucketeer_async._models import Evaluation, EvaluationDetails, Reason, ReasonType, User, check_text
+from bucketeer_async._reasons import DisabledError, reason_for
+from bucketeer_async._records import Receipt
+from bucketeer_async._trouble import TroubleLog
+from bucketeer_async._variations import WrongTypeError
+
+_T = TypeVar("_T")
+
+_AGAIN: Final = 60.0  # seconds between two lines about bugs of ours
+
+
+class EvaluationEvents(Protocol):
+    """The pushes of a `Processor` that are used here."""
+
+    def push_evaluation_event_nowait(self, user: User, evaluation: Evaluation) -> Receipt: ...
+    def push_default_evaluation_event_nowait(self, user: User, feature_id: str, reason: ReasonType) -> Receipt: ...
+
+
+class Questions:
+    """Has questions answered; never raises because there is no answer.
+
+    Args:
+        evaluator: Returns who answers, or raises why nobody does.
+        events: Takes the events.
+        log: Told why defaults are served.
+    """
+
+    def __init__(self, evaluator: Callable[[], Evaluator], events: EvaluationEvents, log: TroubleLog) -> None:
+        self._evaluator = evaluator
+        self._events = events
+        self._log = log
+
+    async def answer(
+        self, user: User, feature_id: str, default: _T, convert: Callable[[str], _T]
+    ) -> EvaluationDetails[_T]:
+        """Return the answer, or the default with the reason.
+
+        Args:
+            user: Who is asked about; anything else is answered with the default, and no event.
+            feature_id: The flag; anything that is no id is answered with the default, and no event.
+            default: The default.
+            convert: From the text of a variation to its value; raises a `WrongTypeError`.
+
+        Raises:
+            WrongLoopError: If the evaluator belongs to another event loop.
+        """
+        reason = _refusal(user, feature_id)
+        if reason is not None:
+            self._log.lost(reason.name, "a question was answered with its default: %s", reason.name)
+            return _defaulted(user, feature_id, default, reason)
+        try:
+            evaluation = await self._evaluator().evaluate(user, feature_id)
+            value = convert(evaluation.variation_value)
+        except WrongLoopError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, the caller wants to go on
+            reason = reason_for(error)
+            self._tell(feature_id, error, reason)
+            self._events.push_default_evaluation_event_nowait(user, feature_id, reason)
+            return _defaulted(user, feature_id, default, reason)
+        self._events.push_evaluation_event_nowait(user, evaluation)
+        return _answered(user, evaluation, value)
+
+    def _tell(self, feature_id: str, error: Exception, reason: ReasonType) -> None:
+        if isinstance(error, DisabledError):
+            return
+        if isinstance(error, BucketeerError | WrongTypeError):
+            text = "flag %r was answered with its default: %s%s"
+            self._log.lost(reason.name, text, feature_id, error, _hint(error))
+        else:
+            text = "a bug in bucketeer_async: flag %r was answered with its default because of a %s"
+            self._log.begin("bug", logging.ERROR, _AGAIN, text, feature_id, type(error).__name__)
+
+
+def _refusal(user: object, feature_id: object) -> ReasonType | None:
+    """Return why a question cannot be asked; a `User` always has an id."""
+    if not isinstance(user, User):
+        return ReasonType.ERROR_USER_ID_NOT_SPECIFIED
+    try:
+        check_text("feature_id", feature_id, empty=False)
+    except (TypeError, ValueError):
+        return ReasonType.ERROR_FEATURE_FLAG_ID_NOT_SPECIFIED
+    return None
+
+
+def _hint(error: Exception) -> str:
+    if isinstance(error, StatusError) and error.status_code in {401, 403}:
+        return " (remote evaluation needs a client key that is enabled)"
+    return ""
+
+
+def _answered(user: User, evaluation: Evaluation, value: _T) -> EvaluationDetails[_T]:
+    return EvaluationDetails(
+        feature_id=evaluation.feature_id,
+        value=value,
+        reason=evaluation.reason,
+        user_id=user.id,
+        feature_version=evaluation.feature_version,
+        variation_id=evaluation.variation_id,
+        variation_name=evaluation.variation_name,
+    )
+
+
+def _defaulted(user: object, feature_id: object, default: _T, reason: ReasonType) -> EvaluationDetails[_T]:
+    return EvaluationDetails(
+        feature_id=feature_id if isinstance(feature_id, str) else "",
+        value=default,
+        reason=Reason(reason),
+        user_id=user.id if isinstance(user, User) else "",
+    )

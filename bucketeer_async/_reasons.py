@@ -1,0 +1,39 @@
+"""Which reason names a failure: why a question was answered with the default."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from bucketeer_async._errors import BucketeerError, StatusError
+from bucketeer_async._evaluation import EvaluationCause, EvaluationError
+from bucketeer_async._models import ReasonType
+from bucketeer_async._variations import WrongTypeError
+
+_BY_CAUSE: Final = {
+    EvaluationCause.FLAG_NOT_FOUND: ReasonType.ERROR_FLAG_NOT_FOUND,
+    EvaluationCause.EVALUATION_NOT_FOUND: ReasonType.ERROR_FLAG_NOT_FOUND,
+    EvaluationCause.FEATURE_NOT_FOUND: ReasonType.ERROR_FLAG_NOT_FOUND,
+    EvaluationCause.NOT_READY: ReasonType.ERROR_CACHE_NOT_FOUND,
+}
+
+
+class DisabledError(BucketeerError):
+    """Nobody is asked, because the client is switched off."""
+
+
+def reason_for(error: Exception) -> ReasonType:
+    """Return the reason of the default that is served because of ``error``.
+
+    A 404 means that the flag is unknown. Bucketeer's Go SDK means to say so too, and says ``ERROR_EXCEPTION`` by
+    mistake.
+    """
+    match error:
+        case WrongTypeError():
+            return ReasonType.ERROR_WRONG_TYPE
+        case StatusError(status_code=404):
+            return ReasonType.ERROR_FLAG_NOT_FOUND
+        case EvaluationError(cause=cause):
+            return _BY_CAUSE.get(cause, ReasonType.ERROR_EXCEPTION)
+        case DisabledError():
+            return ReasonType.CLIENT
+    return ReasonType.ERROR_EXCEPTION

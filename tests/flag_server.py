@@ -1,0 +1,197 @@
+"""A fake of the gateway's two polling endpoints, with its rules of what has changed and their holes; who polls it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from bucketeer_async import ApiError, ApiId, GetFeatureFlagsResponse, GetSegmentUsersResponse, LocalEvaluation
+from bucketeer_async._local import LocalEvaluator
+from bucketeer_async._responses import Definitions
+
+EPOCH = 1_700_000_000
+GRACE, MONTH = 600, 30 * 86_400
+
+
+def fnv(text: str) -> str:
+    value = 14695981039346656037
+    for byte in text.encode():
+        value = ((value ^ byte) * 1099511628211) % 2**64
+    return str(value)
+
+
+def server_time() -> int:
+    return EPOCH + int(asyncio.get_running_loop().time())
+
+
+class FlagServer:
+    """Flags and segments that can be edited, and the answers about them.
+
+    `weather` is awaited in each request; a test may put another one in its place, which raises or waits.
+    """
+
+    def __init__(self, now: Callable[[], int] = server_time) -> None:
+        self.now = now
+        self.flags: dict[str, dict[str, Any]] = {}
+        self.segments: dict[str, dict[str, Any]] = {}
+        self.flag_requests: list[tuple[str, str, int]] = []
+        self.segment_requests: list[tuple[list[str], int]] = []
+        self.error: ApiError | None = None
+        self.hash = fnv
+
+    # Edits
+
+    def put_flag(self, feature_id: str, *, updated_at: int | None = None, **fields: Any) -> None:
+        default = {
+            "enabled": True,
+            "archived": False,
+            "tags": ["shop"],
+            "version": 1,
+            "offVariation": "B",
+            "variations": [{"id": "A", "value": "on", "name": "a"}, {"id": "B", "value": "off", "name": "b"}],
+            "defaultStrategy": {"type": "FIXED", "fixedStrategy": {"variation": "A"}},
+        }
+        edited = {"updatedAt": str(self.now() if updated_at is None else updated_at)}
+        self.flags[feature_id] = default | self.flags.get(feature_id, {}) | fields | {"id": feature_id} | edited
+
+    def put_segment(self, segment_id: str, users: Sequence[str], *, updated_at: int | None = None) -> None:
+        entries = [{"segmentId": segment_id, "userId": user, "state": "INCLUDED"} for user in users]
+        at = str(self.now() if updated_at is None else updated_at)
+        self.segments[segment_id] = {"segmentId": segment_id, "users": entries, "updatedAt": at}
+
+    def loaded(self, tag: str) -> list[dict[str, Any]]:
+        usable = [flag for flag in self.flags.values() if flag["enabled"] or flag["offVariation"]]
+        return [flag for flag in usable if not tag or tag in flag["tags"]]
+
+    def live(self, tag: str) -> dict[str, dict[str, Any]]:
+        return {flag["id"]: flag for flag in self.loaded(tag) if not flag["archived"]}
+
+    def referenced(self) -> list[str]:
+        clauses = [
+            clause for flag in self.live("").values() for rule in flag.get("rules", []) for clause in rule["clauses"]
+        ]
+        return [each for clause in clauses if clause["operator"] == "SEGMENT" for each in clause["values"]]
+
+    # Answers
+
+    async def get_feature_flags(
+        self,
+        *,
+        tag: str,
+        feature_flags_id: str,
+        requested_at: int,
+        timeout: float | None,  # noqa: ASYNC109
+    ) -> GetFeatureFlagsResponse:
+        self.flag_requests.append((tag, feature_flags_id, requested_at))
+        await self.weather("flags")
+        now, loaded, live = self.now(), self.loaded(tag), self.live(tag)
+        current = self.hash("".join(f"{key}:{live[key]['updatedAt']}" for key in sorted(live)))
+        if not loaded:
+            return self.flags_answer("", [], [], now, force=False)
+        if feature_flags_id == current:
+            return self.flags_answer(current, [], [], min(requested_at, now), force=False)
+        if not feature_flags_id or not now - MONTH <= requested_at <= now:
+            return self.flags_answer(current, list(live.values()), [], now, force=True)
+        changed = [flag for flag in live.values() if int(flag["updatedAt"]) >= requested_at - GRACE]
+        gone = [flag["id"] for flag in loaded if flag["archived"] and int(flag["updatedAt"]) >= now - MONTH]
+        if not changed and not gone:
+            return self.flags_answer(current, list(live.values()), [], now, force=True)
+        return self.flags_answer(current, changed, gone, now, force=False)
+
+    async def get_segment_users(
+        self,
+        *,
+        segment_ids: Sequence[str],
+        requested_at: int,
+        timeout: float | None,  # noqa: ASYNC109
+    ) -> GetSegmentUsersResponse:
+        self.segment_requests.append((list(segment_ids), requested_at))
+        await self.weather("segments")
+        now, referenced = self.now(), self.referenced()
+        known = [self.segments[each] for each in referenced if each in self.segments]
+        if not referenced:
+            return self.segments_answer([], [], now, force=True)
+        if not now - MONTH <= requested_at <= now:
+            return self.segments_answer(known, [], now, force=True)
+        changed = [each for each in known if int(each["updatedAt"]) >= requested_at]
+        gone = [each for each in segment_ids if each not in referenced]
+        at = now if changed or gone else requested_at
+        return self.segments_answer(changed, gone, at, force=False)
+
+    async def weather(self, path: str) -> None:
+        if self.error is not None:
+            raise self.error
+
+    @staticmethod
+    def flags_answer(
+        flags_id: str, features: list[dict[str, Any]], gone: list[str], at: int, *, force: bool
+    ) -> GetFeatureFlagsResponse:
+        return GetFeatureFlagsResponse(
+            features=Definitions(json.dumps(each) for each in features),
+            archived_feature_flag_ids=gone,
+            feature_flags_id=flags_id,
+            requested_at=at,
+            force_update=force,
+            size_byte=100,
+        )
+
+    @staticmethod
+    def segments_answer(
+        segments: list[dict[str, Any]], gone: list[str], at: int, *, force: bool
+    ) -> GetSegmentUsersResponse:
+        return GetSegmentUsersResponse(
+            segment_users=Definitions(json.dumps(each) for each in segments),
+            deleted_segment_ids=gone,
+            requested_at=at,
+            force_update=force,
+            size_byte=50,
+        )
+
+
+def rule_for_segment(*segment_ids: str, variation: str = "B") -> dict[str, Any]:
+    return {
+        "id": "rule",
+        "strategy": {"type": "FIXED", "fixedStrategy": {"variation": variation}},
+        "clauses": [{"operator": "SEGMENT", "values": list(segment_ids)}],
+    }
+
+
+class Middle(random.Random):
+    """No jitter: the middle of every range."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return (a + b) / 2
+
+
+class FakeMetrics:
+    def __init__(self) -> None:
+        self.events: list[tuple[ApiId, object]] = []
+
+    def polled(self, api_id: ApiId, duration: float, size_byte: int) -> None:
+        self.events.append((api_id, size_byte))
+
+    def poll_failed(self, api_id: ApiId, error: Exception) -> None:
+        self.events.append((api_id, error))
+
+
+def local(server: FlagServer, tag: str = "shop", metrics: FakeMetrics | None = None, **options: Any) -> LocalEvaluator:
+    return LocalEvaluator(
+        server,
+        LocalEvaluation(**options),
+        tag=tag,
+        metrics=metrics or FakeMetrics(),
+        logger=logging.getLogger("bucketeer_async"),
+        clock=lambda: asyncio.get_running_loop().time(),
+        rng=Middle(),
+        wall=lambda: EPOCH + asyncio.get_running_loop().time(),
+    )
+
+
+async def polls(number: int = 1) -> None:
+    """Let as many polls pass; the clock is then in the middle between two."""
+    loop = asyncio.get_running_loop()
+    await asyncio.sleep(number * 60 - (30 if loop.time() % 60 == 0 else 0))

@@ -1,0 +1,200 @@
+"""The client with flags that it evaluates itself, in virtual time: the same questions, other events."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from typing import Any
+
+import httpx
+import pytest
+
+from bucketeer_async import (
+    Client,
+    ConfigurationError,
+    FlagChanges,
+    LocalEvaluation,
+    NotReadyError,
+    ReasonType,
+    User,
+)
+from tests.clock import VirtualLoop
+
+USER = User("user-1")
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, Any]]:
+    return "asyncio", {"loop_factory": VirtualLoop}
+
+
+def flag(feature_id: str, value: str, kind: str) -> dict[str, Any]:
+    return {
+        "id": feature_id,
+        "enabled": True,
+        "tags": ["shop"],
+        "version": 3,
+        "updatedAt": "1",
+        "variationType": kind,
+        "variations": [{"id": "v", "name": "name", "value": value}],
+        "defaultStrategy": {"type": "FIXED", "fixedStrategy": {"variation": "v"}},
+    }
+
+
+class Server(httpx.AsyncBaseTransport):
+    """Answers polls with its flags, and counts the events by name."""
+
+    def __init__(self) -> None:
+        self.flags = [
+            flag("bool", "true", "BOOLEAN"),
+            flag("yaml", "sizes: [1, 2]", "YAML"),
+            flag("empty", "", "STRING"),
+        ]
+        self.down = False
+        self.events: Counter[tuple[str, int]] = Counter()
+        self.paths: set[str] = set()
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        body = json.loads(await request.aread())
+        self.paths.add(request.url.path)
+        if request.url.path == "/register_events":
+            self.events.update(name_of(each["event"]) for each in body["events"])
+            return httpx.Response(200, json={})
+        if self.down:
+            return httpx.Response(503)
+        if request.url.path == "/get_feature_flags":
+            answer = {"featureFlagsId": "1", "features": self.flags, "requestedAt": "1", "forceUpdate": True}
+            return httpx.Response(200, json=answer)
+        return httpx.Response(200, json={"segmentUsers": [], "requestedAt": "1", "forceUpdate": True})
+
+    def client(self, **options: Any) -> Client:
+        given = {"endpoint": "127.0.0.1", "api_key": "key", "tag": "shop", "local_evaluation": LocalEvaluation()}
+        return Client(**given | options, http=httpx.AsyncClient(transport=self))
+
+
+def name_of(event: dict[str, Any]) -> tuple[str, int]:
+    message = event.get("event", event)
+    return message["@type"].rpartition(".")[2], message.get("apiId", 0)
+
+
+POLLED = {(name, api_id): 1 for name in ("LatencyMetricsEvent", "SizeMetricsEvent") for api_id in (4, 5)}
+
+
+async def test_flags_are_evaluated_here_with_a_latency_and_an_event_each() -> None:
+    server = Server()
+    async with server.client() as client:
+        await client.wait_ready()
+
+        details = await client.bool_variation_details(USER, "bool", False)
+        assert await client.json_variation(USER, "yaml", {"sizes": [0]}) == {"sizes": [1, 2]}
+        assert await client.string_variation(USER, "empty", "default") == ""
+
+    assert (details.value, details.feature_version, details.variation_id) == (True, 3, "v")
+    assert (details.variation_name, details.user_id, details.reason.type) == ("name", "user-1", ReasonType.DEFAULT)
+    assert server.events == {**POLLED, ("EvaluationEvent", 0): 3, ("LatencyMetricsEvent", 100): 3}
+    assert "/get_evaluation" not in server.paths
+
+
+async def test_an_unknown_flag_is_an_error_of_the_evaluation() -> None:
+    server = Server()
+    async with server.client() as client:
+        await client.wait_ready()
+
+        details = await client.bool_variation_details(USER, "unknown", True)
+
+    assert details.reason.type is ReasonType.ERROR_FLAG_NOT_FOUND
+    assert server.events == {**POLLED, ("EvaluationEvent", 0): 1, ("InternalSdkErrorMetricsEvent", 100): 1}
+
+
+async def test_before_flags_have_arrived_defaults_are_served_without_metrics() -> None:
+    server = Server()
+    server.down = True
+    async with server.client() as client:
+        details = await client.bool_variation_details(USER, "bool", True)
+        statistics = client.statistics().local_evaluation
+        with pytest.raises(NotReadyError):
+            client.export_snapshot()
+
+        assert statistics is not None
+        assert not statistics.ready
+    assert details.reason.type is ReasonType.ERROR_CACHE_NOT_FOUND
+    assert server.events[("EvaluationEvent", 0)] == 1
+    assert not [api_id for _, api_id in server.events if api_id == 100]
+
+
+async def test_changes_and_snapshots_go_through_the_client() -> None:
+    server = Server()
+    heard: list[FlagChanges] = []
+    async with server.client() as client:
+        client.on_change(heard.append)
+        await client.wait_ready()
+        saved = client.export_snapshot()
+        statistics = client.statistics().local_evaluation
+    server.down = True
+    async with server.client(local_evaluation=LocalEvaluation(bootstrap=saved)) as client:
+        await client.wait_ready()
+        assert await client.bool_variation(USER, "bool", False) is True
+
+    assert statistics is not None
+    assert statistics.flags == 3
+    assert heard == [FlagChanges(added=frozenset({"bool", "yaml", "empty"}))]
+
+
+async def test_a_tight_loop_of_questions_lets_events_flow() -> None:
+    server = Server()
+    async with server.client() as client:
+        await client.wait_ready()
+        for _ in range(5000):
+            await client.bool_variation(USER, "bool", False)
+
+        assert client.statistics().total.delivered > 0
+
+
+def test_local_evaluation_needs_no_tag() -> None:
+    assert repr(Server().client(tag="")) == "<Client new>"
+
+
+def test_something_else_than_local_evaluation_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"Client\.local_evaluation must be a LocalEvaluation, not bool"):
+        Server().client(local_evaluation=True)
+
+
+async def test_a_client_of_the_gateway_has_no_flags_to_export_or_watch() -> None:
+    client = Server().client(local_evaluation=None)
+
+    assert client.statistics().local_evaluation is None
+    with pytest.raises(ConfigurationError, match="local_evaluation is not set"):
+        client.export_snapshot()
+    with pytest.raises(ConfigurationError, match="local_evaluation is not set"):
+        client.on_change(print)
+
+
+async def test_a_disabled_client_has_no_flags_and_hears_of_no_change() -> None:
+    client = Client.disabled()
+
+    client.on_change(print)
+    assert client.statistics().local_evaluation is None
+    with pytest.raises(NotReadyError, match="the client is disabled"):
+        client.export_snapshot()
+
+
+def test_the_environment_may_ask_for_local_evaluation() -> None:
+    environ = {"BUCKETEER_API_ENDPOINT": "127.0.0.1", "BUCKETEER_API_KEY": "key", "BUCKETEER_LOCAL_EVALUATION": "1"}
+
+    assert Client.from_env(environ).statistics().local_evaluation is not None
+
+
+def test_a_start_that_fails_for_the_bootstrap_leaves_nothing_behind() -> None:
+    client = Server().client(local_evaluation=LocalEvaluation(bootstrap=b"no snapshot"))
+
+    async def story() -> None:
+        with pytest.raises(ConfigurationError):
+            await client.start()
+        assert repr(client) == "<Client closed>"
+        assert (await client.aclose()).complete
+        await asyncio.sleep(0)
+        assert len(asyncio.all_tasks()) == 1
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(story())

@@ -1,0 +1,112 @@
+"""What the environment says about a client, and that the guide says the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bucketeer_async import ConfigurationError, LocalEvaluation, ProcessorConfig, Spool
+from bucketeer_async._environment import (
+    CLIENT,
+    DISABLED,
+    EVALUATED_LOCALLY,
+    EVENTS,
+    LOCAL,
+    local_evaluation,
+    options,
+    require,
+    switch,
+)
+
+
+def test_every_variable_is_read() -> None:
+    environ = {
+        "BUCKETEER_API_ENDPOINT": "api.example.com",
+        "BUCKETEER_API_KEY": "key",
+        "BUCKETEER_TAG": "shop",
+        "BUCKETEER_TIMEOUT": "0.5",
+        "BUCKETEER_ALLOW_HTTP": "Yes",
+        "BUCKETEER_PROXY": "http://proxy.example.com:3128",
+        "BUCKETEER_QUEUE_CAPACITY": "1000",
+        "BUCKETEER_NUM_FLUSH_WORKERS": "2",
+        "BUCKETEER_FLUSH_INTERVAL": "1.5",
+        "BUCKETEER_FLUSH_SIZE": "50",
+        "BUCKETEER_DRAIN_TIMEOUT": "8",
+        "BUCKETEER_SPOOL": "/var/spool/shop",
+    }
+
+    assert environ.keys() == {*CLIENT, *EVENTS}
+    assert options(environ, CLIENT) == {
+        "endpoint": "api.example.com",
+        "api_key": "key",
+        "tag": "shop",
+        "timeout": 0.5,
+        "allow_http": True,
+        "proxy": "http://proxy.example.com:3128",
+    }
+    assert ProcessorConfig(**options(environ, EVENTS)) == ProcessorConfig(
+        queue_capacity=1000,
+        num_flush_workers=2,
+        flush_interval=1.5,
+        flush_size=50,
+        drain_timeout=8.0,
+        spool=Spool("/var/spool/shop"),
+    )
+
+
+def test_an_empty_variable_counts_as_not_set() -> None:
+    assert options(dict.fromkeys({**CLIENT, **EVENTS}, ""), {**CLIENT, **EVENTS}) == {}
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "form"),
+    [
+        ("BUCKETEER_TIMEOUT", "soon", "a number of seconds"),
+        ("BUCKETEER_FLUSH_SIZE", "1.5", "an integer"),
+        ("BUCKETEER_ALLOW_HTTP", "maybe", "1, true, yes or on, or 0, false, no or off"),
+    ],
+)
+def test_a_value_that_cannot_be_read_is_told_with_its_variable(variable: str, value: str, form: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{variable} must be {form}, not '{value}'"):
+        options({variable: value}, {**CLIENT, **EVENTS})
+
+
+def test_all_that_is_missing_is_named_at_once() -> None:
+    with pytest.raises(ConfigurationError, match="BUCKETEER_API_ENDPOINT, BUCKETEER_API_KEY"):
+        require({"BUCKETEER_API_KEY": ""})
+
+
+@pytest.mark.parametrize(("value", "disabled"), [("", None), ("0", False), ("OFF", False), ("1", True), ("true", True)])
+def test_a_client_may_be_switched_off(value: str, disabled: bool | None) -> None:
+    assert switch({DISABLED: value}, DISABLED) is disabled
+
+
+@pytest.mark.parametrize(
+    ("value", "otherwise", "found"),
+    [
+        ("", None, None),
+        ("0", LocalEvaluation(), None),
+        ("1", None, LocalEvaluation(polling_interval=5.0, bootstrap="flags.json")),
+        ("", LocalEvaluation(scope="tag"), LocalEvaluation(polling_interval=5.0, bootstrap="flags.json", scope="tag")),
+    ],
+    ids=["unset", "off", "on", "otherwise"],
+)
+def test_flags_may_be_evaluated_locally(
+    value: str, otherwise: LocalEvaluation | None, found: LocalEvaluation | None
+) -> None:
+    environ = {EVALUATED_LOCALLY: value, "BUCKETEER_POLLING_INTERVAL": "5", "BUCKETEER_BOOTSTRAP": "flags.json"}
+
+    assert local_evaluation(environ, otherwise) == found
+
+
+def test_the_guide_lists_every_variable() -> None:
+    guide = (Path(__file__).parent.parent / "docs" / "guide" / "client.md").read_text()
+
+    missing = [
+        variable
+        for variable in (*CLIENT, *EVENTS, *LOCAL, EVALUATED_LOCALLY, DISABLED)
+        if f"| `{variable}` |" not in guide
+    ]
+
+    assert not missing

@@ -1,0 +1,350 @@
+"""Who answers: the gateway over a scripted API, in virtual time, and an evaluator beside the application."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+
+from bucketeer_async import (
+    ApiError,
+    ApiId,
+    ClosedError,
+    ConfigurationError,
+    ConnectionFailedError,
+    DecodeError,
+    Evaluation,
+    GetEvaluationResponse,
+    Reason,
+    ReasonType,
+    RequestTimeoutError,
+    StatusError,
+    User,
+)
+from bucketeer_async._evaluation import EvaluationCause, EvaluationError
+from bucketeer_async._evaluators import MeasuredEvaluator, RemoteEvaluator
+from tests.clock import VirtualLoop
+
+USER = User("user-1", {"plan": "pro"})
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, Any]]:
+    return "asyncio", {"loop_factory": VirtualLoop}
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def evaluation(feature_id: str = "flag", value: str = "on") -> Evaluation:
+    return Evaluation(feature_id=feature_id, variation_id="v", variation_value=value, reason=Reason(ReasonType.DEFAULT))
+
+
+def answer(feature_id: str = "flag", value: str = "on") -> GetEvaluationResponse:
+    return GetEvaluationResponse(evaluation=evaluation(feature_id, value), size_byte=321)
+
+
+class FakeMetrics:
+    """Remembers what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[Any, ...]] = []
+
+    def latency(self, duration: float, api_id: ApiId) -> None:
+        self.told.append(("latency", duration, api_id))
+
+    def size(self, size_byte: int, api_id: ApiId) -> None:
+        self.told.append(("size", size_byte, api_id))
+
+    def error(self, error: BaseException, api_id: ApiId) -> None:
+        self.told.append(("error", type(error), api_id))
+
+
+Script = Callable[[User, str], Awaitable[GetEvaluationResponse]]
+
+
+class FakeApi:
+    """Answers by script, and remembers the questions."""
+
+    def __init__(self, script: Script) -> None:
+        self.script = script
+        self.questions: list[tuple[User, str, str]] = []
+
+    async def get_evaluation(
+        self,
+        user: User,
+        feature_id: str,
+        *,
+        tag: str,
+        timeout: float | None,  # noqa: ASYNC109
+    ) -> GetEvaluationResponse:
+        self.questions.append((user, feature_id, tag))
+        return await self.script(user, feature_id)
+
+
+def after(seconds: float, reply: GetEvaluationResponse | Exception) -> Script:
+    async def script(_user: User, _feature_id: str) -> GetEvaluationResponse:
+        await asyncio.sleep(seconds)
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    return script
+
+
+class Remote:
+    """A remote evaluator and everything around it."""
+
+    def __init__(self, script: Script) -> None:
+        self.api = FakeApi(script)
+        self.metrics = FakeMetrics()
+        self.evaluator = RemoteEvaluator(self.api, tag="shop", timeout=5.0, metrics=self.metrics)
+
+    async def ask(self, user: User = USER, feature_id: str = "flag") -> Evaluation:
+        return await self.evaluator.evaluate(user, feature_id)
+
+
+# Remote
+
+
+def test_an_empty_tag_is_refused_with_the_reason() -> None:
+    with pytest.raises(ConfigurationError, match=r"Client\.tag must not be empty: .*'gateway: tag is required'"):
+        RemoteEvaluator(FakeApi(after(0, answer())), tag="", timeout=5.0, metrics=FakeMetrics())
+
+
+async def test_an_answer_is_told_with_its_latency_and_size() -> None:
+    remote = Remote(after(0.25, answer()))
+
+    assert await remote.ask() == evaluation()
+    assert remote.api.questions == [(USER, "flag", "shop")]
+    assert remote.metrics.told == [
+        ("latency", 0.25, ApiId.GET_EVALUATION),
+        ("size", 321, ApiId.GET_EVALUATION),
+    ]
+
+
+@pytest.mark.parametrize(
+    "error", [StatusError(404), StatusError(503), ConnectionFailedError("refused"), DecodeError("HTML")]
+)
+async def test_a_failure_is_told_once(error: ApiError) -> None:
+    remote = Remote(after(0.25, error))
+
+    with pytest.raises(type(error)):
+        await remote.ask()
+    assert remote.metrics.told == [("error", type(error), ApiId.GET_EVALUATION)]
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [GetEvaluationResponse(evaluation=None, size_byte=321), answer("another"), answer(value="")],
+    ids=["none", "another flag's", "empty"],
+)
+async def test_an_answer_to_no_question_is_a_failure_with_a_latency_and_a_size(reply: GetEvaluationResponse) -> None:
+    remote = Remote(after(0.25, reply))
+
+    with pytest.raises(DecodeError, match="the gateway answered"):
+        await remote.ask()
+    assert [told[0] for told in remote.metrics.told] == ["latency", "size", "error"]
+
+
+async def test_the_whole_question_takes_at_most_its_timeout() -> None:
+    remote = Remote(after(60.0, answer()))
+
+    with pytest.raises(RequestTimeoutError, match="within 5 s"):
+        await remote.ask()
+    assert now() == 5.0
+    assert remote.metrics.told == [("error", RequestTimeoutError, ApiId.GET_EVALUATION)]
+
+
+async def test_a_closed_api_client_is_no_failure_of_the_gateway() -> None:
+    remote = Remote(after(0, ClosedError("closed")))
+
+    with pytest.raises(ClosedError):
+        await remote.ask()
+    assert not remote.metrics.told
+
+
+async def test_identical_questions_share_one_request() -> None:
+    remote = Remote(after(0.25, answer()))
+
+    answers = await asyncio.gather(*(remote.ask(User("user-1", {"plan": "pro"})) for _ in range(10)))
+
+    assert answers == [evaluation()] * 10
+    assert len(remote.api.questions) == 1
+    assert len(remote.metrics.told) == 2
+
+
+async def test_identical_questions_share_a_failure_that_is_told_once() -> None:
+    remote = Remote(after(0.25, StatusError(503)))
+
+    answers = await asyncio.gather(*(remote.ask() for _ in range(10)), return_exceptions=True)
+
+    assert [type(each) for each in answers] == [StatusError] * 10
+    assert len(remote.metrics.told) == 1
+
+
+@pytest.mark.parametrize(
+    ("user", "feature_id"),
+    [(User("user-2", {"plan": "pro"}), "flag"), (User("user-1", {"plan": "free"}), "flag"), (USER, "other")],
+    ids=["user", "attributes", "flag"],
+)
+async def test_different_questions_have_requests_of_their_own(user: User, feature_id: str) -> None:
+    async def script(_user: User, asked: str) -> GetEvaluationResponse:
+        await asyncio.sleep(0.25)
+        return answer(asked)
+
+    remote = Remote(script)
+
+    await asyncio.gather(remote.ask(), remote.ask(user, feature_id))
+
+    assert len(remote.api.questions) == 2
+
+
+async def test_a_later_question_is_asked_again() -> None:
+    remote = Remote(after(0.25, answer()))
+
+    await remote.ask()
+    await checkpoint()
+    await remote.ask()
+
+    assert len(remote.api.questions) == 2
+
+
+async def test_a_cancelled_caller_stops_waiting_and_the_others_get_the_answer() -> None:
+    remote = Remote(after(1.0, answer()))
+
+    async with anyio.create_task_group() as tasks:
+        with anyio.move_on_after(0.1) as scope:
+            tasks.start_soon(remote.ask)
+            await remote.ask()
+        assert scope.cancelled_caught
+        assert now() == 0.1
+
+    assert now() == 1.0
+    assert len(remote.api.questions) == 1
+    assert [told[0] for told in remote.metrics.told] == ["latency", "size"]
+
+
+async def test_a_failure_that_nobody_waits_for_any_more_is_no_error_of_the_loop() -> None:
+    unseen: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: unseen.append(context))
+    remote = Remote(after(1.0, StatusError(503)))
+
+    with anyio.move_on_after(0.1):
+        await remote.ask()
+    await remote.evaluator.aclose()
+    await checkpoint()
+
+    assert now() == 1.0
+    assert remote.metrics.told == [("error", StatusError, ApiId.GET_EVALUATION)]
+    assert not unseen
+
+
+async def test_closing_waits_for_the_answers_under_way() -> None:
+    remote = Remote(after(1.0, answer()))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(remote.ask)
+        await anyio.wait_all_tasks_blocked()
+        await remote.evaluator.aclose()
+
+        assert now() == 1.0
+        assert len(remote.metrics.told) == 2
+
+
+async def test_a_remote_evaluator_is_ready_at_once() -> None:
+    remote = Remote(after(1.0, answer()))
+
+    await remote.evaluator.start()
+    await remote.evaluator.wait_ready()
+    await remote.evaluator.aclose()
+
+    assert now() == 0
+    assert not remote.api.questions
+
+
+# Beside the application
+
+
+class Beside:
+    """An evaluator that never waits."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.calls: list[str] = []
+
+    async def start(self) -> None:
+        self.calls.append("start")
+
+    async def wait_ready(self) -> None:
+        self.calls.append("wait_ready")
+
+    async def aclose(self) -> None:
+        self.calls.append("aclose")
+
+    async def evaluate(self, user: User, feature_id: str) -> Evaluation:
+        if self.error is not None:
+            raise self.error
+        return evaluation(feature_id)
+
+
+async def test_an_answer_from_beside_the_application_has_a_latency_and_no_size() -> None:
+    metrics = FakeMetrics()
+    evaluator = MeasuredEvaluator(Beside(), metrics, itertools.count(step=0.5).__next__)
+
+    assert await evaluator.evaluate(USER, "flag") == evaluation()
+    assert metrics.told == [("latency", 0.5, ApiId.SDK_GET_VARIATION)]
+
+
+@pytest.mark.parametrize("error", [EvaluationError(EvaluationCause.FLAG_NOT_FOUND, "flag"), KeyError("a bug")])
+async def test_a_failure_beside_the_application_is_told(error: Exception) -> None:
+    metrics = FakeMetrics()
+
+    with pytest.raises(type(error)):
+        await MeasuredEvaluator(Beside(error), metrics).evaluate(USER, "flag")
+    assert metrics.told == [("error", type(error), ApiId.SDK_GET_VARIATION)]
+
+
+async def test_not_to_be_ready_yet_is_no_failure() -> None:
+    metrics = FakeMetrics()
+    evaluator = MeasuredEvaluator(Beside(EvaluationError(EvaluationCause.NOT_READY, "flag")), metrics)
+
+    with pytest.raises(EvaluationError):
+        await evaluator.evaluate(USER, "flag")
+    assert not metrics.told
+
+
+async def test_questions_beside_the_application_give_the_loop_a_turn() -> None:
+    evaluator = MeasuredEvaluator(Beside(), FakeMetrics())
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(count)
+        for _ in range(1000):
+            await evaluator.evaluate(USER, "flag")
+        tasks.cancel_scope.cancel()
+
+    assert turns >= 9
+
+
+async def test_a_measured_evaluator_lives_as_the_one_that_it_measures() -> None:
+    beside = Beside()
+    evaluator = MeasuredEvaluator(beside, FakeMetrics())
+
+    await evaluator.start()
+    await evaluator.wait_ready()
+    await evaluator.aclose()
+
+    assert beside.calls == ["start", "wait_ready", "aclose"]

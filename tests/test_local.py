@@ -1,0 +1,459 @@
+"""The local evaluator: its life, what it answers, and what it saves for the next process. In virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from bucketeer_async import (
+    ClosedError,
+    ConfigurationError,
+    ConnectionFailedError,
+    FlagChanges,
+    LocalEvaluation,
+    NotReadyError,
+    ReasonType,
+    RetryPolicy,
+    SnapshotSource,
+    User,
+    WrongLoopError,
+)
+from bucketeer_async._evaluation import EvaluationCause, EvaluationError
+from bucketeer_async._local import State
+from tests.clock import VirtualLoop
+from tests.flag_server import EPOCH, FlagServer, local, polls, rule_for_segment
+
+USER = User("user-1")
+DOWN = ConnectionFailedError("the gateway cannot be reached")
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, Any]]:
+    return "asyncio", {"loop_factory": VirtualLoop}
+
+
+@pytest.fixture
+def server() -> FlagServer:
+    return FlagServer()
+
+
+# Options
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"polling_interval": 0}, "polling_interval must be more than 0 seconds"),
+        ({"full_refresh_interval": 59.0}, r"full_refresh_interval must be at least polling_interval \(60.0\)"),
+        ({"request_timeout": "1"}, "request_timeout must be a finite number of seconds"),
+        ({"scope": "all"}, "scope must be one of"),
+        ({"bootstrap": 5}, "bootstrap must be bytes or the path of a file, not int"),
+        ({"bootstrap": ""}, "bootstrap must be bytes or the path"),
+        ({"retry": 5}, "retry must be a RetryPolicy"),
+    ],
+    ids=str,
+)
+def test_a_wrong_option_is_named(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"LocalEvaluation.{message}"):
+        LocalEvaluation(**fields)
+
+
+def test_options_are_accepted(tmp_path: Path) -> None:
+    LocalEvaluation(
+        polling_interval=1, full_refresh_interval=1, bootstrap=tmp_path / "flags", scope="tag", retry=RetryPolicy()
+    )
+
+
+# Life
+
+
+async def test_before_the_first_poll_there_is_no_answer(server: FlagServer) -> None:
+    server.error = DOWN
+    evaluator = local(server)
+    await evaluator.start()
+
+    with pytest.raises(EvaluationError) as caught:
+        await evaluator.evaluate(USER, "flag")
+    with pytest.raises(NotReadyError):
+        evaluator.export_snapshot()
+
+    assert caught.value.cause is EvaluationCause.NOT_READY
+    await evaluator.aclose()
+
+
+async def test_an_answer_is_an_evaluation_of_the_user(server: FlagServer) -> None:
+    server.put_flag("flag", version=7)
+    evaluator = local(server)
+    await evaluator.start()
+    await evaluator.wait_ready()
+    evaluation = await evaluator.evaluate(USER, "flag")
+    again = await evaluator.evaluate(User("user-2"), "flag")
+    await evaluator.aclose()
+
+    assert (evaluation.feature_id, evaluation.feature_version, evaluation.user_id) == ("flag", 7, "user-1")
+    assert (evaluation.variation_id, evaluation.variation_name, evaluation.variation_value) == ("A", "a", "on")
+    assert evaluation.reason.type is ReasonType.DEFAULT
+    assert again.user_id == "user-2"
+
+
+async def test_a_variation_that_no_event_could_carry_is_an_error(server: FlagServer) -> None:
+    server.put_flag("flag", variations=[{"id": "A", "value": "\ud800"}])
+    evaluator = local(server)
+    await evaluator.start()
+    await evaluator.wait_ready()
+
+    with pytest.raises(EvaluationError, match=r"MALFORMED .*lone surrogate"):
+        await evaluator.evaluate(USER, "flag")
+    await evaluator.aclose()
+
+
+async def test_start_and_close_may_come_from_any_task_and_again(server: FlagServer) -> None:
+    evaluator = local(server)
+    await asyncio.create_task(evaluator.start())
+    await evaluator.start()
+    await polls()
+    await asyncio.gather(evaluator.aclose(), evaluator.aclose())
+    requests = len(server.flag_requests)
+    await asyncio.sleep(1000)
+
+    assert len(server.flag_requests) == requests == 1
+    with pytest.raises(ClosedError):
+        await evaluator.start()
+
+
+async def test_what_was_polled_is_answered_after_the_close(server: FlagServer) -> None:
+    server.put_flag("flag")
+    evaluator = local(server)
+    await evaluator.start()
+    await evaluator.wait_ready()
+    await evaluator.aclose()
+
+    await evaluator.wait_ready()
+    assert (await evaluator.evaluate(USER, "flag")).variation_value == "on"
+
+
+async def test_closing_cancels_the_request_under_way(server: FlagServer) -> None:
+    cancelled = False
+
+    async def hang(_path: str) -> None:
+        nonlocal cancelled
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled = True
+            raise
+
+    server.weather = hang  # type: ignore[method-assign]
+    evaluator = local(server)
+    await evaluator.start()
+    await anyio.wait_all_tasks_blocked()
+    await evaluator.aclose()
+
+    assert cancelled
+    assert evaluator.statistics().polls == 0
+
+
+async def test_closing_before_the_start_is_enough(server: FlagServer) -> None:
+    evaluator = local(server)
+    await evaluator.aclose()
+
+    with pytest.raises(ClosedError):
+        await evaluator.start()
+    with pytest.raises(ClosedError):
+        await evaluator.wait_ready()
+    assert server.flag_requests == []
+
+
+async def test_closing_while_it_starts_ends_the_start(server: FlagServer) -> None:
+    evaluator = local(server)
+    starting = asyncio.create_task(evaluator.start())
+    starting_too = asyncio.create_task(evaluator.start())
+    await asyncio.sleep(0)
+    await evaluator.aclose()
+
+    results = await asyncio.gather(starting, starting_too, return_exceptions=True)
+    assert all(each is None or isinstance(each, ClosedError) for each in results)
+
+
+async def test_the_close_wakes_those_who_wait_to_be_ready(server: FlagServer) -> None:
+    server.error = DOWN
+    evaluator = local(server)
+    await evaluator.start()
+    waiting = [asyncio.create_task(evaluator.wait_ready()) for _ in range(2)]
+    await anyio.wait_all_tasks_blocked()
+    await evaluator.aclose()
+
+    for each in waiting:
+        with pytest.raises(ClosedError):
+            await each
+
+
+async def test_the_caller_bounds_the_wait(server: FlagServer) -> None:
+    server.error = DOWN
+    evaluator = local(server)
+    await evaluator.start()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(300):
+            await evaluator.wait_ready()
+    await evaluator.aclose()
+
+
+def test_another_loop_is_told(server: FlagServer) -> None:
+    evaluator = local(server)
+    with asyncio.Runner(loop_factory=VirtualLoop) as first, asyncio.Runner(loop_factory=VirtualLoop) as second:
+        first.run(evaluator.start())
+        for method in (evaluator.start, evaluator.wait_ready, evaluator.aclose):
+            with pytest.raises(WrongLoopError):
+                second.run(method())
+        first.run(evaluator.aclose())
+
+
+def test_the_end_of_the_loop_ends_the_polling(server: FlagServer) -> None:
+    evaluator = local(server)
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(evaluator.start())
+
+    assert evaluator._state is State.CLOSED
+    assert len(server.flag_requests) == 1
+
+
+def test_a_forked_child_keeps_the_flags_and_can_be_started(server: FlagServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.put_flag("flag", updated_at=EPOCH)
+    evaluator = local(server)
+
+    async def life() -> str:
+        await evaluator.start()
+        await evaluator.wait_ready()
+        return evaluator.evaluate_nowait(USER, "flag").variation_value
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(life())
+        parent = os.getpid()
+        monkeypatch.setattr(os, "getpid", lambda: parent + 1)
+        assert evaluator.evaluate_nowait(USER, "flag").variation_value == "on"
+        with asyncio.Runner(loop_factory=VirtualLoop) as child:
+            child.run(life())
+            child.run(polls())
+            child.run(evaluator.aclose())
+
+    assert len(server.flag_requests) == 2
+
+
+# The bootstrap
+
+
+async def saved_by(server: FlagServer, tag: str = "shop") -> bytes:
+    evaluator = local(server, tag)
+    await evaluator.start()
+    await polls()
+    await evaluator.aclose()
+    return evaluator.export_snapshot()
+
+
+async def test_a_service_starts_with_the_network_down_and_says_so(
+    server: FlagServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    rule = rule_for_segment("vip", "rule")
+    server.put_flag("flag", rules=[rule])
+    server.put_flag("other")
+    server.put_segment("vip", ["user-1", "user-2"])
+    server.put_segment("rule", [])
+    server.segments["rule"]["rules"] = [{"clauses": [{"attribute": "plan", "operator": "EQUALS", "values": ["pro"]}]}]
+    server.segments["rule"]["users"] = [{"segmentId": "vip", "userId": "stray"}]
+    data = await saved_by(server)
+    server.error = DOWN
+    evaluator = local(server, bootstrap=data)
+    await asyncio.sleep(1000)
+    await evaluator.start()
+    await evaluator.wait_ready()
+
+    for user, expected in [
+        (USER, "off"),
+        (User("x", {"plan": "pro"}), "off"),
+        (User("stray"), "off"),
+        (User("x"), "on"),
+    ]:
+        assert (await evaluator.evaluate(user, "flag")).variation_value == expected
+    statistics = evaluator.statistics()
+    assert statistics.source is SnapshotSource.BOOTSTRAP
+    assert statistics.age == pytest.approx(1030)
+    await anyio.wait_all_tasks_blocked()
+    assert (
+        "flags cannot be polled (the gateway cannot be reached); the saved ones of 1030 s ago are used" in caplog.text
+    )
+    assert content(evaluator.export_snapshot()) == content(data)
+    await evaluator.aclose()
+
+
+def content(data: bytes) -> dict[str, Any]:
+    body: dict[str, Any] = json.loads(data.split(b"\n")[1])
+    for each in body["segments"]:
+        each["users"].sort()
+    return body
+
+
+async def test_the_first_poll_replaces_what_was_saved_and_tells_the_difference(server: FlagServer) -> None:
+    server.put_flag("same", rules=[rule_for_segment("vip")])
+    server.put_flag("gone")
+    server.put_segment("vip", ["user-1"])
+    data = await saved_by(server)
+    del server.flags["gone"]
+    server.put_flag("new")
+    seen: list[FlagChanges] = []
+
+    async def take_a_second(_path: str) -> None:
+        await asyncio.sleep(1)
+
+    server.weather = take_a_second  # type: ignore[method-assign]
+    evaluator = local(server, bootstrap=data)
+    evaluator.on_change(seen.append)
+    await evaluator.start()
+    await evaluator.wait_ready()
+    assert seen == []
+    await asyncio.sleep(10)
+
+    assert seen == [FlagChanges(added=frozenset({"new"}), removed=frozenset({"gone"}))]
+    assert evaluator.statistics().source is SnapshotSource.POLLED
+    assert server.flag_requests[-1] == ("shop", "", 0)
+    assert server.segment_requests[-1] == (["vip"], 0)
+    await evaluator.aclose()
+
+
+async def test_flags_may_be_fresh_while_segments_are_still_those_that_were_saved(server: FlagServer) -> None:
+    server.put_flag("flag", rules=[rule_for_segment("vip")])
+    server.put_segment("vip", ["user-1"])
+    data = await saved_by(server)
+    server.put_flag("flag", enabled=False, rules=[])
+
+    async def refuse(path: str) -> None:
+        if path == "segments":
+            raise DOWN
+
+    server.weather = refuse  # type: ignore[method-assign]
+    evaluator = local(server, bootstrap=data)
+    await evaluator.start()
+    await polls()
+
+    assert (await evaluator.evaluate(USER, "flag")).reason.type is ReasonType.OFF_VARIATION
+    assert evaluator.statistics().source is SnapshotSource.BOOTSTRAP
+    await evaluator.aclose()
+
+
+async def test_what_was_saved_of_the_whole_environment_goes_on_with_it(server: FlagServer) -> None:
+    needs = [{"featureId": "other", "variationId": "A"}]
+    server.put_flag("flag", prerequisites=needs)
+    server.put_flag("other", tags=[])
+    data = await saved_by(server)
+    server.flag_requests.clear()
+    evaluator = local(server, bootstrap=data)
+    await evaluator.start()
+    assert (await evaluator.evaluate(USER, "flag")).variation_value == "on"
+    await asyncio.sleep(10)
+
+    assert [request[0] for request in server.flag_requests] == [""]
+    await evaluator.aclose()
+
+
+def resealed(data: bytes, change: Callable[[dict[str, Any]], object], version: int = 1) -> bytes:
+    body = json.loads(data.split(b"\n")[1])
+    change(body)
+    encoded = json.dumps(body).encode()
+    header = {
+        "format": "bucketeer-async-snapshot",
+        "version": version,
+        "sha256": hashlib.sha256(encoded).hexdigest(),
+    }
+    return json.dumps(header).encode() + b"\n" + encoded + b"\n"
+
+
+def nothing(_body: dict[str, Any]) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda _: b"hello", "does not begin with a header"),
+        (lambda _: b"{}\n{}", "does not begin with a header"),
+        (lambda _: b"[]\n{}", "does not begin with a header"),
+        (lambda data: data[:-20], "damaged"),
+        (lambda data: data.replace(b"user-1", b"user-7"), "damaged"),
+        (lambda data: resealed(data, nothing, version=2), "its version is 2, not 1"),
+        (lambda data: resealed(data, lambda body: body.pop("features")), r"cannot be read \(KeyError\)"),
+        (lambda data: resealed(data, lambda body: body.update(savedAt=None)), r"cannot be read \(TypeError\)"),
+        (lambda data: resealed(data, lambda body: body.update(tag="else")), "of the tag 'else', not 'shop'"),
+        (lambda data: resealed(data, lambda body: body.update(segments=[{}])), "a segment cannot be read"),
+        (lambda data: resealed(data, lambda body: body.update(features=[5])), "a flag cannot be read"),
+    ],
+    ids=["text", "no-format", "list", "short", "edited", "version", "no-features", "no-time", "tag", "segment", "flag"],
+)
+async def test_a_bootstrap_that_cannot_be_used_is_refused_at_the_start(
+    server: FlagServer, damage: Callable[[bytes], bytes], message: str
+) -> None:
+    server.put_flag("flag", rules=[rule_for_segment("vip")])
+    server.put_segment("vip", ["user-1"])
+    data = await saved_by(server)
+    evaluator = local(server, bootstrap=damage(data))
+
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match=f"LocalEvaluation.bootstrap must be .*{message}"):
+            await evaluator.start()
+    with pytest.raises(ClosedError):
+        await evaluator.wait_ready()
+    await evaluator.aclose()
+
+
+# Files, in real time
+
+
+@pytest.mark.parametrize("members", [1, 30_000], ids=["small", "large"])
+def test_a_file_is_read_off_the_loop(server: FlagServer, tmp_path: Path, members: int) -> None:
+    path = tmp_path / "flags"
+
+    async def save() -> None:
+        server.put_flag("flag", rules=[rule_for_segment("vip")])
+        server.put_segment("vip", [f"user-{number}" for number in range(1, members + 1)])
+        path.write_bytes(await saved_by(server))
+
+    async def begin() -> None:
+        server.error = DOWN
+        evaluator = local(server, bootstrap=path)
+        await evaluator.start()
+        assert (await evaluator.evaluate(USER, "flag")).variation_value == "off"
+        assert evaluator.statistics().segments == 1
+        await evaluator.aclose()
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(save())
+    asyncio.run(begin())
+
+
+def test_a_file_that_does_not_exist_is_only_logged(
+    server: FlagServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def begin() -> None:
+        evaluator = local(server, bootstrap=tmp_path / "flags")
+        await evaluator.start()
+        await evaluator.wait_ready()
+        await evaluator.aclose()
+
+    with caplog.at_level(logging.WARNING):
+        asyncio.run(begin())
+
+    assert "there is no bootstrap at" in caplog.text
+
+
+def test_a_file_that_cannot_be_read_is_told(server: FlagServer, tmp_path: Path) -> None:
+    async def begin() -> None:
+        with pytest.raises(ConfigurationError, match=r"LocalEvaluation\.bootstrap cannot be read"):
+            await local(server, bootstrap=tmp_path).start()
+
+    asyncio.run(begin())

@@ -1,0 +1,92 @@
+"""Metrics about the SDK's own operations: what is pushed, and how errors are bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from bucketeer_async import ApiId, Processor, ProcessorConfig
+from bucketeer_async._metrics import Metrics
+from tests.clock import VirtualLoop
+from tests.fakes import FakeAnswer, FakeClient
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, Any]]:
+    return "asyncio", {"loop_factory": VirtualLoop}
+
+
+def messages(client: FakeClient) -> list[tuple[str, int]]:
+    """Name and API id of every metrics event that was delivered."""
+    nested = [event["event"]["event"] for batch in client.batches for event in batch]
+    return [(each["@type"].rpartition(".")[2], each["apiId"]) for each in nested]
+
+
+async def test_a_poll_has_a_latency_and_a_size_or_an_error() -> None:
+    client = FakeClient()
+    async with Processor(client) as processor:
+        metrics = Metrics(processor, max_errors=10)
+
+        metrics.polled(ApiId.GET_FEATURE_FLAGS, 0.25, 1234)
+        metrics.poll_failed(ApiId.GET_SEGMENT_USERS, TimeoutError())
+
+    assert messages(client) == [
+        ("LatencyMetricsEvent", ApiId.GET_FEATURE_FLAGS),
+        ("SizeMetricsEvent", ApiId.GET_FEATURE_FLAGS),
+        ("TimeoutErrorMetricsEvent", ApiId.GET_SEGMENT_USERS),
+    ]
+    assert '"sizeByte": 1234' in json.dumps(client.batches)
+
+
+async def test_only_so_many_errors_wait_and_what_is_delivered_makes_room() -> None:
+    client = FakeClient()
+    async with Processor(client) as processor:
+        metrics = Metrics(processor, max_errors=2)
+
+        for _ in range(5):
+            metrics.error(KeyError(), ApiId.GET_EVALUATION)
+        assert processor.statistics().metrics.pushed == 2
+        await processor.flush()
+        for _ in range(5):
+            metrics.error(KeyError(), ApiId.GET_EVALUATION)
+
+        assert processor.statistics().metrics.pushed == 4
+
+
+async def test_latency_and_size_are_not_bounded_by_errors() -> None:
+    async def never(_events: list[dict[str, Any]]) -> FakeAnswer:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async with Processor(FakeClient(never), ProcessorConfig(drain_timeout=1.0)) as processor:
+        metrics = Metrics(processor, max_errors=1)
+
+        metrics.error(KeyError(), ApiId.GET_EVALUATION)
+        metrics.error(KeyError(), ApiId.GET_EVALUATION)
+        metrics.latency(0.25, ApiId.GET_EVALUATION)
+
+        assert processor.statistics().metrics.pushed == 2
+
+
+def test_errors_that_were_refused_do_not_count_as_waiting() -> None:
+    processor = Processor(FakeClient())
+    metrics = Metrics(processor, max_errors=2)
+
+    for _ in range(5):
+        metrics.error(KeyError(), ApiId.GET_EVALUATION)
+
+    assert processor.statistics().metrics.refused == 5
+
+
+async def test_what_waits_in_the_parent_does_not_count_in_a_forked_child() -> None:
+    async with Processor(FakeClient()) as processor:
+        metrics = Metrics(processor, max_errors=1)
+        metrics.error(KeyError(), ApiId.GET_EVALUATION)
+
+        metrics._pid += 1
+        metrics.error(KeyError(), ApiId.GET_EVALUATION)
+
+        assert processor.statistics().metrics.pushed == 2

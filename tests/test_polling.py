@@ -1,0 +1,811 @@
+"""How the poller follows the gateway, in virtual time: every rule of its answers, and every hole with its remedy."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import random
+from collections.abc import AsyncIterator, Callable, Generator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bucketeer_async import (
+    ApiError,
+    ApiId,
+    ClosedError,
+    ConnectionFailedError,
+    DecodeError,
+    FlagChanges,
+    LocalEvaluation,
+    RetryPolicy,
+    SnapshotSource,
+    StatusError,
+    User,
+)
+from bucketeer_async import _replica as replica
+from bucketeer_async._evaluation import EvaluationError
+from bucketeer_async._local import LocalEvaluator
+from bucketeer_async._polling import Range, in_turns, pause
+from tests.clock import VirtualLoop
+from tests.flag_server import EPOCH, FakeMetrics, FlagServer, fnv, local, polls, rule_for_segment
+
+USER = User("user-1")
+TOO_LARGE = StatusError(429, code=8, detail="grpc: received message larger than max (9 vs. 4)")
+DOWN = ConnectionFailedError("the gateway cannot be reached")
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, Any]]:
+    return "asyncio", {"loop_factory": VirtualLoop}
+
+
+@pytest.fixture
+def server() -> FlagServer:
+    return FlagServer()
+
+
+@asynccontextmanager
+async def polling(server: FlagServer, **options: Any) -> AsyncIterator[LocalEvaluator]:
+    evaluator = local(server, **options)
+    await evaluator.start()
+    await polls(1)
+    try:
+        yield evaluator
+    finally:
+        await evaluator.aclose()
+
+
+def held(evaluator: LocalEvaluator) -> list[str]:
+    published = evaluator._poller.published
+    assert published is not None
+    return sorted(published.flags)
+
+
+def segments(evaluator: LocalEvaluator) -> dict[str, set[str]]:
+    published = evaluator._poller.published
+    assert published is not None
+    return {key: set(each.segment.members) for key, each in published.segments.items() if each.segment}
+
+
+async def value(evaluator: LocalEvaluator, feature_id: str = "flag") -> str:
+    return (await evaluator.evaluate(USER, feature_id)).variation_value
+
+
+# Flags
+
+
+def test_the_hash_is_the_servers() -> None:
+    def hash_of(*fields: dict[str, Any]) -> str:
+        steps = replica.hashing_flags(replica.HeldFlag(each["id"], "", each) for each in fields)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                return str(end.value)
+
+    assert hash_of({"id": "feature-a", "updatedAt": "1700000000"}) == "2837937118210819723"
+    assert hash_of() == "14695981039346656037"
+    assert hash_of({"id": "b", "updatedAt": 5}, {"id": "ä"}, {"id": "a", "updatedAt": "7"}) == fnv("a:7b:5ä:0")
+
+
+async def test_the_first_poll_asks_for_everything_and_later_ones_for_changes(server: FlagServer) -> None:
+    server.put_flag("flag")
+    async with polling(server) as evaluator:
+        await polls()
+
+        current = fnv(f"flag:{EPOCH}")
+        assert server.flag_requests == [("shop", "", 0), ("shop", current, EPOCH)]
+        assert server.segment_requests == [([], 0), ([], EPOCH)]
+        assert await value(evaluator) == "on"
+
+
+async def test_a_change_arrives_with_the_next_poll_and_nothing_else_is_compiled(server: FlagServer) -> None:
+    for feature_id in ("flag", "other"):
+        server.put_flag(feature_id)
+    async with polling(server) as evaluator:
+        before = evaluator._poller.published
+        assert before is not None
+        server.put_flag("flag", enabled=False, version=2)
+        server.put_flag("new")
+        await polls()
+
+        after = evaluator._poller.published
+        assert after is not None
+        assert await value(evaluator) == "off"
+        assert held(evaluator) == ["flag", "new", "other"]
+        assert after.flags["other"] is before.flags["other"]
+        assert len(server.flag_requests) == 2
+
+
+async def test_a_snapshot_is_a_mapping_of_compiled_flags(server: FlagServer) -> None:
+    for feature_id in ("flag", "other"):
+        server.put_flag(feature_id)
+    async with polling(server) as evaluator:
+        published = evaluator._poller.published
+        assert published is not None
+        assert {key: flag.id for key, flag in published.snapshot.flags.items()} == {"flag": "flag", "other": "other"}
+        assert len(published.snapshot.flags) == 2
+
+
+async def test_a_poll_without_changes_keeps_the_snapshot(server: FlagServer) -> None:
+    server.put_flag("flag", rules=[rule_for_segment("vip")])
+    server.put_segment("vip", ["user-2"], updated_at=EPOCH - 100)
+    async with polling(server, full_refresh_interval=60.0) as evaluator:
+        before = evaluator._poller.published
+        assert before is not None
+        await polls(2)
+
+        assert server.flag_requests == 3 * [("shop", "", 0)]
+        assert evaluator._poller.published is not None
+        assert evaluator._poller.published.snapshot is before.snapshot
+
+
+async def test_an_archived_flag_is_forgotten(server: FlagServer) -> None:
+    for feature_id in ("flag", "other"):
+        server.put_flag(feature_id)
+    async with polling(server) as evaluator:
+        server.put_flag("flag", archived=True)
+        await polls()
+
+        assert held(evaluator) == ["other"]
+
+
+@pytest.mark.parametrize(
+    "leave",
+    [
+        lambda server: server.put_flag("flag", tags=["else"]),
+        lambda server: server.flags.pop("flag"),
+        lambda server: server.put_flag("flag", enabled=False, offVariation=""),
+    ],
+    ids=["lost its tag", "was deleted", "is off without an off variation"],
+)
+async def test_a_flag_that_the_answer_does_not_mention_is_missed_at_once(
+    server: FlagServer, leave: Callable[[FlagServer], None]
+) -> None:
+    for feature_id in ("flag", "other"):
+        server.put_flag(feature_id)
+    server.put_flag("archived", archived=True)  # for 30 days, no answer is without it
+    async with polling(server) as evaluator:
+        leave(server)
+        await polls()
+
+        assert held(evaluator) == ["other"]
+        assert [request[1] for request in server.flag_requests] == ["", server.flag_requests[1][1], ""]
+        await polls()
+        assert len(server.flag_requests) == 4
+
+
+async def test_a_doubt_lasts_until_everything_has_been_sent(server: FlagServer) -> None:
+    for feature_id in ("flag", "other"):
+        server.put_flag(feature_id)
+    server.put_flag("archived", archived=True)
+
+    async def refuse_everything(_path: str) -> None:
+        if len(server.flag_requests) == 3:
+            raise DOWN
+
+    server.weather = refuse_everything  # type: ignore[method-assign]
+    async with polling(server) as evaluator:
+        del server.flags["flag"]
+        await polls()
+
+        assert held(evaluator) == ["other"]
+        assert [request[1] == "" for request in server.flag_requests] == [True, False, True, True]
+
+
+async def test_the_end_of_the_last_flag_empties_the_snapshot(server: FlagServer) -> None:
+    server.put_flag("flag")
+    async with polling(server) as evaluator:
+        del server.flags["flag"]
+        await polls()
+        assert held(evaluator) == []
+
+        server.put_flag("flag")
+        await polls()
+        assert held(evaluator) == ["flag"]
+
+
+async def test_a_gateway_with_another_hash_is_believed_until_the_full_refresh(server: FlagServer) -> None:
+    server.hash = lambda text: f"v2-{fnv(text)}"
+    for feature_id in ("flag", "other"):
+        server.put_flag(feature_id)
+    server.put_flag("archived", archived=True)
+    async with polling(server, full_refresh_interval=600.0) as evaluator:
+        del server.flags["flag"]
+        await polls(3)
+        assert held(evaluator) == ["flag", "other"]
+        assert sum(request[1] == "" for request in server.flag_requests) == 1
+
+        await polls(8)
+        assert held(evaluator) == ["other"]
+        assert sum(request[1] == "" for request in server.flag_requests) == 2
+
+
+async def test_a_flag_that_cannot_be_compiled_fails_alone(server: FlagServer) -> None:
+    server.put_flag("flag")
+    server.put_flag("broken", version="x")
+    server.put_flag("worse", tags=["shop", 5])
+    server.put_flag("", version=1)
+    async with polling(server) as evaluator:
+        assert await value(evaluator) == "on"
+        with pytest.raises(EvaluationError, match=r"'broken': MALFORMED \(version is not an integer\)"):
+            await evaluator.evaluate(USER, "broken")
+        assert evaluator.statistics().unusable == 2
+        assert held(evaluator) == ["broken", "flag", "worse"]
+
+
+async def test_flags_are_compiled_when_they_are_first_asked_for_and_then_by_the_poll(server: FlagServer) -> None:
+    for feature_id in ("flag", "broken", "unasked"):
+        server.put_flag(feature_id)
+    server.put_flag("long", description=40_000 * "x")
+    async with polling(server) as evaluator:
+        assert compiled(evaluator) == {"long"}  # a question shall not have to wait for it
+        for feature_id in ("flag", "broken"):
+            await value(evaluator, feature_id)
+        assert compiled(evaluator) == {"broken", "flag", "long"}
+
+        for feature_id in ("flag", "unasked"):
+            server.put_flag(feature_id, version=2)
+        server.put_flag("broken", version="x")
+        await polls()
+        assert compiled(evaluator) == {"flag", "long"}
+        assert evaluator.statistics().unusable == 1
+
+
+def compiled(evaluator: LocalEvaluator) -> set[str]:
+    published = evaluator._poller.published
+    assert published is not None
+    return {key for key, each in published.flags.items() if each._flag is not None}
+
+
+async def test_white_space_is_no_change(server: FlagServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.put_flag("flag")
+    seen: list[FlagChanges] = []
+    async with polling(server, full_refresh_interval=60.0) as evaluator:
+        evaluator.on_change(seen.append)
+        monkeypatch.setattr(json, "dumps", functools.partial(json.dumps, indent=1))
+        await polls(2)
+
+        assert seen == []
+
+
+# Flags that depend on others
+
+
+def prerequisite(feature_id: str) -> list[dict[str, str]]:
+    return [{"featureId": feature_id, "variationId": "A"}]
+
+
+async def test_prerequisites_without_the_tag_are_fetched_with_the_whole_environment(server: FlagServer) -> None:
+    server.put_flag("flag", prerequisites=prerequisite("middle"))
+    server.put_flag("middle", tags=["else"], prerequisites=prerequisite("far"))
+    server.put_flag("far", tags=[])
+    changes: list[FlagChanges] = []
+    evaluator = local(server)
+    evaluator.on_change(changes.append)
+    await evaluator.start()
+    await polls()
+    assert server.flag_requests == [("shop", "", 0), ("", "", 0)]
+    assert await value(evaluator) == "on"
+    assert changes == [FlagChanges(added=frozenset({"flag"}))]
+
+    server.put_flag("far", enabled=False)
+    await polls()
+    assert (await evaluator.evaluate(USER, "flag")).reason.type.name == "PREREQUISITE"
+    assert [request[0] for request in server.flag_requests] == ["shop", "", ""]
+    assert len(changes) == 1
+    await evaluator.aclose()
+
+
+async def test_the_tag_alone_is_polled_if_so_configured(server: FlagServer) -> None:
+    server.put_flag("flag", prerequisites=prerequisite("other"))
+    server.put_flag("other", tags=[])
+    async with polling(server, scope="tag"):
+        await polls()
+
+        assert {request[0] for request in server.flag_requests} == {"shop"}
+
+
+async def test_the_environment_is_polled_from_the_beginning_if_so_configured(server: FlagServer) -> None:
+    server.put_flag("flag", tags=[])
+    async with polling(server, scope="environment") as evaluator:
+        assert server.flag_requests == [("", "", 0)]
+        with pytest.raises(Exception, match="not tagged"):
+            await evaluator.evaluate(USER, "flag")
+
+
+async def test_an_environment_that_is_too_large_is_not_asked_for_again(
+    server: FlagServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.put_flag("flag", prerequisites=prerequisite("other"))
+    server.put_flag("fine")
+
+    async def refuse(path: str) -> None:
+        if path == "flags" and server.flag_requests[-1][0] == "":
+            raise TOO_LARGE
+
+    server.weather = refuse  # type: ignore[method-assign]
+    async with polling(server) as evaluator:
+        server.put_flag("fine", enabled=False)
+        await polls()
+
+        assert [request[0] for request in server.flag_requests] == ["shop", "", "shop", "shop"]
+        assert await value(evaluator, "fine") == "off"
+        assert evaluator._poller._range is Range.TOO_LARGE
+        assert "give those the tag too" in caplog.text
+
+
+async def test_the_flags_of_the_tag_stay_fresh_while_the_environment_cannot_be_had(server: FlagServer) -> None:
+    server.put_flag("flag", prerequisites=prerequisite("other"))
+    server.put_flag("other", tags=[])
+    server.put_flag("fine")
+    failing = True
+
+    async def refuse(path: str) -> None:
+        if failing and path == "flags" and server.flag_requests[-1][0] == "":
+            raise DecodeError("the answer is longer than 5 bytes")
+
+    server.weather = refuse  # type: ignore[method-assign]
+    async with polling(server) as evaluator:
+        server.put_flag("fine", enabled=False)
+        await polls()
+        assert await value(evaluator, "fine") == "off"
+
+        failing = False
+        await polls()
+        assert await value(evaluator) == "on"
+
+
+# Segments
+
+
+async def test_members_are_told_apart_and_edits_arrive(server: FlagServer) -> None:
+    server.put_flag("flag", rules=[rule_for_segment("vip")])
+    server.put_segment("vip", ["user-1"])
+    async with polling(server) as evaluator:
+        assert await value(evaluator) == "off"
+
+        server.put_segment("vip", ["user-2"])
+        await polls()
+        assert await value(evaluator) == "on"
+        assert server.segment_requests == [([], 0), (["vip"], EPOCH)]
+
+
+async def test_a_segment_named_for_the_first_time_is_asked_for_in_the_same_poll(server: FlagServer) -> None:
+    server.put_flag("flag", rules=[rule_for_segment("vip")])
+    server.put_segment("vip", [])
+    server.put_segment("old", ["user-1"], updated_at=EPOCH - 86_400)
+    async with polling(server) as evaluator:
+        server.put_flag("flag", rules=[rule_for_segment("vip", "old")])
+        await polls()
+
+        assert await value(evaluator) == "off"
+        assert [at for _, at in server.segment_requests] == [0, 0]
+        await polls()
+        assert server.segment_requests[2][1] != 0
+
+
+async def test_flags_and_the_segments_that_they_name_are_published_together(server: FlagServer) -> None:
+    server.put_flag("flag")
+    server.put_segment("old", ["user-1"])
+    async with polling(server) as evaluator:
+        seen = []
+        evaluator.on_change(lambda _: seen.append(set(segments(evaluator))))
+        server.put_flag("flag", rules=[rule_for_segment("old")])
+        await polls()
+
+        assert seen == [{"old"}]
+
+
+@pytest.mark.parametrize("named", [["vip"], ["vip", "nowhere"]], ids=len)
+async def test_a_flag_that_is_switched_off_does_not_wait_for_segments(server: FlagServer, named: list[str]) -> None:
+    server.put_flag("flag", rules=[rule_for_segment(*named)])
+    server.put_segment("vip", [])
+
+    async def hang(path: str) -> None:
+        if path == "segments" and len(server.segment_requests) > 1:
+            await asyncio.Event().wait()
+
+    server.weather = hang  # type: ignore[method-assign]
+    async with polling(server) as evaluator:
+        server.put_flag("flag", enabled=False)
+        await polls()
+
+        assert await value(evaluator) == "off"
+
+
+async def test_a_segment_that_does_not_exist_has_no_members_and_is_asked_for_now_and_then(server: FlagServer) -> None:
+    server.put_flag("flag", rules=[rule_for_segment("nowhere")])
+    async with polling(server) as evaluator:
+        await polls(9)
+        assert await value(evaluator) == "on"
+        assert sum(at == 0 for _, at in server.segment_requests) == 1
+
+        await polls(2)
+        assert sum(at == 0 for _, at in server.segment_requests) == 2
+        server.put_segment("nowhere", ["user-1"])
+        await polls()
+        assert await value(evaluator) == "off"
+
+
+async def test_a_segment_that_is_not_named_any_more_is_forgotten_and_can_come_back(server: FlagServer) -> None:
+    server.put_flag("flag", rules=[rule_for_segment("vip", "old")])
+    server.put_segment("vip", ["user-2"])
+    server.put_segment("old", ["user-3"])
+    async with polling(server) as evaluator:
+        server.put_flag("flag", rules=[rule_for_segment("vip")])
+        await polls()
+        assert segments(evaluator) == {"vip": {"user-2"}}
+
+        server.put_flag("flag", rules=[rule_for_segment("vip", "old")])
+        await polls()
+        assert segments(evaluator) == {"vip": {"user-2"}, "old": {"user-3"}}
+
+        server.put_flag("flag", rules=[])
+        await polls()
+        assert segments(evaluator) == {}
+
+
+async def test_an_edit_of_a_segment_that_was_not_told_arrives_with_the_full_refresh(server: FlagServer) -> None:
+    server.put_flag("flag", rules=[rule_for_segment("vip")])
+    server.put_segment("vip", ["user-2"])
+    async with polling(server, full_refresh_interval=300.0) as evaluator:
+        server.put_segment("vip", ["user-1", "user-2"], updated_at=EPOCH - 100)
+        await polls(3)
+        assert await value(evaluator) == "on"
+
+        await polls(2)
+        assert await value(evaluator) == "off"
+
+
+async def test_a_segment_is_compiled_once_and_again_only_if_it_has_changed(
+    server: FlagServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[str] = []
+    holding = replica._holding_segment
+
+    def counting(text: str) -> replica.Steps[tuple[str, replica.HeldSegment]]:
+        compiled.append(json.loads(text)["segmentId"])
+        return holding(text)
+
+    monkeypatch.setattr(replica, "_holding_segment", counting)
+    for feature_id in ("flag", "other"):
+        server.put_flag(feature_id, rules=[rule_for_segment("same", "edited")])
+    for segment_id in ("same", "edited"):
+        server.put_segment(segment_id, ["user-1"])
+    async with polling(server, full_refresh_interval=60.0) as evaluator:
+        assert sorted(compiled) == ["edited", "same"]
+
+        compiled.clear()
+        server.put_segment("edited", ["user-2"], updated_at=EPOCH)
+        await polls(2)
+        assert compiled == ["edited"]
+        assert segments(evaluator)["edited"] == {"user-2"}
+
+
+async def test_a_segment_that_cannot_be_compiled_has_no_members(server: FlagServer) -> None:
+    server.put_flag("flag", rules=[rule_for_segment("vip", "odd", "worse", "worst", "rule")])
+    server.put_segment("vip", ["user-2"])
+    server.segments["odd"] = {"segmentId": "odd", "users": [{"userId": 5}], "updatedAt": "1"}
+    server.segments["worse"] = {"segmentId": "worse", "users": 5, "updatedAt": "1"}
+    server.segments["worst"] = {"segmentId": "worst", "users": [5], "rules": [], "updatedAt": "1"}
+    server.segments["rule"] = {"segmentId": "rule", "rules": [5], "updatedAt": "1"}
+    async with polling(server) as evaluator:
+        server.segments["vip"]["segmentId"] = None
+        await polls()
+
+        assert await value(evaluator) == "on"
+        assert evaluator.statistics().unusable == 4
+        assert [at for _, at in server.segment_requests][1] != 0
+
+
+# Trouble
+
+
+async def test_errors_keep_the_last_good_snapshot_and_show_in_the_statistics(
+    server: FlagServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.put_flag("flag")
+    async with polling(server) as evaluator:
+        server.error = DOWN
+        await polls(10)
+
+        statistics = evaluator.statistics()
+        assert await value(evaluator) == "on"
+        assert statistics.ready
+        assert statistics.source is SnapshotSource.POLLED
+        assert (statistics.flags, statistics.segments) == (1, 0)
+        assert statistics.age == asyncio.get_running_loop().time()
+        assert statistics.failed_polls == statistics.polls - 1 > 10
+        assert statistics.last_error == "the gateway cannot be reached"
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        assert "the ones of 60 s ago are used" in caplog.text
+
+        server.error = None
+        await polls(2)
+        statistics = evaluator.statistics()
+        assert statistics.last_error == ""
+        assert statistics.age is not None
+        assert statistics.age < 60
+
+
+async def test_before_the_first_poll_there_is_nothing(server: FlagServer, caplog: pytest.LogCaptureFixture) -> None:
+    server.error = StatusError(403, code=7, detail="gateway: no")
+    async with polling(server) as evaluator:
+        statistics = evaluator.statistics()
+
+        assert not statistics.ready
+        assert statistics.age is None
+        assert statistics.last_error == "the gateway answered 403: gateway: no; polling needs a server key"
+        assert "there are none yet" in caplog.text
+
+
+async def test_flags_without_segments_are_not_enough_to_begin(server: FlagServer) -> None:
+    server.put_flag("flag")
+
+    async def refuse(path: str) -> None:
+        if path == "segments" and asyncio.get_running_loop().time() < 100:
+            raise DOWN
+
+    server.weather = refuse  # type: ignore[method-assign]
+    async with polling(server) as evaluator:
+        assert not evaluator.statistics().ready
+        async with asyncio.timeout(1000):
+            await evaluator.wait_ready()
+        assert await value(evaluator) == "on"
+
+
+def tries(error: ApiError, failures: int, low: bool = True) -> float:
+    class Edge(random.Random):
+        def uniform(self, a: float, b: float) -> float:
+            return a if low else b
+
+    return pause([error], failures, LocalEvaluation(retry=RetryPolicy(initial=1.0, maximum=60.0)), Edge())
+
+
+@pytest.mark.parametrize(
+    ("error", "failures", "shortest", "longest"),
+    [
+        (DOWN, 1, 0.0, 1.0),
+        (DOWN, 4, 0.0, 8.0),
+        (DOWN, 1000, 0.0, 60.0),
+        (StatusError(503, retry_after=100.0), 1, 100.0, 120.0),
+        (StatusError(403), 1, 30.0, 33.0),
+        (TOO_LARGE, 1, 54.0, 66.0),
+        (StatusError(400, code=3), 1, 54.0, 66.0),
+        (ClosedError("closed"), 1, 0.0, 1.0),
+    ],
+    ids=str,
+)
+def test_the_pause_after_a_failure(error: ApiError, failures: int, shortest: float, longest: float) -> None:
+    assert tries(error, failures) == pytest.approx(shortest)
+    assert tries(error, failures, low=False) == pytest.approx(longest)
+
+
+def test_polls_are_spread() -> None:
+    pauses = {pause([], 0, LocalEvaluation(), random.Random(number)) for number in range(100)}
+
+    assert 54 <= min(pauses) < 56
+    assert 64 < max(pauses) <= 66
+
+
+async def test_every_request_is_told_to_the_metrics(server: FlagServer) -> None:
+    metrics = FakeMetrics()
+    async with polling(server, metrics=metrics):
+        server.error = DOWN
+        await polls()
+
+    assert metrics.events[:4] == [
+        (ApiId.GET_FEATURE_FLAGS, 100),
+        (ApiId.GET_SEGMENT_USERS, 50),
+        (ApiId.GET_FEATURE_FLAGS, DOWN),
+        (ApiId.GET_SEGMENT_USERS, DOWN),
+    ]
+
+
+async def test_a_bug_is_told_and_does_not_end_the_polling(
+    server: FlagServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_fields: object) -> object:
+        raise KeyError("secret")
+
+    server.put_flag("flag")
+    metrics = FakeMetrics()
+    with monkeypatch.context() as patched:
+        patched.setattr(replica, "dependencies", broken)
+        evaluator = local(server, metrics=metrics)
+        await evaluator.start()
+        await anyio.wait_all_tasks_blocked()
+    assert evaluator.statistics().last_error == "KeyError"
+    assert "a bug of this package" in caplog.text
+    assert [type(each) for _, each in metrics.events] == [int, KeyError]
+
+    await polls()
+    assert await value(evaluator) == "on"
+    await evaluator.aclose()
+
+
+async def test_a_closed_api_client_is_trouble_like_any_other(
+    server: FlagServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def closed(_path: str) -> None:
+        raise ClosedError("the API client is closed")
+
+    server.weather = closed  # type: ignore[method-assign]
+    async with polling(server) as evaluator:
+        assert evaluator.statistics().last_error == "the API client is closed"
+        assert "bug" not in caplog.text
+
+
+# Changes
+
+
+async def test_changes_are_told_by_what_happened_to_the_flags_of_the_tag(server: FlagServer) -> None:
+    for feature_id in ("edited", "leaving", "same"):
+        server.put_flag(feature_id)
+    seen: list[FlagChanges] = []
+    evaluator = local(server)
+    evaluator.on_change(seen.append)
+    await evaluator.start()
+    await polls()
+    server.put_flag("edited", enabled=False)
+    server.put_flag("leaving", tags=["else"])
+    server.put_flag("coming")
+    await polls(2)
+    await evaluator.aclose()
+
+    first, second = seen
+    assert first == FlagChanges(added=frozenset({"edited", "leaving", "same"}))
+    assert second == FlagChanges(
+        added=frozenset({"coming"}), changed=frozenset({"edited"}), removed=frozenset({"leaving"})
+    )
+
+
+async def test_a_callback_that_raises_harms_nobody(server: FlagServer, caplog: pytest.LogCaptureFixture) -> None:
+    def fail(_changes: FlagChanges) -> None:
+        raise KeyError("x")
+
+    seen: list[str] = []
+    server.put_flag("flag")
+    evaluator = local(server)
+    evaluator.on_change(fail)
+    evaluator.on_change(lambda _: seen.append(evaluator.evaluate_nowait(USER, "flag").variation_value))
+    await evaluator.start()
+    await polls()
+    await evaluator.aclose()
+
+    assert seen == ["on"]
+    assert "a callback of on_change raised" in caplog.text
+    assert evaluator.statistics().failed_polls == 0
+
+
+def test_a_callback_is_a_plain_function(server: FlagServer) -> None:
+    async def coroutine(_changes: FlagChanges) -> None:
+        pass
+
+    for wrong in (coroutine, None):
+        with pytest.raises(TypeError, match="on_change takes"):
+            local(server).on_change(wrong)  # type: ignore[arg-type]
+
+
+# Turns of the loop
+
+
+async def test_others_get_their_turn_while_an_answer_is_taken_in() -> None:
+    now, turns = 0.0, 0
+
+    def work() -> Generator[None, None, str]:
+        nonlocal now
+        for _ in range(100):
+            now += 0.0005
+            yield
+        return "done"
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(other())
+    result = await in_turns(work(), lambda: now)
+    task.cancel()
+
+    assert result == "done"
+    assert turns >= 100 * 0.0005 / 0.0025
+
+
+def test_a_long_segment_is_compiled_in_steps() -> None:
+    users = [{"segmentId": "vip", "userId": f"user-{number}"} for number in range(10_000)]
+    held: list[replica.HeldSegment] = []
+
+    def holding() -> replica.Steps[None]:
+        _, segment = yield from replica._holding_segment(json.dumps({"segmentId": "vip", "users": users}))
+        held.append(segment)
+
+    assert len(list(holding())) == 50
+    assert held[0].segment is not None
+    assert len(held[0].segment.members) == 10_000
+
+
+# Any schedule
+
+NAMES = st.sampled_from(["a", "b", "c"])
+SEGMENTS = st.sampled_from(["s", "t"])
+EDITS = st.one_of(
+    st.tuples(st.just("put"), NAMES, st.lists(SEGMENTS, max_size=2), st.lists(NAMES, max_size=1)),
+    st.tuples(st.just("archive"), NAMES),
+    st.tuples(st.just("delete"), NAMES),
+    st.tuples(st.just("off"), NAMES),
+    st.tuples(st.just("tag"), NAMES, st.sampled_from([["shop"], ["else"], []])),
+    st.tuples(st.just("segment"), SEGMENTS, st.lists(st.sampled_from(["user-1", "user-2"]), unique=True)),
+    st.tuples(st.just("unsegment"), SEGMENTS),
+    st.tuples(st.just("fail"), st.booleans()),
+    st.tuples(st.just("wait"), st.integers(1, 2000)),
+)
+
+
+def put(server: FlagServer, name: str, named: list[str], needed: list[str]) -> None:
+    rules = [rule_for_segment(*named)] if named else []
+    needs = [each for feature_id in needed for each in prerequisite(feature_id)]
+    server.put_flag(name, rules=rules, prerequisites=needs, archived=False, enabled=True)
+
+
+def fail(server: FlagServer, down: bool) -> None:
+    server.error = DOWN if down else None
+
+
+ACTIONS: dict[str, Callable[..., object]] = {
+    "put": put,
+    "archive": lambda server, name: server.put_flag(name, archived=True),
+    "delete": lambda server, name: server.flags.pop(name, None),
+    "off": lambda server, name: server.put_flag(name, enabled=False, offVariation=""),
+    "tag": lambda server, name, tags: server.put_flag(name, tags=tags),
+    "segment": lambda server, name, users: server.put_segment(name, users),
+    "unsegment": lambda server, name: server.segments.pop(name, None),
+    "fail": fail,
+}
+
+
+def assert_equal(evaluator: LocalEvaluator, server: FlagServer) -> None:
+    published = evaluator._poller.published
+    assert published is not None
+    tag = "" if evaluator._poller.environment else "shop"
+    live = server.live(tag)
+    assert {key: json.loads(each.text) for key, each in published.flags.items()} == live
+    named = {each for flag in live.values() for rule in flag.get("rules", []) for each in rule["clauses"][0]["values"]}
+    wanted = {key: {user["userId"] for user in each["users"]} for key, each in server.segments.items() if key in named}
+    assert {key: users for key, users in segments(evaluator).items() if key in named and key in wanted} == wanted
+
+
+async def follow(edits: list[tuple[Any, ...]]) -> None:
+    server = FlagServer()
+    server.put_flag("a")
+    server.put_segment("s", ["user-1"])
+    async with polling(server, full_refresh_interval=1200.0) as evaluator:
+        for what, name, *more in edits:
+            if what == "wait":
+                await asyncio.sleep(name)
+            else:
+                await asyncio.sleep(1)
+                ACTIONS[what](server, name, *more)
+        server.error = None
+        await asyncio.sleep(150)  # past the backoff, and one poll more
+        if not evaluator.statistics().last_error:
+            assert_equal(evaluator, server)
+        await asyncio.sleep(1300)
+        assert_equal(evaluator, server)
+        assert set(segments(evaluator)) <= set(server.segments)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(EDITS, max_size=25))
+def test_whatever_happens_the_snapshot_becomes_the_servers(edits: list[tuple[Any, ...]]) -> None:
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(follow(edits))

@@ -1,0 +1,55 @@
+"""What becomes of a question that even the SDK did not expect; the others are asked in `test_client.py`."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from bucketeer_async import Evaluation, ReasonType, User, WrongLoopError
+from bucketeer_async._disabled import DisabledProcessor
+from bucketeer_async._questions import Questions
+from bucketeer_async._trouble import TroubleLog
+from bucketeer_async._variations import to_bool
+
+USER = User("user-of-the-test")
+
+
+class Raising:
+    """An evaluator that raises."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    async def start(self) -> None: ...
+    async def wait_ready(self) -> None: ...
+    async def aclose(self) -> None: ...
+    async def evaluate(self, user: User, feature_id: str) -> Evaluation:
+        raise self._error
+
+
+def questions(error: Exception, events: DisabledProcessor) -> Questions:
+    return Questions(lambda: Raising(error), events, TroubleLog(logging.getLogger("bucketeer_async")))
+
+
+async def test_a_bug_of_ours_is_answered_with_the_default_too(caplog: pytest.LogCaptureFixture) -> None:
+    events = DisabledProcessor()
+
+    details = await questions(KeyError("user-of-the-test"), events).answer(USER, "bool", False, to_bool)
+
+    assert details.reason.type is ReasonType.ERROR_EXCEPTION
+    assert events.statistics().evaluation.pushed == 1
+    assert [(record.levelno, record.getMessage()) for record in caplog.records] == [
+        (
+            logging.ERROR,
+            "a bug in bucketeer_async: flag 'bool' was answered with its default because of a KeyError",
+        )
+    ]
+
+
+async def test_another_loop_is_an_error_of_the_program() -> None:
+    events = DisabledProcessor()
+
+    with pytest.raises(WrongLoopError):
+        await questions(WrongLoopError("elsewhere"), events).answer(USER, "bool", False, to_bool)
+    assert events.statistics().total.pushed == 0
