@@ -22,9 +22,10 @@ LAYERS = [
     "_error_metrics _counting",  # thought
     "_events _retry",
     "_evaluation",
+    "_held",
     "_replica",
     "_bootstrap",
-    "_background _trouble _listener _http",  # machinery
+    "_background _trouble _listener _http _pace",  # machinery
     "_records _connections _spool",
     "_ledger",
     "_api _delivery _spooling _polling",
