@@ -23,8 +23,9 @@ from typing import Any, Final
 
 from bucketeer_async._errors import ConfigurationError
 from bucketeer_async._evaluation import MalformedError, Segment, compile_segment
+from bucketeer_async._held import HeldFlag, HeldSegment, Steps
 from bucketeer_async._reader import Reader
-from bucketeer_async._replica import HeldFlag, HeldFlags, HeldSegment, HeldSegments, Steps, applying_flags
+from bucketeer_async._replica import HeldFlags, HeldSegments, applying_flags
 from bucketeer_async._responses import Definitions, GetFeatureFlagsResponse
 
 _FORMAT: Final = "bucketeer-async-snapshot"

@@ -21,7 +21,8 @@ from bucketeer_async._errors import ClosedError, ConfigurationError, NotReadyErr
 from bucketeer_async._evaluation import EvaluationCause, EvaluationError, evaluate
 from bucketeer_async._models import Evaluation, User
 from bucketeer_async._options import LocalEvaluation
-from bucketeer_async._polling import FlagPoller, PollingApi, PollingMetrics, in_turns
+from bucketeer_async._pace import in_turns
+from bucketeer_async._polling import FlagPoller, PollingApi, PollingMetrics
 from bucketeer_async._reports import FlagChanges, LocalEvaluationStatistics
 
 _OWNER: Final = "local evaluator"

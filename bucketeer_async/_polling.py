@@ -19,24 +19,23 @@ from bucketeer_async import _replica
 from bucketeer_async._background import Progress
 from bucketeer_async._errors import ApiError, ClosedError, StatusError
 from bucketeer_async._evaluation import Snapshot
+from bucketeer_async._held import HeldFlag, HeldSegment, Steps
 from bucketeer_async._models import ApiId
 from bucketeer_async._options import LocalEvaluation
-from bucketeer_async._replica import HeldFlag, HeldFlags, HeldSegment, HeldSegments, Steps
+from bucketeer_async._pace import in_turns, pause
+from bucketeer_async._replica import HeldFlags, HeldSegments
 from bucketeer_async._reports import FlagChanges, LocalEvaluationStatistics, SnapshotSource
 from bucketeer_async._responses import GetFeatureFlagsResponse, GetSegmentUsersResponse
-from bucketeer_async._retry import CONFIGURATION_PAUSE, Action, Decision, Trouble, backoff, decide
+from bucketeer_async._retry import Action, decide
 from bucketeer_async._trouble import TroubleLog
 
 _T = TypeVar("_T")
 _A = TypeVar("_A", GetFeatureFlagsResponse, GetSegmentUsersResponse)
 
-_TURN: Final = 0.002  # seconds that are worked on an answer before others get their turn on the loop
-_JITTER: Final = 0.1  # share of a pause
 _REQUESTS: Final = 4  # for flags, in one poll: changes, all of the tag after doubts, the environment, the tag after all
 _AGAIN: Final = 600.0  # seconds between two lines about one spell of trouble
 _LONGEST_ERROR: Final = 300  # characters
 _TOPIC: Final = "polling"
-_BUG: Final = Decision(action=Action.PAUSE)
 _EXPECTED: Final = (ApiError, ClosedError)  # ClosedError: somebody has closed the API client too early
 
 
@@ -343,41 +342,3 @@ def _describe(error: Exception) -> str:
         "; polling needs a server key" if isinstance(error, StatusError) and error.status_code in {401, 403} else ""
     )
     return f"{error}"[:_LONGEST_ERROR] + advice
-
-
-def pause(errors: Sequence[Exception], failures: int, options: LocalEvaluation, rng: random.Random) -> float:
-    """Return the seconds until the next poll.
-
-    Args:
-        errors: What went wrong in the last one.
-        failures: How many polls in a row went wrong.
-        options: The interval and the backoff.
-        rng: Source of the jitter.
-    """
-    if not errors:
-        return options.polling_interval * rng.uniform(1 - _JITTER, 1 + _JITTER)
-    return max(_pause_after(error, failures, options, rng) for error in errors)
-
-
-def _pause_after(error: Exception, failures: int, options: LocalEvaluation, rng: random.Random) -> float:
-    decision = decide(error) if isinstance(error, ApiError) else _BUG
-    asked = (decision.retry_after or 0.0) * (1 + rng.uniform(0, 2 * _JITTER))
-    if decision.action is not Action.PAUSE:  # the answer will not be another one soon
-        return max(asked, options.polling_interval * rng.uniform(1 - _JITTER, 1 + _JITTER))
-    if decision.trouble is Trouble.CONFIGURATION:
-        return max(asked, CONFIGURATION_PAUSE * rng.uniform(1, 1 + _JITTER))
-    return max(asked, backoff(options.retry, failures, rng))
-
-
-async def in_turns(steps: Steps[_T], work_clock: Callable[[], float]) -> _T:
-    """Take all steps, and let others have the loop after every 2 ms of them."""
-    turn_ends = work_clock() + _TURN
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            result: _T = end.value
-            return result
-        if work_clock() >= turn_ends:
-            await asyncio.sleep(0)
-            turn_ends = work_clock() + _TURN

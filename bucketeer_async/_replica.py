@@ -18,32 +18,16 @@ anything else                                          everything is asked for o
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
-from typing import Final, NamedTuple, TypeVar
+from typing import Final
 
-from bucketeer_async._evaluation import (
-    EvaluationCause,
-    EvaluationError,
-    Flag,
-    Listed,
-    MalformedError,
-    Segment,
-    Snapshot,
-    compile_flag,
-    dependencies,
-    segments,
-)
-from bucketeer_async._evaluation._fields import Fields, texts
-from bucketeer_async._reader import Reader
+from bucketeer_async._evaluation import Snapshot
+from bucketeer_async._held import CompiledFlags, HeldFlag, HeldSegment, Steps, hold_flag, holding_segment
 from bucketeer_async._reports import FlagChanges
 from bucketeer_async._responses import GetFeatureFlagsResponse, GetSegmentUsersResponse
-
-_T = TypeVar("_T")
-Steps = Generator[None, None, _T]
 
 #: Seconds after which segments are asked for again that the gateway did not have though a flag names them: what its
 #: servers know may differ for so long, by their own grace for it.
@@ -53,110 +37,6 @@ _FNV_OFFSET: Final = 0xCBF29CE484222325  # FNV-1a, 64 bit
 _FNV_PRIME: Final = 0x100000001B3
 _MASK: Final = 2**64 - 1
 _FLAGS_PER_STEP: Final = 20
-_USERS_PER_STEP: Final = 200
-_LONG: Final = 32 * 1024  # characters of a definition over which a question shall not pay for its compilation
-_UNUSABLE: Final = (ValueError, TypeError, RecursionError)  # what one definition may raise; the others go on
-
-
-class HeldFlag:
-    """A flag as it was sent; compiled when it is first asked for.
-
-    A compiled flag is some hundred objects, and a large environment has thousands of flags, of which one service asks
-    for a few: to compile them all would cost seconds, memory, and pauses of the garbage collector of half a second.
-
-    Attributes:
-        id: Its id.
-        text: Its JSON.
-        updated_at: When it was last edited, as it was sent.
-        tags: Its tags.
-        dependencies: Flags that it depends on.
-        segments: Segments that it names.
-        trouble: What is wrong with it; "" if nothing is, as far as it was looked at.
-    """
-
-    __slots__ = ("_flag", "dependencies", "id", "segments", "tags", "text", "trouble", "updated_at")
-
-    def __init__(self, feature_id: str, text: str, fields: Fields) -> None:
-        self.id = feature_id
-        self.text = text
-        self.updated_at = str(fields.get("updatedAt") or 0)
-        self.tags: tuple[str, ...] = ()
-        self.dependencies: tuple[str, ...] = ()
-        self.segments: tuple[str, ...] = ()
-        self.trouble = ""
-        self._flag: Flag | None = None
-        try:
-            self.tags = tuple(texts(fields, "tags"))
-            self.dependencies, self.segments = tuple(dependencies(fields)), tuple(segments(fields))
-        except MalformedError as error:
-            self.trouble = str(error)
-
-    @property
-    def in_use(self) -> bool:
-        """Whether it was asked for."""
-        return self._flag is not None or bool(self.trouble)
-
-    def compiled(self) -> Flag:
-        """Return it compiled.
-
-        Raises:
-            EvaluationError: If it cannot be.
-        """
-        if self._flag is None:
-            try:
-                self._flag = compile_flag(json.loads(self.text))
-            except _UNUSABLE as error:
-                self.trouble = str(error) or type(error).__name__
-                raise EvaluationError(EvaluationCause.MALFORMED, self.id, self.trouble) from None
-        return self._flag
-
-    def prepare(self) -> None:
-        """Compile it now; if it cannot be, those who ask for it are told."""
-        try:
-            self.compiled()
-        except EvaluationError:
-            return
-
-    def means(self, fields: Fields, text: str) -> bool:
-        """Return whether it is what was sent now. White space may differ, for servers do not agree on it."""
-        return self.text == text or json.loads(self.text) == fields
-
-
-class CompiledFlags(Mapping[str, Flag]):
-    """Flags, each compiled when it is first asked for; `EvaluationError` for one that cannot be."""
-
-    __slots__ = ("_held",)
-
-    def __init__(self, held: Mapping[str, HeldFlag]) -> None:
-        self._held = held
-
-    def __getitem__(self, feature_id: str) -> Flag:
-        return self._held[feature_id].compiled()
-
-    def __contains__(self, feature_id: object) -> bool:
-        return feature_id in self._held
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._held)
-
-    def __len__(self) -> int:
-        return len(self._held)
-
-
-class HeldSegment(NamedTuple):
-    """A segment, compiled.
-
-    Attributes:
-        segment: None if it could not be compiled.
-        hash: Of its JSON, which is not kept; 0 if unknown.
-        rules: The JSON of its rules.
-        trouble: Why it could not be compiled.
-    """
-
-    segment: Segment | None
-    hash: int = 0
-    rules: str = "[]"
-    trouble: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,7 +98,7 @@ def applying_flags(
     sent = answer.features.texts
     sent.reverse()
     while sent:
-        each = _hold_flag(sent.pop(), held.flags)
+        each = hold_flag(sent.pop(), held.flags)
         if each is not None:
             flags[each.id] = each
         yield
@@ -233,21 +113,6 @@ def applying_flags(
         doubted=not whole and held.verifiable and not same,
         full_at=now if whole else held.full_at,
     )
-
-
-def _hold_flag(text: str, held: Mapping[str, HeldFlag]) -> HeldFlag | None:
-    """Hold a flag unless it is held already; None if it cannot even be told which it is."""
-    fields = json.loads(text)
-    feature_id = fields.get("id")
-    if not isinstance(feature_id, str) or not feature_id:
-        return None
-    before = held.get(feature_id)
-    if before is not None and before.means(fields, text):
-        return before
-    new = HeldFlag(feature_id, text, fields)
-    if len(text) > _LONG or (before is not None and before.in_use):
-        new.prepare()
-    return new
 
 
 def _is_same(new: Mapping[str, object], old: Mapping[str, object]) -> bool:
@@ -304,7 +169,7 @@ def applying_segments(
     while answer.segment_users.texts:
         text = answer.segment_users.texts.pop()
         if hash(text) not in known:  # it is sent once for every flag that names it
-            known[hash(text)] = yield from _holding_segment(text)
+            known[hash(text)] = yield from holding_segment(text)
         segment_id, each = known[hash(text)]
         if segment_id:
             sent[segment_id] = each
@@ -317,45 +182,6 @@ def applying_segments(
         absent=named - segments.keys() if whole else held.absent,
         full_at=now if whole else held.full_at,
     )
-
-
-def _holding_segment(text: str) -> Steps[tuple[str, HeldSegment]]:
-    """Return the id of a segment, "" if it has none, and the segment, compiled."""
-    reader, listed, fields, trouble = Reader(text), Listed(), {}, ""
-    for key in reader.members():
-        if key == "users" and reader.peek() == "[":
-            for number, _ in enumerate(reader.entries(), 1):
-                trouble = _add(listed, reader.value()) or trouble
-                if number % _USERS_PER_STEP == 0:
-                    yield
-        else:
-            fields[key] = reader.value()
-    segment, trouble = _segment(listed, fields, trouble)
-    segment_id = fields.get("segmentId")
-    rules = json.dumps(fields.get("rules") or [])
-    return segment_id if isinstance(segment_id, str) else "", HeldSegment(segment, hash(text), rules, trouble)
-
-
-def _add(listed: Listed, user: object) -> str:
-    """Add a user to a list; return what is wrong with it."""
-    if not isinstance(user, Mapping):
-        return f"users has an entry that is not an object but {type(user).__name__}"
-    try:
-        listed.add(user)
-    except MalformedError as error:
-        return str(error)
-    return ""
-
-
-def _segment(listed: Listed, fields: Fields, trouble: str) -> tuple[Segment | None, str]:
-    if fields.get("users") is not None:
-        trouble = "users is not a list"
-    if trouble:
-        return None, trouble
-    try:
-        return listed.segment(fields), ""
-    except _UNUSABLE as error:
-        return None, str(error)
 
 
 # Both

@@ -10,7 +10,7 @@ from typing import Any, overload
 from bucketeer_async._models import Evaluation
 
 
-class Definitions(Sequence[dict[str, Any]]):
+class Definitions(Sequence[dict[str, Any]]):  # noqa: PLW1641 - unhashable, as a list
     """JSON objects, kept as texts: each is parsed when it is asked for.
 
     Equal to any sequence of the same objects.
@@ -19,7 +19,6 @@ class Definitions(Sequence[dict[str, Any]]):
         texts: The JSON of each.
     """
 
-    __hash__ = None  # type: ignore[assignment] # as a list
     __slots__ = ("texts",)
 
     def __init__(self, texts: Iterable[str]) -> None:

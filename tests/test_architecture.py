@@ -22,11 +22,11 @@ LAYERS = [
     "_error_metrics _counting",  # thought
     "_events _retry",
     "_evaluation",
-    "_variations",
+    "_variations _held",
     "_reasons",
     "_replica",
     "_bootstrap",
-    "_background _trouble _listener _http",  # machinery
+    "_background _trouble _listener _http _pace",  # machinery
     "_records _connections _spool",
     "spool",  # a command line of its own
     "_ledger _metrics",

@@ -28,10 +28,12 @@ from bucketeer_async import (
     StatusError,
     User,
 )
+from bucketeer_async import _held as held_module
 from bucketeer_async import _replica as replica
 from bucketeer_async._evaluation import EvaluationError
 from bucketeer_async._local import LocalEvaluator
-from bucketeer_async._polling import Range, in_turns, pause
+from bucketeer_async._pace import in_turns, pause
+from bucketeer_async._polling import Range
 from tests.clock import VirtualLoop
 from tests.flag_server import EPOCH, FakeMetrics, FlagServer, fnv, local, polls, rule_for_segment
 
@@ -82,7 +84,7 @@ async def value(evaluator: LocalEvaluator, feature_id: str = "flag") -> str:
 
 def test_the_hash_is_the_servers() -> None:
     def hash_of(*fields: dict[str, Any]) -> str:
-        steps = replica.hashing_flags(replica.HeldFlag(each["id"], "", each) for each in fields)
+        steps = replica.hashing_flags(held_module.HeldFlag(each["id"], "", each) for each in fields)
         while True:
             try:
                 next(steps)
@@ -154,6 +156,7 @@ async def test_an_archived_flag_is_forgotten(server: FlagServer) -> None:
         await polls()
 
         assert held(evaluator) == ["other"]
+        assert len(server.flag_requests) == 2
 
 
 @pytest.mark.parametrize(
@@ -205,6 +208,7 @@ async def test_the_end_of_the_last_flag_empties_the_snapshot(server: FlagServer)
         del server.flags["flag"]
         await polls()
         assert held(evaluator) == []
+        assert len(server.flag_requests) == 2
 
         server.put_flag("flag")
         await polls()
@@ -468,13 +472,13 @@ async def test_a_segment_is_compiled_once_and_again_only_if_it_has_changed(
     server: FlagServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compiled: list[str] = []
-    holding = replica._holding_segment
+    holding = replica.holding_segment
 
-    def counting(text: str) -> replica.Steps[tuple[str, replica.HeldSegment]]:
+    def counting(text: str) -> held_module.Steps[tuple[str, held_module.HeldSegment]]:
         compiled.append(json.loads(text)["segmentId"])
         return holding(text)
 
-    monkeypatch.setattr(replica, "_holding_segment", counting)
+    monkeypatch.setattr(replica, "holding_segment", counting)
     for feature_id in ("flag", "other"):
         server.put_flag(feature_id, rules=[rule_for_segment("same", "edited")])
     for segment_id in ("same", "edited"):
@@ -618,7 +622,7 @@ async def test_a_bug_is_told_and_does_not_end_the_polling(
     server.put_flag("flag")
     metrics = FakeMetrics()
     with monkeypatch.context() as patched:
-        patched.setattr(replica, "dependencies", broken)
+        patched.setattr(held_module, "dependencies", broken)
         evaluator = local(server, metrics=metrics)
         await evaluator.start()
         await anyio.wait_all_tasks_blocked()
@@ -723,10 +727,10 @@ async def test_others_get_their_turn_while_an_answer_is_taken_in() -> None:
 
 def test_a_long_segment_is_compiled_in_steps() -> None:
     users = [{"segmentId": "vip", "userId": f"user-{number}"} for number in range(10_000)]
-    held: list[replica.HeldSegment] = []
+    held: list[held_module.HeldSegment] = []
 
-    def holding() -> replica.Steps[None]:
-        _, segment = yield from replica._holding_segment(json.dumps({"segmentId": "vip", "users": users}))
+    def holding() -> held_module.Steps[None]:
+        _, segment = yield from held_module.holding_segment(json.dumps({"segmentId": "vip", "users": users}))
         held.append(segment)
 
     assert len(list(holding())) == 50
