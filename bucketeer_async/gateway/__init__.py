@@ -5,7 +5,8 @@
 """
 
 from bucketeer_async.gateway._app import create_app
+from bucketeer_async.gateway._builder import flag
 from bucketeer_async.gateway._server import LocalGateway
 from bucketeer_async.gateway._state import DEFAULT_KEYS, Fault, GatewayKey, GatewayState, RecordedEvent
 
-__all__ = ["DEFAULT_KEYS", "Fault", "GatewayKey", "GatewayState", "LocalGateway", "RecordedEvent", "create_app"]
+__all__ = ["DEFAULT_KEYS", "Fault", "GatewayKey", "GatewayState", "LocalGateway", "RecordedEvent", "create_app", "flag"]
