@@ -29,7 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     keys = {key: GatewayKey(role="SDK_CLIENT") for key in options.client_key}
     keys |= {key: GatewayKey(role="SDK_SERVER") for key in options.server_key}
     try:
-        asyncio.run(_serve(GatewayState(keys=keys or DEFAULT_KEYS), options.host, options.port, options.flags))
+        with contextlib.suppress(KeyboardInterrupt):
+            asyncio.run(_serve(GatewayState(keys=keys or DEFAULT_KEYS), options.host, options.port, options.flags))
     except ConfigurationError as error:
         parser.error(str(error))
 

@@ -15,11 +15,11 @@ import anyio
 
 from bucketeer_async._errors import ConfigurationError
 from bucketeer_async.gateway._environment import Environment
-from bucketeer_async.gateway._shapes import ANYTHING, message
+from bucketeer_async.gateway._shapes import ANYTHING, message, repeated
 from bucketeer_async.gateway._state import GatewayState
 
 _LOGGER: Final = logging.getLogger("bucketeer_async.gateway")
-_FILE: Final = message(flags=ANYTHING, segments=ANYTHING)
+_FILE: Final = message(flags=repeated(ANYTHING), segments=repeated(ANYTHING))
 
 
 class FlagFile:
@@ -101,8 +101,8 @@ def _signature(path: Path) -> object:
 def _following(environment: Environment, path: Path, now: int) -> Environment:
     try:
         content = _FILE.complete(_read(path), "")
-        return environment.replaced(content["flags"] or [], content["segments"] or [], now)
-    except (OSError, ValueError) as error:
+        return environment.replaced(content["flags"], content["segments"], now)
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
 
 

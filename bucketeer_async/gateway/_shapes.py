@@ -96,7 +96,7 @@ def message(**fields: Shape) -> Shape:
 
     def complete(value: Any, path: str) -> dict[str, Any]:
         if not isinstance(value, Mapping):
-            raise ConfigurationError(f"{path or 'a definition'} must be an object, not {type(value).__name__}")
+            raise ConfigurationError(f"{path or 'it'} must be an object, not {type(value).__name__}")
         prefix = f"{path}." if path else ""
         for name in value:
             if name not in fields:

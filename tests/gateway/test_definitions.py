@@ -101,7 +101,7 @@ def test_a_wrong_flag_is_refused_by_name_and_field(changes: dict[str, Any], mess
     ("definitions", "message"),
     [
         ({"flags": 5}, "flags must be a list, not int"),
-        ({"flags": [5]}, "flags[0]: flag: a definition must be an object, not int"),
+        ({"flags": [5]}, "flags[0]: flag: it must be an object, not int"),
         ({"flags": [{}]}, "flags[0]: flag: id is missing"),
         ({"flags": [flag("a"), flag("a")]}, "flags[1]: id 'a' is there twice"),
         ({"segments": [{}]}, "segments[0]: segment: segmentId is missing"),
