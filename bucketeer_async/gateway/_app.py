@@ -38,6 +38,7 @@ def create_app(state: GatewayState, *, any_host: bool = False) -> Starlette:
             Route("/_dev/", dev.page, methods=["GET"]),
             Route("/_dev/state", dev.state, methods=["GET"]),
             Route("/_dev/faults", dev.faults, methods=["GET", "POST", "DELETE"]),
+            Route("/_dev/flags/{feature_id:path}", dev.flag, methods=["PATCH"]),
             Mount("/", app=_Gateway(state)),
         ],
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)],
@@ -147,6 +148,17 @@ class _Dev:
             f"<table><tr><th>flag<th>version<th>status{flags}</table>"
             f"<h2>Newest events</h2><ol>{events}</ol>"
         )
+
+    async def flag(self, request: Request) -> Response:
+        feature_id = request.path_params["feature_id"]
+        try:
+            changes = json.loads(await request.body())
+            self._state.set_flag(self._state.flag(feature_id) | changes)
+        except KeyError:
+            return JSONResponse({"error": f"there is no flag {feature_id!r}"}, 404)
+        except (TypeError, ValueError) as error:
+            return JSONResponse({"error": f"a change is an object with fields of a flag: {error}"}, 400)
+        return JSONResponse(self._state.flag(feature_id))
 
     async def faults(self, request: Request) -> Response:
         if request.method == "DELETE":

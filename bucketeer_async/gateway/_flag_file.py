@@ -25,8 +25,8 @@ _FILE: Final = message(flags=repeated(ANYTHING), segments=repeated(ANYTHING))
 class FlagFile:
     """A JSON or YAML file of flags and segments, and the gateway's state that follows it.
 
-    A file that cannot be used leaves the state as it is; what is wrong with it is logged, once, and told by
-    ``state.flags_problem``.
+    The file stands for all flags and segments: when it is read again, it undoes changes that were made otherwise. One
+    that cannot be used leaves the state as it is; what is wrong is logged, once, and told by ``state.flags_problem``.
 
     Args:
         path: The file; its suffix says whether it is ``.json``, ``.yaml`` or ``.yml``.

@@ -61,11 +61,12 @@ def segment_users(environment: Environment, request: Any, now: int) -> Answer:
     named = _named_segments(environment, now)
     if not named:
         return _segments_answer([], [], now, force_update=True)
+    still_named = frozenset(named)
     known = [environment.segments[each] for each in named if each in environment.segments]
     if is_too_old(request.requested_at, now):
         return _segments_answer([segment.fields for segment in known], [], now, force_update=True)
     changed = [segment.fields for segment in known if segment.updated_at >= request.requested_at]
-    gone = [each for each in request.segment_ids if each not in named]
+    gone = [each for each in request.segment_ids if each not in still_named]
     return _segments_answer(changed, gone, now if changed or gone else request.requested_at)
 
 

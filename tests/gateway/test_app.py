@@ -388,6 +388,20 @@ async def test_the_page_and_the_state_show_the_flags(http: httpx.AsyncClient, st
     assert shown["flagsProblem"] == "it is <broken>"
 
 
+async def test_a_flag_is_changed_over_http(http: httpx.AsyncClient, state: GatewayState) -> None:
+    state.set_flag(flag("a/b"))
+
+    changed = (await http.patch("/_dev/flags/a/b", json={"enabled": False})).json()
+
+    assert (changed["enabled"], changed["version"]) == (False, 2)
+    assert state.flag("a/b") == changed
+    assert (await http.patch("/_dev/flags/nothing", json={})).status_code == 404
+    for wrong in ("{", "5", '{"enabled": 5}'):
+        response = await http.patch("/_dev/flags/flag", content=wrong)
+        assert (response.status_code, "a change is an object" in response.json()["error"]) == (400, True)
+    assert state.flag("flag")["version"] == 1
+
+
 async def test_an_event_that_is_nested_too_deep_to_show_is_taken(http: httpx.AsyncClient, state: GatewayState) -> None:
     head, tail = f'{{"@type":"{TYPE}MetricsEvent","event":', "}"
     body = f'{{"events":[{{"id":"{new_id()}","event":{head * 400}{{}}{tail * 400}}}]}}'

@@ -15,6 +15,7 @@ import pytest
 
 from bucketeer_async import ApiClient, Processor, User
 from bucketeer_async.gateway import LocalGateway, flag
+from bucketeer_async.gateway.__main__ import main
 
 
 async def test_the_local_gateway_serves_a_processor() -> None:
@@ -36,7 +37,7 @@ async def test_two_gateways_live_beside_each_other() -> None:
 
 @contextlib.asynccontextmanager
 async def gateway_process(*arguments: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
-    """Run the gateway by itself; give the process and its URL, "" if it does not start."""
+    """Run the gateway by itself; give the process and its URL."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "bucketeer_async.gateway", "--port", "0", *arguments,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
@@ -91,11 +92,15 @@ async def test_the_gateway_by_itself_follows_a_file(tmp_path: Path) -> None:
         assert b"the gateway keeps its last good flags: " in warning
 
 
-async def test_the_gateway_by_itself_does_not_start_with_a_file_that_is_wrong(tmp_path: Path) -> None:
+def test_the_gateway_by_itself_does_not_start_with_a_file_that_is_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "flags.json"
     path.write_text(json.dumps({"flags": [flag("a", off="maybe")]}))
-    async with gateway_process("--flags", str(path)) as (process, url):
-        _, errors = await asyncio.wait_for(process.communicate(), 10)
 
-    assert (url, process.returncode) == ("", 2)
-    assert b"flags[0]: flag 'a': offVariation must be one of off, on, not 'maybe'" in errors
+    with pytest.raises(SystemExit, match="2"):
+        main(["--port", "0", "--flags", str(path)])
+
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "flags[0]: flag 'a': offVariation must be one of off, on, not 'maybe'" in shown.err
