@@ -21,7 +21,6 @@ from bucketeer_async import (
     ClosedError,
     ConfigurationError,
     DrainReport,
-    Evaluation,
     EvaluationDetails,
     EventKind,
     Fate,
@@ -53,15 +52,21 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def flag(feature_id: str, value: str) -> Evaluation:
-    return Evaluation(
-        feature_id=feature_id,
-        feature_version=7,
-        variation_id=f"{feature_id}-id",
-        variation_name=f"{feature_id}-name",
-        variation_value=value,
-        reason=Reason(ReasonType.RULE, "rule-1"),
-    )
+def definition(feature_id: str, value: str, tag: str = "shop") -> dict[str, Any]:
+    """A flag that serves one value by a rule, to users with this plan."""
+    served = {"type": "FIXED", "fixedStrategy": {"variation": f"{feature_id}-id"}}
+    clause = {"id": "clause-1", "attribute": "plan", "operator": "EQUALS", "values": [USER.attributes["plan"]]}
+    return {
+        "id": feature_id,
+        "version": 7,
+        "enabled": True,
+        "tags": [tag],
+        "variationType": "STRING",
+        "variations": [{"id": f"{feature_id}-id", "name": f"{feature_id}-name", "value": value}],
+        "rules": [{"id": "rule-1", "strategy": served, "clauses": [clause]}],
+        "defaultStrategy": served,
+        "offVariation": f"{feature_id}-id",
+    }
 
 
 async def fair(request: httpx.Request, way: Way) -> httpx.Response:
@@ -93,8 +98,8 @@ class World(httpx.AsyncBaseTransport):
     client: Client
 
     def __init__(self) -> None:
-        evaluations = [flag(name, value) for name, value in VALUES.items()]
-        self.state = GatewayState(evaluations={"shop": evaluations, "other": [flag("elsewhere", "true")]})
+        flags = [definition(name, value) for name, value in VALUES.items()]
+        self.state = GatewayState(flags=[*flags, definition("elsewhere", "true", tag="other")])
         self._gateway = httpx.ASGITransport(create_app(self.state))
         self.weather = fair
         self.events_weather = fair

@@ -13,8 +13,8 @@ import aiohttp.test_utils
 import httpx
 import pytest
 
-from bucketeer_async import Evaluation, EventKind, Reason, ReasonType
-from bucketeer_async.gateway import LocalGateway
+from bucketeer_async import EventKind
+from bucketeer_async.gateway import LocalGateway, flag
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -28,10 +28,8 @@ def blocks() -> Iterator[Any]:
 
 @pytest.fixture
 async def gateway() -> AsyncIterator[LocalGateway]:
-    reason = Reason(ReasonType.DEFAULT)
-    evaluation = Evaluation(feature_id="new-checkout", variation_id="on", variation_value="true", reason=reason)
     keys = dict.fromkeys(["client-key", "your-api-key"])
-    async with LocalGateway(evaluations={"shop": [evaluation]}) as running:
+    async with LocalGateway(flags=[flag("new-checkout", tags=["shop"])]) as running:
         running.state.keys |= dict.fromkeys(keys, running.state.keys["client-key"])
         yield running
 

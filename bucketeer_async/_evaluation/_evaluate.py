@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from bucketeer_async._evaluation._clauses import Question
 from bucketeer_async._evaluation._errors import EvaluationCause, EvaluationError
 from bucketeer_async._evaluation._flags import Flag, Served
 from bucketeer_async._evaluation._segments import Membership
 from bucketeer_async._evaluation._snapshot import Snapshot
-from bucketeer_async._models import User
 
 
-def evaluate(snapshot: Snapshot, user: User, feature_id: str, tag: str = "") -> Served:
+class Asked(Protocol):
+    """Who is asked about: a `User`, or anybody else with an id and attributes."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def attributes(self) -> Mapping[str, str]: ...
+
+
+def evaluate(snapshot: Snapshot, user: Asked, feature_id: str, tag: str = "") -> Served:
     """Return what a flag gives to a user.
 
     Args:
@@ -35,7 +44,7 @@ def evaluate(snapshot: Snapshot, user: User, feature_id: str, tag: str = "") -> 
     return served
 
 
-def _dependencies(snapshot: Snapshot, user: User, flags: Sequence[Flag]) -> dict[str, str]:
+def _dependencies(snapshot: Snapshot, user: Asked, flags: Sequence[Flag]) -> dict[str, str]:
     """Return the variations of flags, each of which may depend on those before."""
     chosen: dict[str, str] = {}
     for flag in flags:
@@ -43,6 +52,6 @@ def _dependencies(snapshot: Snapshot, user: User, flags: Sequence[Flag]) -> dict
     return chosen
 
 
-def _question(snapshot: Snapshot, user: User, flag: Flag, chosen: Mapping[str, str]) -> Question:
+def _question(snapshot: Snapshot, user: Asked, flag: Flag, chosen: Mapping[str, str]) -> Question:
     membership = Membership(snapshot.segments, flag.segments, user.id, user.attributes)
     return Question(user.id, user.attributes, chosen, membership)

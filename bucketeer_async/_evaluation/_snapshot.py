@@ -27,9 +27,9 @@ class Snapshot:
         segments: Mapping[str, Segment],
         broken: Mapping[str, str] | None = None,
     ) -> None:
-        self.flags = flags
-        self.segments = segments
-        self.broken = broken or {}
+        self.flags: Mapping[str, Flag] = flags
+        self.segments: Mapping[str, Segment] = segments
+        self.broken: Mapping[str, str] = broken or {}
         self._orders: dict[str, Sequence[Flag]] = {}
 
     def order(self, feature_id: str) -> Sequence[Flag]:

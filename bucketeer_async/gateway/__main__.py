@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
+import contextlib
 import sys
 from collections.abc import Sequence
 
 import uvicorn
 
+from bucketeer_async._errors import ConfigurationError
 from bucketeer_async.gateway._app import create_app
+from bucketeer_async.gateway._flag_file import FlagFile
 from bucketeer_async.gateway._server import listen
 from bucketeer_async.gateway._state import DEFAULT_KEYS, GatewayKey, GatewayState
 
@@ -20,14 +24,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--port", type=int, default=8000, help="port; 0 for a free one (default: %(default)s)")
     parser.add_argument("--client-key", action="append", default=[], help="a client key (default: client-key)")
     parser.add_argument("--server-key", action="append", default=[], help="a server key (default: server-key)")
+    parser.add_argument("--flags", metavar="FILE", help="flags and segments, JSON or YAML; read again when it changes")
     options = parser.parse_args(arguments)
     keys = {key: GatewayKey(role="SDK_CLIENT") for key in options.client_key}
     keys |= {key: GatewayKey(role="SDK_SERVER") for key in options.server_key}
-    app = create_app(GatewayState(keys=keys or DEFAULT_KEYS), any_host=options.host not in {"127.0.0.1", "::1"})
-    with listen(options.host, options.port) as listener:
-        print(f"Bucketeer gateway on http://{options.host}:{listener.getsockname()[1]}", flush=True)
-        config = uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=1)
-        uvicorn.Server(config).run(sockets=[listener])
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            asyncio.run(_serve(GatewayState(keys=keys or DEFAULT_KEYS), options.host, options.port, options.flags))
+    except ConfigurationError as error:
+        parser.error(str(error))
+
+
+async def _serve(state: GatewayState, host: str, port: int, flags: str | None) -> None:
+    app = create_app(state, any_host=host not in {"127.0.0.1", "::1"})
+    config = uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=1)
+    async with FlagFile(flags, state).followed() if flags else contextlib.nullcontext():
+        with listen(host, port) as listener:
+            print(f"Bucketeer gateway on http://{host}:{listener.getsockname()[1]}", flush=True)
+            await uvicorn.Server(config).serve(sockets=[listener])
 
 
 if __name__ == "__main__":

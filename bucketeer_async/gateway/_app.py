@@ -38,6 +38,7 @@ def create_app(state: GatewayState, *, any_host: bool = False) -> Starlette:
             Route("/_dev/", dev.page, methods=["GET"]),
             Route("/_dev/state", dev.state, methods=["GET"]),
             Route("/_dev/faults", dev.faults, methods=["GET", "POST", "DELETE"]),
+            Route("/_dev/flags/{feature_id:path}", dev.flag, methods=["PATCH"]),
             Mount("/", app=_Gateway(state)),
         ],
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)],
@@ -119,6 +120,8 @@ class _Dev:
             {
                 "counts": self._state.counts(),
                 "requests": dict(self._state.requests),
+                "flags": [_flag_json(flag.fields) for flag in self._state.environment.flags.values()],
+                "flagsProblem": self._state.flags_problem,
                 "faults": [_fault_json(fault) for fault in self._state.faults],
                 "newest": newest,
             }
@@ -129,6 +132,10 @@ class _Dev:
             f"<tr><td>{kind}<td>{count['accepted']}<td>{count['unique']}"
             for kind, count in self._state.counts().items()
         )
+        flags = "".join(
+            f"<tr><td>{html.escape(flag)}<td>{stored.fields['version']}<td>{_flag_status(stored.fields)}"
+            for flag, stored in self._state.environment.flags.items()
+        )
         events = "".join(
             f"<li><code>{html.escape(json.dumps(each.event, ensure_ascii=False))}</code>"
             for each in self._state.newest(_SHOWN)
@@ -137,8 +144,21 @@ class _Dev:
             "<!doctype html><meta charset=utf-8><title>Local Bucketeer gateway</title>"
             "<h1>Local Bucketeer gateway</h1>"
             f"<table><tr><th>class<th>accepted<th>unique ids{counts}</table>"
+            f"<h2>Flags</h2><p>{html.escape(self._state.flags_problem)}</p>"
+            f"<table><tr><th>flag<th>version<th>status{flags}</table>"
             f"<h2>Newest events</h2><ol>{events}</ol>"
         )
+
+    async def flag(self, request: Request) -> Response:
+        feature_id = request.path_params["feature_id"]
+        try:
+            changes = json.loads(await request.body())
+            self._state.set_flag(self._state.flag(feature_id) | changes)
+        except KeyError:
+            return JSONResponse({"error": f"there is no flag {feature_id!r}"}, 404)
+        except (TypeError, ValueError) as error:
+            return JSONResponse({"error": f"a change is an object with fields of a flag: {error}"}, 400)
+        return JSONResponse(self._state.flag(feature_id))
 
     async def faults(self, request: Request) -> Response:
         if request.method == "DELETE":
@@ -153,3 +173,13 @@ class _Dev:
 
 def _fault_json(fault: Fault) -> dict[str, Any]:
     return {name: getattr(fault, name) for name in Fault.__dataclass_fields__}
+
+
+def _flag_json(fields: dict[str, Any]) -> dict[str, Any]:
+    return {"id": fields["id"], "version": fields["version"], "status": _flag_status(fields)}
+
+
+def _flag_status(fields: dict[str, Any]) -> str:
+    if fields["archived"]:
+        return "archived"
+    return "on" if fields["enabled"] else "off"

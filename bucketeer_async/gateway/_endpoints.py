@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from bucketeer_async._models import Evaluation, EventKind
+from bucketeer_async._models import EventKind
 from bucketeer_async._proto.gateway import service_pb2 as pb
+from bucketeer_async.gateway import _evaluations, _polls
 from bucketeer_async.gateway import _validation as validation
 from bucketeer_async.gateway._decoding import decode
 from bucketeer_async.gateway._json import UndecodableError
+from bucketeer_async.gateway._polls import Answer
 from bucketeer_async.gateway._state import Fault, GatewayState, RecordedEvent
 from bucketeer_async.gateway._validation import RefusedRequestError, check_events
 
 MAX_MESSAGE: Final = 4 * 2**20  # bytes of binary protobuf
-
-
-Answer = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,83 +82,22 @@ def _register_events(state: GatewayState, request: Any, fault: Fault | None) -> 
 
 def _get_evaluation(state: GatewayState, request: Any, _fault: Fault | None) -> Answer:
     validation.check_get_evaluation(request)
-    named = {
-        tag: evaluation
-        for tag, evaluations in state.evaluations.items()
-        for evaluation in evaluations
-        if evaluation.feature_id == request.feature_id
-    }
-    if not named:
-        raise RefusedRequestError(404, 5, "gateway: feature not found")
-    if request.tag not in named:
-        raise RefusedRequestError(404, 5, "gateway: evaluation not found")
-    return {"evaluation": _evaluation_json(named[request.tag], request.user.id)}
-
-
-def _evaluation_json(evaluation: Evaluation, user_id: str) -> Answer:
-    return {
-        "id": f"{evaluation.feature_id}:{evaluation.feature_version}:{user_id}",
-        "featureId": evaluation.feature_id,
-        "featureVersion": evaluation.feature_version,
-        "userId": user_id,
-        "variationId": evaluation.variation_id,
-        "variation": {
-            "id": evaluation.variation_id,
-            "value": evaluation.variation_value,
-            "name": evaluation.variation_name,
-            "description": "",
-        },
-        "reason": {"type": evaluation.reason.type.name, "ruleId": evaluation.reason.rule_id},
-        "variationValue": evaluation.variation_value,
-        "variationName": evaluation.variation_name,
-    }
+    return _evaluations.evaluation(state.environment, request, int(state.now()))
 
 
 def _get_evaluations(state: GatewayState, request: Any, _fault: Fault | None) -> Answer:
     validation.check_user(request)
-    if not state.evaluations:
-        return _evaluations_answer(state, "no_evaluations", "no_evaluations", [], force_update=False)
-    conditional = request.HasField("user_evaluation_condition")
-    if not conditional and not request.tag:
-        raise validation.invalid_argument("gateway: tag is required")
-    current = [_evaluation_json(each, request.user.id) for each in state.evaluations.get(request.tag, [])]
-    current_id = str(int.from_bytes(hashlib.sha256(json.dumps(current).encode()).digest()[:8]))
-    if request.user_evaluations_id == current_id:
-        return _evaluations_answer(state, current_id, "no_evaluations", [], force_update=False)
-    # No prepared evaluation has a time of its own, so a difference is never a diff.
-    return _evaluations_answer(state, current_id, current_id, current, force_update=conditional)
-
-
-def _evaluations_answer(
-    state: GatewayState, user_evaluations_id: str, answer_id: str, evaluations: list[Answer], *, force_update: bool
-) -> Answer:
-    return {
-        "state": "FULL",
-        "evaluations": {
-            "id": answer_id,
-            "evaluations": evaluations,
-            "createdAt": str(int(state.now())),
-            "archivedFeatureIds": [],
-            "forceUpdate": force_update,
-        },
-        "userEvaluationsId": user_evaluations_id,
-    }
+    return _evaluations.evaluations(state.environment, request, int(state.now()))
 
 
 def _get_feature_flags(state: GatewayState, request: Any, _fault: Fault | None) -> Answer:
     validation.check_poll(request)
-    return {
-        "featureFlagsId": "",
-        "features": [],
-        "archivedFeatureFlagIds": [],
-        "requestedAt": str(int(state.now())),
-        "forceUpdate": False,
-    }
+    return _polls.feature_flags(state.environment, request, int(state.now()))
 
 
 def _get_segment_users(state: GatewayState, request: Any, _fault: Fault | None) -> Answer:
     validation.check_poll(request)
-    return {"segmentUsers": [], "deletedSegmentIds": [], "requestedAt": str(int(state.now())), "forceUpdate": True}
+    return _polls.segment_users(state.environment, request, int(state.now()))
 
 
 _CLIENT: Final = frozenset({"SDK_CLIENT"})

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from os import PathLike
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import uvicorn
 
 from bucketeer_async._background import BackgroundTask
-from bucketeer_async._models import Evaluation
+from bucketeer_async._errors import ConfigurationError
 from bucketeer_async.gateway._app import create_app
+from bucketeer_async.gateway._flag_file import FlagFile
 from bucketeer_async.gateway._state import DEFAULT_KEYS, Fault, GatewayKey, GatewayState, RecordedEvent
 
 
@@ -38,18 +41,30 @@ class LocalGateway:
 
     Args:
         keys: The API keys that exist; by default ``"client-key"`` and ``"server-key"``.
-        evaluations: What evaluation requests are answered, by tag.
+        flags: The flags, as for `GatewayState`.
+        segments: The segments, likewise.
+        flags_file: Instead of both, a JSON or YAML file of them (``{"flags": [...], "segments": [...]}``), which is
+            read again when it changes; entering raises a ConfigurationError if it cannot be used.
         port: The port; 0 for a free one.
+
+    Raises:
+        ConfigurationError: If a flag or segment cannot be one; the text names it and the field.
+        ValueError: If there are both definitions and a file of them.
     """
 
     def __init__(
         self,
         *,
         keys: Mapping[str, GatewayKey] = DEFAULT_KEYS,
-        evaluations: Mapping[str, Sequence[Evaluation]] | None = None,
+        flags: Sequence[Mapping[str, Any]] = (),
+        segments: Sequence[Mapping[str, Any]] = (),
+        flags_file: str | PathLike[str] | None = None,
         port: int = 0,
     ) -> None:
-        self.state: GatewayState = GatewayState(keys=keys, evaluations=evaluations)
+        if flags_file is not None and (flags or segments):
+            raise ValueError("flags_file stands for all flags and segments: give either these or the file")
+        self.state: GatewayState = GatewayState(keys=keys, flags=flags, segments=segments)
+        self._file = None if flags_file is None else FlagFile(flags_file, self.state)
         self._port = port
         self._socket: socket.socket | None = None
         self._server: _Server | None = None
@@ -76,7 +91,11 @@ class LocalGateway:
         config = uvicorn.Config(create_app(self.state), log_config=None, lifespan="off", timeout_graceful_shutdown=1)
         self._server = _Server(config)
         self._task = BackgroundTask(self._serve, name="local-gateway", owner="gateway")
-        await self._task.ready()
+        try:
+            await self._task.ready()
+        except ConfigurationError:
+            self._close()
+            raise
         return self
 
     async def _serve(self, ready: object) -> None:
@@ -84,7 +103,8 @@ class LocalGateway:
         assert self._socket is not None  # noqa: S101
         assert callable(ready)  # noqa: S101
         self._server.on_started = ready
-        await self._server.serve(sockets=[self._socket])
+        async with self._file.followed() if self._file is not None else nullcontext():
+            await self._server.serve(sockets=[self._socket])
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
@@ -93,6 +113,9 @@ class LocalGateway:
         assert self._task is not None  # noqa: S101
         self._server.should_exit = True
         await self._task.join()
+        self._close()
+
+    def _close(self) -> None:
         if self._socket is not None:
             self._socket.close()
             self._socket = None

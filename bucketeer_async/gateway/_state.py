@@ -1,7 +1,8 @@
-"""What the gateway holds: keys, prepared evaluations, accepted events, and how it was told to misbehave."""
+"""What the gateway holds: keys, flags and segments, accepted events, and how it was told to misbehave."""
 
 from __future__ import annotations
 
+import copy
 import itertools
 import random
 import time
@@ -12,8 +13,9 @@ from typing import Any, Final
 
 from google.protobuf import json_format
 
-from bucketeer_async._models import Evaluation, EventKind
+from bucketeer_async._models import EventKind
 from bucketeer_async._proto._pool import POOL
+from bucketeer_async.gateway._environment import Environment
 
 _WINDOW: Final = 100_000  # events kept in detail
 
@@ -108,28 +110,95 @@ class GatewayState:
 
     Args:
         keys: The API keys that exist.
-        evaluations: What ``/get_evaluation`` and ``/get_evaluations`` answer, whoever the user is: evaluations by tag.
+        flags: The flags, in the server's JSON form of ``bucketeer.feature.Feature``; `flag` writes simple ones.
+        segments: The segments, in its form of ``bucketeer.feature.SegmentUsers``; a user may be just an id.
         window: How many accepted events are kept in detail; counters are exact beyond that.
         now: Unix time in seconds.
+
+    Attributes:
+        environment: The flags and segments at this moment.
+        flags_problem: Why the file of flags, if there is one, cannot be used as it is now; "" if it can.
+
+    Raises:
+        ConfigurationError: If a flag or segment cannot be one; the text names it and the field.
     """
 
     def __init__(
         self,
         *,
         keys: Mapping[str, GatewayKey] = DEFAULT_KEYS,
-        evaluations: Mapping[str, Sequence[Evaluation]] | None = None,
+        flags: Sequence[Mapping[str, Any]] = (),
+        segments: Sequence[Mapping[str, Any]] = (),
         window: int = _WINDOW,
         now: Callable[[], float] = time.time,
     ) -> None:
         self.keys: dict[str, GatewayKey] = dict(keys)
-        self.evaluations: dict[str, list[Evaluation]] = {tag: list(each) for tag, each in (evaluations or {}).items()}
         self.now: Callable[[], float] = now
+        self.environment: Environment = Environment().replaced(flags, segments, int(now()))
+        self.flags_problem: str = ""
         self.requests: Counter[str] = Counter()
         self._events: deque[RecordedEvent] = deque(maxlen=window)
         self._accepted: Counter[EventKind] = Counter()
         self._ids: dict[EventKind, set[str]] = {kind: set() for kind in EventKind}
         self._faults: list[tuple[Fault, float]] = []
         self._random = random.Random(0)  # noqa: S311 - which events of a partial fault fail need be no secret
+
+    def flag(self, feature_id: str) -> dict[str, Any]:
+        """Return a copy of a flag's definition, with its version and the time of its last change.
+
+        Raises:
+            KeyError: If there is no such flag.
+        """
+        return copy.deepcopy(self.environment.flags[feature_id].fields)
+
+    def set_flag(self, fields: Mapping[str, Any]) -> None:
+        """Make or replace a flag; if that changes it, its version and ``updatedAt`` move on.
+
+        Raises:
+            ConfigurationError: If it cannot be one; the text names the flag and the field.
+        """
+        self.environment = self.environment.with_flag(fields, int(self.now()))
+
+    def update_flag(self, feature_id: str, **changes: Any) -> None:
+        """Change fields of a flag, by their JSON names: ``update_flag("new-checkout", enabled=False)``.
+
+        Raises:
+            KeyError: If there is no such flag.
+            ConfigurationError: If it cannot be changed so; the text names the flag and the field.
+        """
+        self.set_flag(self.environment.flags[feature_id].fields | changes)
+
+    def archive_flag(self, feature_id: str) -> None:
+        """Archive a flag; diffs tell that for 30 days.
+
+        Raises:
+            KeyError: If there is no such flag.
+        """
+        self.update_flag(feature_id, archived=True)
+
+    def remove_flag(self, feature_id: str) -> None:
+        """Delete a flag; no diff tells that.
+
+        Raises:
+            KeyError: If there is no such flag.
+        """
+        self.environment = self.environment.without_flag(feature_id)
+
+    def set_segment(self, fields: Mapping[str, Any]) -> None:
+        """Make or replace a segment; if that changes it, its ``updatedAt`` moves on.
+
+        Raises:
+            ConfigurationError: If it cannot be one; the text names the segment and the field.
+        """
+        self.environment = self.environment.with_segment(fields, int(self.now()))
+
+    def remove_segment(self, segment_id: str) -> None:
+        """Delete a segment; flags may still name it, and then have nobody in it.
+
+        Raises:
+            KeyError: If there is no such segment.
+        """
+        self.environment = self.environment.without_segment(segment_id)
 
     @property
     def events(self) -> list[RecordedEvent]:

@@ -11,13 +11,10 @@ from typing import Any
 import httpx
 import pytest
 
-from bucketeer_async import Evaluation, EventKind, Reason, ReasonType
-from bucketeer_async.gateway import Fault, GatewayKey, GatewayState, RecordedEvent, create_app
+from bucketeer_async import EventKind
+from bucketeer_async.gateway import Fault, GatewayKey, GatewayState, RecordedEvent, create_app, flag
 
 TYPE = "type.googleapis.com/bucketeer.event.client."
-ON = Evaluation(
-    feature_id="flag", variation_id="on", variation_value="true", feature_version=3, reason=Reason(ReasonType.DEFAULT)
-)
 
 
 @pytest.fixture
@@ -30,7 +27,7 @@ def state() -> GatewayState:
             "closed-key": GatewayKey(role="SDK_CLIENT", environment_disabled=True),
             "reader-key": GatewayKey(role="PUBLIC_API_READ_ONLY"),
         },
-        evaluations={"shop": [ON], "other": []},
+        flags=[flag("flag", tags=["shop"])],
         window=10,
     )
 
@@ -264,44 +261,6 @@ async def test_required_fields(http: httpx.AsyncClient, path: str, body: Any, st
     assert (response.status_code, response.json()["message"]) == (status, message)
 
 
-async def test_a_prepared_evaluation_is_answered_for_any_user(http: httpx.AsyncClient) -> None:
-    response = await post(http, "/get_evaluation", {"tag": "shop", "featureId": "flag"} | USER)
-
-    assert response.json()["evaluation"] == {
-        "id": "flag:3:user",
-        "featureId": "flag",
-        "featureVersion": 3,
-        "userId": "user",
-        "variationId": "on",
-        "variation": {"id": "on", "value": "true", "name": "", "description": ""},
-        "reason": {"type": "DEFAULT", "ruleId": ""},
-        "variationValue": "true",
-        "variationName": "",
-    }
-
-
-async def test_all_prepared_evaluations_and_nothing_new(http: httpx.AsyncClient) -> None:
-    first = (await post(http, "/get_evaluations", {"tag": "shop"} | USER)).json()
-    asked = {"tag": "shop", "userEvaluationsId": first["userEvaluationsId"]} | USER
-    second = (await post(http, "/get_evaluations", asked)).json()
-    full = (await post(http, "/get_evaluations", {"tag": "shop", "userEvaluationCondition": {}} | USER)).json()
-
-    assert [each["featureId"] for each in first["evaluations"]["evaluations"]] == ["flag"]
-    assert first["evaluations"]["forceUpdate"] is False
-    assert (second["evaluations"]["id"], second["evaluations"]["evaluations"]) == ("no_evaluations", [])
-    assert full["evaluations"]["forceUpdate"] is True
-
-
-async def test_polls_answer_as_an_environment_without_flags(http: httpx.AsyncClient) -> None:
-    body = {"sourceId": 1000, "sdkVersion": "1"}
-
-    flags = (await post(http, "/get_feature_flags", body, key="server-key")).json()
-    segments = (await post(http, "/get_segment_users", body, key="server-key")).json()
-
-    assert (flags["features"], flags["featureFlagsId"], flags["forceUpdate"]) == ([], "", False)
-    assert (segments["segmentUsers"], segments["forceUpdate"]) == ([], True)
-
-
 @pytest.mark.parametrize(
     ("method", "path", "status", "code", "message"),
     [
@@ -408,6 +367,39 @@ async def test_the_page_and_the_state_show_counts_and_the_newest_events(http: ht
     assert shown["counts"]["goal"] == {"accepted": 2, "unique": 1}
     assert shown["newest"][0]["event"]["goalId"] == "<b>bold</b>"
     assert shown["requests"] == {"/register_events": 1}
+
+
+async def test_the_page_and_the_state_show_the_flags(http: httpx.AsyncClient, state: GatewayState) -> None:
+    state.set_flag(flag("<i>", enabled=False))
+    state.set_flag(flag("old"))
+    state.archive_flag("old")
+    state.flags_problem = "it is <broken>"
+
+    page = (await http.get("/_dev/")).text
+    shown = (await http.get("/_dev/state")).json()
+
+    assert "<tr><td>&lt;i&gt;<td>1<td>off" in page
+    assert "it is &lt;broken&gt;" in page
+    assert [(each["id"], each["version"], each["status"]) for each in shown["flags"]] == [
+        ("flag", 1, "on"),
+        ("<i>", 1, "off"),
+        ("old", 2, "archived"),
+    ]
+    assert shown["flagsProblem"] == "it is <broken>"
+
+
+async def test_a_flag_is_changed_over_http(http: httpx.AsyncClient, state: GatewayState) -> None:
+    state.set_flag(flag("a/b"))
+
+    changed = (await http.patch("/_dev/flags/a/b", json={"enabled": False})).json()
+
+    assert (changed["enabled"], changed["version"]) == (False, 2)
+    assert state.flag("a/b") == changed
+    assert (await http.patch("/_dev/flags/nothing", json={})).status_code == 404
+    for wrong in ("{", "5", '{"enabled": 5}'):
+        response = await http.patch("/_dev/flags/flag", content=wrong)
+        assert (response.status_code, "a change is an object" in response.json()["error"]) == (400, True)
+    assert state.flag("flag")["version"] == 1
 
 
 async def test_an_event_that_is_nested_too_deep_to_show_is_taken(http: httpx.AsyncClient, state: GatewayState) -> None:

@@ -1,0 +1,32 @@
+"""Reads flag files in YAML: ``on``, ``off``, ``yes`` and ``no`` are text here, for that is what variations are called."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import yaml
+
+
+class Loader(yaml.SafeLoader):
+    """PyYAML's safe loader; only ``true`` and ``false`` are booleans, and dates stay text."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - declared so by the base class
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":timestamp"))]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("(?:true|false)$"), list("tf"))
+
+
+def parse(text: str) -> Any:
+    """Return what a document means.
+
+    Raises:
+        ValueError: If it is no YAML.
+    """
+    try:
+        return yaml.load(text, Loader)  # noqa: S506 - it is a safe loader
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from None
