@@ -31,6 +31,7 @@ async def gateway() -> AsyncIterator[LocalGateway]:
     keys = dict.fromkeys(["client-key", "your-api-key"])
     async with LocalGateway(flags=[flag("new-checkout", tags=["shop"])]) as running:
         running.state.keys |= dict.fromkeys(keys, running.state.keys["client-key"])
+        running.state.keys["your-server-key"] = running.state.keys["server-key"]
         yield running
 
 
