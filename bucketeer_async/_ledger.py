@@ -10,7 +10,7 @@ import asyncio
 import heapq
 import math
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from bucketeer_async._counting import Counts
@@ -22,6 +22,7 @@ from bucketeer_async._reports import DroppedReason, EventCounts, Fate, Outcome, 
 
 _DELIVERED: Final = Outcome(Fate.DELIVERED)
 _SPOOLED: Final = Outcome(Fate.SPOOLED)
+_ABANDONED: Final = Outcome(Fate.DROPPED, DroppedReason.ABANDONED)
 _EXPIRED: Final = Outcome(Fate.DROPPED, DroppedReason.EXPIRED)
 _UNCONFIRMED: Final = Outcome(Fate.DROPPED, DroppedReason.UNCONFIRMED)
 _UNDELIVERED: Final = Outcome(Fate.DROPPED, DroppedReason.UNDELIVERED)
@@ -85,6 +86,7 @@ class Ledger:
         self._queue = RecordQueue()
         self._shelf: list[tuple[float, int, list[Receipt]]] = []  # a heap: due, tie-breaker, records
         self._shelvings = 0
+        self._handed_out: set[Receipt] = set()  # in flight
         self._counts = {kind: Counts() for kind in EventKind}
         self._epoch = 0
         self._marks: list[FlushMark] = []
@@ -255,6 +257,7 @@ class Ledger:
                 counts = self._counts[record.kind]
                 counts.queued -= 1
                 counts.in_flight += 1
+            self._handed_out.update(batch)
         return batch
 
     def put_back(self, records: Sequence[Receipt]) -> None:
@@ -277,7 +280,8 @@ class Ledger:
             while self._shelf and self._shelf[0][0] <= now:
                 self._queue.put_first(heapq.heappop(self._shelf)[2])
 
-    def _count_as_queued(self, records: Iterable[Receipt]) -> None:
+    def _count_as_queued(self, records: Sequence[Receipt]) -> None:
+        self._handed_out.difference_update(records)
         for record in records:
             counts = self._counts[record.kind]
             counts.in_flight -= 1
@@ -288,6 +292,7 @@ class Ledger:
     def settle(self, records: Sequence[Receipt], outcome: Outcome) -> None:
         """Account for records in flight whose story is over."""
         with self._lock:
+            self._handed_out.difference_update(records)
             for record in records:
                 self._counts[record.kind].in_flight -= 1
                 self._settle(record, outcome)
@@ -316,18 +321,15 @@ class Ledger:
         """Drop every record, those in flight included, because nobody is left to deliver them; return how many."""
         self.close()
         self.unshelve(math.inf)
-        outcome = Outcome(Fate.DROPPED, DroppedReason.ABANDONED)
         with self._lock:
-            lost = self.held
-            while (record := self._queue.oldest()) is not None:
-                self._queue.get_nowait()
-                self._counts[record.kind].queued -= 1
-                self._settle(record, outcome)
-            for counts in self._counts.values():
-                counts.dropped[DroppedReason.ABANDONED] += counts.in_flight
-                counts.in_flight = 0
-            self.held = self.held_bytes = 0
-        return lost
+            lost = [*self._handed_out, *self._queue.records()]
+            self.take(self.held, self.held_bytes, -math.inf)
+            self._handed_out.clear()
+            for record in lost:
+                self._counts[record.kind].in_flight -= 1
+                self._settle(record, _ABANDONED)
+        self._tell_lost(lost)
+        return len(lost)
 
     def _end_oldest(self, limit: int, outcome_for: Callable[[Receipt], Outcome | None]) -> int:
         ended: list[Receipt] = []
@@ -357,12 +359,16 @@ class Ledger:
             mark.remaining -= record.epoch < mark.epoch
 
     def _tell(self, records: Sequence[Receipt]) -> None:
+        self._tell_lost(records)
+        if records:
+            self._on_settled(records)
+
+    def _tell_lost(self, records: Sequence[Receipt]) -> None:
+        """Wake who waits for a receipt, and tell of those records that will not be delivered."""
         for record in records:
             record.resolve()
             if record.outcome is not _DELIVERED and record.outcome is not _SPOOLED:
                 self._on_lost(record)
-        if records:
-            self._on_settled(records)
 
     # Watched
 

@@ -44,7 +44,8 @@ if TYPE_CHECKING:
 _PER_TURN: Final = 1000  # records settled between two turns of the loop
 _CLOSING_PAUSE: Final = 1.0  # seconds; longest backoff of single events while closing
 _TOLD_WITHIN: Final = 0.2  # seconds that the end of the drain waits for on_drop to have heard everything
-_LEFT: Final = frozenset({DroppedReason.UNDELIVERED, DroppedReason.UNCONFIRMED})
+#: Said in one line for all of them, or in a ResourceWarning.
+_LEFT: Final = frozenset({DroppedReason.UNDELIVERED, DroppedReason.UNCONFIRMED, DroppedReason.ABANDONED})
 
 
 class EventsLease(EventsApi, Protocol):

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import re
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -20,6 +21,7 @@ from bucketeer_async import (
     ConfigurationError,
     ConnectionFailedError,
     DecodeError,
+    Drop,
     DroppedReason,
     Evaluation,
     Fate,
@@ -27,6 +29,7 @@ from bucketeer_async import (
     ProcessorConfig,
     Reason,
     ReasonType,
+    Receipt,
     RefusedReason,
     RequestTimeoutError,
     RetryPolicy,
@@ -1108,6 +1111,41 @@ def test_a_forgotten_close_with_a_post_under_way_is_drained_too() -> None:
 
     assert processor.statistics().goal.delivered == 13
     assert_conserved(processor)
+
+
+def test_events_in_flight_are_abandoned_with_the_others_and_told() -> None:
+    heard: list[Drop] = []
+    told = threading.Event()
+
+    def on_drop(drop: Drop) -> None:
+        heard.append(drop)
+        if len(heard) == 15:
+            told.set()
+
+    async def live() -> tuple[Processor, list[Receipt]]:
+        processor = Processor(FakeClient(hang), ProcessorConfig(flush_size=10, on_drop=on_drop))
+        await processor.start()
+        receipts = await push_many(processor, 10)
+        await asyncio.sleep(0.01)
+        receipts += await push_many(processor, 5)
+        left_behind.extend(asyncio.all_tasks())
+        assert processor.statistics().goal.in_flight == 10
+        return processor, receipts
+
+    left_behind: list[asyncio.Task[Any]] = []
+    loop = asyncio.new_event_loop()
+    processor, receipts = loop.run_until_complete(live())
+    loop.close()
+    with pytest.warns(ResourceWarning, match="15 events were abandoned"):
+        statistics = processor.statistics().goal
+
+    assert {receipt.outcome.reason for receipt in receipts if receipt.outcome} == {DroppedReason.ABANDONED}
+    assert all(receipt.outcome for receipt in receipts)
+    assert statistics.dropped_by == {DroppedReason.ABANDONED: 15}
+    assert (statistics.queued, statistics.in_flight) == (0, 0)
+    assert told.wait(10)
+    for task in left_behind:
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
 
 
 def test_a_loop_that_is_closed_under_the_processor_abandons_its_events() -> None:
