@@ -6,7 +6,9 @@ import asyncio
 import threading
 from typing import Any
 
+import httpx
 import pytest
+from fastapi import FastAPI
 
 from bucketeer_async import Fate, Processor, ProcessorConfig, Receipt, RefusedReason, User
 from tests.fakes import FakeAnswer, FakeClient
@@ -73,6 +75,27 @@ def test_threads_of_a_forked_child_begin_the_same_life(monkeypatch: pytest.Monke
         assert len({id(life) for life in lives}) == 1
         assert processor.statistics().goal.refused_by == {"not_running": 8}
         monkeypatch.undo()
+
+
+async def test_endpoints_in_the_thread_pool_of_fastapi_push_without_waiting() -> None:
+    app = FastAPI()
+    threads: set[int] = set()
+
+    @app.post("/checkout/{user_id}")
+    def checkout(user_id: str) -> dict[str, bool]:
+        threads.add(threading.get_ident())
+        return {"recorded": processor.push_goal_event_nowait(User(user_id), "purchase").accepted}
+
+    client = FakeClient()
+    async with Processor(client) as processor:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://app") as http:
+            answers = await asyncio.gather(*[http.post(f"/checkout/user-{number}") for number in range(200)])
+        await processor.flush()
+        statistics = processor.statistics().goal
+
+    assert all(answer.json() == {"recorded": True} for answer in answers)
+    assert threading.get_ident() not in threads
+    assert statistics.delivered == len(client.taken) == 200
 
 
 @pytest.mark.parametrize("overflow", ["drop_newest", "drop_oldest"])
