@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextvars import Context
+from itertools import islice
 from typing import Any
 
 from bucketeer_async._errors import WrongLoopError
@@ -77,22 +78,22 @@ class BackgroundTask:
 
 
 class Progress:
-    """Wakes everybody who waits, each time something has moved on."""
+    """Wakes those who wait, first come first served, each time something has moved on."""
 
     def __init__(self) -> None:
-        self._waiters: set[asyncio.Future[None]] = set()
+        self._waiters: dict[asyncio.Future[None], None] = {}  # in the order of their coming
 
-    def notify(self) -> None:
-        """Wake those who wait now."""
-        for waiter in self._waiters:
+    def notify(self, count: int | None = None) -> None:
+        """Wake those who wait now, or the first ``count`` of them; those that were woken and did not run yet count."""
+        for waiter in islice(self._waiters, count):
             if not waiter.done():
                 waiter.set_result(None)
 
     async def wait(self) -> None:
-        """Wait for the next `notify`."""
+        """Wait for a `notify`."""
         waiter = asyncio.get_running_loop().create_future()
-        self._waiters.add(waiter)
+        self._waiters[waiter] = None
         try:
             await waiter
         finally:
-            self._waiters.discard(waiter)
+            del self._waiters[waiter]

@@ -114,6 +114,7 @@ class Pipeline:
         self._clock: Callable[[], float] = lambda: 0.0
         self._lease: EventsLease | None = None
         self._progress = Progress()
+        self._room = Progress()
         self._nudged = False
         self._scope: anyio.CancelScope | None = None
         self._deadline = math.inf
@@ -269,6 +270,7 @@ class Pipeline:
         if self._lease is not None:
             self._lease.release()
         self._progress.notify()
+        self._room.notify()
         left = self._report.total
         if left.undelivered or left.unconfirmed or left.spooled:
             self._logger.warning(
@@ -304,6 +306,12 @@ class Pipeline:
         if self._collector is not None:
             self._collector.look_again()
         self._progress.notify()
+        self._tell_of_room()
+
+    def _tell_of_room(self) -> None:
+        """Wake as many waiting pushes as there is room for; all of them at the end, to be refused."""
+        running = self.state is State.RUNNING
+        self._room.notify(max(0, self._config.queue_capacity - self.ledger.held) if running else None)
 
     def _on_settled(self, records: Sequence[Receipt]) -> None:
         if self.spooler is not None:
@@ -339,7 +347,11 @@ class Pipeline:
         """Send what waits, and wait until something was settled or closing began."""
         if self._collector is not None:
             self._collector.press()
-        await self._progress.wait()
+        try:
+            await self._room.wait()
+        except asyncio.CancelledError:
+            self._tell_of_room()  # it may have been woken for room that it does not take
+            raise
 
     async def progress(self, timeout: float) -> None:  # noqa: ASYNC109 - running out is no error here
         """Wait until something was settled, at most ``timeout`` seconds."""

@@ -39,6 +39,8 @@ from bucketeer_async import (
     WrongLoopError,
 )
 from bucketeer_async._delivery import Delivery
+from bucketeer_async._events import EncodedEvent
+from bucketeer_async._ledger import Ledger
 from tests.clock import VirtualLoop
 from tests.fakes import FakeAnswer, FakeClient, FakeEventError, accept
 
@@ -599,6 +601,35 @@ async def test_wait_makes_an_awaited_push_wait_for_room_and_a_nowait_push_fail()
         release.set()
 
     assert processor.statistics().goal.delivered == 35
+
+
+async def test_waiting_pushes_are_woken_as_there_is_room_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts = 0
+    try_admit = Ledger.try_admit
+
+    def counted(ledger: Ledger, event: EncodedEvent) -> Receipt | None:
+        nonlocal attempts
+        attempts += 1
+        return try_admit(ledger, event)
+
+    async def briskly(_events: Events) -> FakeAnswer:
+        await asyncio.sleep(0.01)
+        return FakeAnswer()
+
+    monkeypatch.setattr(Ledger, "try_admit", counted)
+    config = ProcessorConfig(queue_capacity=100, flush_size=10, max_batch_size=10, overflow="wait")
+    async with Processor(FakeClient(briskly), config) as processor:
+        pushes = [asyncio.create_task(processor.push_goal_event(USER, "goal")) for _ in range(3_000)]
+        await asyncio.sleep(0.05)
+        for push in pushes[500:2_500:3]:
+            push.cancel()
+        done = await asyncio.gather(*pushes, return_exceptions=True)
+        await processor.flush()
+
+        accepted = [receipt for receipt in done if isinstance(receipt, Receipt)]
+        assert len(accepted) >= 3_000 - 667
+        assert processor.statistics().goal.delivered == len(accepted)
+    assert attempts < 10_000, "not everybody is woken for every place"
 
 
 async def test_a_cancelled_wait_pushes_nothing() -> None:
