@@ -402,7 +402,7 @@ async def test_a_server_that_finds_everything_too_large_is_waited_for() -> None:
         await push_many(processor, 1_000)
         assert await processor.flush(5.0) is False
         assert processor.statistics().goal.rejected == 0
-        assert len(client.batches) < 100
+        assert len(client.batches) < 500  # jitter decides how many probes there are; one by one it would be 1 699
 
         client.script = accept
         await processor.flush()
