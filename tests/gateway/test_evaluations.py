@@ -198,11 +198,12 @@ async def test_the_gateway_answers_what_the_evaluator_does(theme: str) -> None:
 async def test_all_evaluations_of_a_tag_and_nothing_new(http: httpx.AsyncClient, state: GatewayState) -> None:
     for definition in (flag("a", tags=["shop"]), flag("b", tags=["x"]), flag("c", tags=["shop"])):
         state.set_flag(definition)
+    state.set_flag(flag("gone", archived=True))
 
     first = await ask_all(http)
     second = await ask_all(http, userEvaluationsId=first["userEvaluationsId"])
 
-    assert told(first) == (["a", "c"], [], False)
+    assert told(first) == (["a", "c"], ["gone"], False)
     assert told(second) == ([], [], False)
     assert (second["userEvaluationsId"], second["evaluations"]["id"]) == (first["userEvaluationsId"], "no_evaluations")
     assert first["evaluations"]["createdAt"] == str(NOW)
@@ -215,6 +216,7 @@ async def test_with_a_condition_everything_is_forced_unless_something_changed_si
     http: httpx.AsyncClient, state: GatewayState, known: str, evaluated_at: int
 ) -> None:
     state.set_flag(flag("a", tags=["shop"], updatedAt=NOW - 2 * DAY))
+    state.set_flag(flag("gone", tags=["shop"], archived=True, updatedAt=NOW - 2 * DAY))
 
     answer = await ask_all(http, userEvaluationsId=known, userEvaluationCondition={"evaluatedAt": evaluated_at})
 
