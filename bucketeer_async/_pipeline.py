@@ -383,9 +383,3 @@ class Pipeline:
     def __del__(self) -> None:
         if getattr(self, "state", State.CLOSED) in {State.RUNNING, State.CLOSING}:
             self.abandon()
-
-
-def _is_cancelled() -> bool:
-    """Whether somebody cancels this task."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

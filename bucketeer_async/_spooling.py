@@ -124,7 +124,7 @@ class Spooler:
 
         def write(file: SpoolFile | None) -> None:
             if file is not None:
-                self._insert(file, [record for record in records if not record.spool_row])
+                self._insert(file, records)
 
         await self._ask(write)
 
