@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from bucketeer_async._evaluation._errors import EvaluationCause, EvaluationError
 from bucketeer_async._evaluation._flags import Flag
 from bucketeer_async._evaluation._prerequisites import evaluation_order
 from bucketeer_async._evaluation._segments import Segment
@@ -14,22 +13,15 @@ class Snapshot:
     """Flags and segments that belong together; not changed once it is made, so that any thread may ask it.
 
     Args:
-        flags: The flags by id.
+        flags: The flags by id; one that cannot be had raises its `EvaluationError` when it is needed.
         segments: The segments by id.
-        broken: What is wrong with the flags that could not be compiled, by id; they fail when they are needed.
     """
 
-    __slots__ = ("_orders", "broken", "flags", "segments")
+    __slots__ = ("_orders", "flags", "segments")
 
-    def __init__(
-        self,
-        flags: Mapping[str, Flag],
-        segments: Mapping[str, Segment],
-        broken: Mapping[str, str] | None = None,
-    ) -> None:
+    def __init__(self, flags: Mapping[str, Flag], segments: Mapping[str, Segment]) -> None:
         self.flags: Mapping[str, Flag] = flags
         self.segments: Mapping[str, Segment] = segments
-        self.broken: Mapping[str, str] = broken or {}
         self._orders: dict[str, Sequence[Flag]] = {}
 
     def order(self, feature_id: str) -> Sequence[Flag]:
@@ -40,14 +32,5 @@ class Snapshot:
         """
         order = self._orders.get(feature_id)
         if order is None:
-            order = self._orders[feature_id] = self._new_order(feature_id)
+            order = self._orders[feature_id] = evaluation_order(self.flags, feature_id)
         return order
-
-    def _new_order(self, feature_id: str) -> Sequence[Flag]:
-        try:
-            return evaluation_order(self.flags, feature_id)
-        except EvaluationError as error:
-            if error.feature_id in self.broken:
-                detail = self.broken[error.feature_id]
-                raise EvaluationError(EvaluationCause.MALFORMED, error.feature_id, detail) from None
-            raise

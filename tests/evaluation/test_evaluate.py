@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from typing import Any
@@ -21,6 +22,7 @@ from bucketeer_async._evaluation import (
 )
 from bucketeer_async._evaluation import _texts as texts
 from bucketeer_async._evaluation._errors import MalformedError
+from bucketeer_async._held import CompiledFlags, HeldFlag
 
 USER = User("user-1", {"plan": "pro"})
 
@@ -81,9 +83,15 @@ def test_a_segment_with_wrong_types_is_refused() -> None:
         compile_segment({"segmentId": "segment", "users": [{"userId": 5}]})
 
 
+def held_snapshot(*definitions: dict[str, Any]) -> Snapshot:
+    """As a poller holds flags: each is compiled when it is first asked for."""
+    return Snapshot(
+        CompiledFlags({each["id"]: HeldFlag(each["id"], json.dumps(each), each) for each in definitions}), {}
+    )
+
+
 def test_a_flag_that_could_not_be_compiled_fails_alone() -> None:
-    flags = {"flag": compile_flag(definition())}
-    asked = Snapshot(flags, {}, broken={"other": "version is not an integer"})
+    asked = held_snapshot(definition(), definition("other", version="five"))
 
     assert evaluate(asked, USER, "flag").variation.id == "A"
     with pytest.raises(EvaluationError, match=r"flag 'other': MALFORMED \(version is not an integer\)"):
@@ -92,7 +100,7 @@ def test_a_flag_that_could_not_be_compiled_fails_alone() -> None:
 
 def test_a_flag_that_depends_on_one_that_could_not_be_compiled_says_so() -> None:
     needs = definition(prerequisites=[{"featureId": "other", "variationId": "A"}])
-    asked = Snapshot({"flag": compile_flag(needs)}, {}, broken={"other": "version is not an integer"})
+    asked = held_snapshot(needs, definition("other", version="five"))
 
     with pytest.raises(EvaluationError, match=r"flag 'other': MALFORMED \(version is not an integer\)"):
         evaluate(asked, USER, "flag")
