@@ -119,6 +119,7 @@ class _Dev:
         return JSONResponse(
             {
                 "counts": self._state.counts(),
+                "served": self._state.served(),
                 "requests": dict(self._state.requests),
                 "flags": [_flag_json(flag.fields) for flag in self._state.environment.flags.values()],
                 "flagsProblem": self._state.flags_problem,
@@ -132,8 +133,10 @@ class _Dev:
             f"<tr><td>{kind}<td>{count['accepted']}<td>{count['unique']}"
             for kind, count in self._state.counts().items()
         )
+        served = self._state.served()
         flags = "".join(
             f"<tr><td>{html.escape(flag)}<td>{stored.fields['version']}<td>{_flag_status(stored.fields)}"
+            f"<td>{_served_text(served.get(flag, {}))}"
             for flag, stored in self._state.environment.flags.items()
         )
         events = "".join(
@@ -145,7 +148,7 @@ class _Dev:
             "<h1>Local Bucketeer gateway</h1>"
             f"<table><tr><th>class<th>accepted<th>unique ids{counts}</table>"
             f"<h2>Flags</h2><p>{html.escape(self._state.flags_problem)}</p>"
-            f"<table><tr><th>flag<th>version<th>status{flags}</table>"
+            f"<table><tr><th>flag<th>version<th>status<th>served{flags}</table>"
             f"<h2>Newest events</h2><ol>{events}</ol>"
         )
 
@@ -177,6 +180,10 @@ def _fault_json(fault: Fault) -> dict[str, Any]:
 
 def _flag_json(fields: dict[str, Any]) -> dict[str, Any]:
     return {"id": fields["id"], "version": fields["version"], "status": _flag_status(fields)}
+
+
+def _served_text(counts: dict[str, int]) -> str:
+    return html.escape(", ".join(f"{variation or 'a default'} {count}" for variation, count in counts.items()))
 
 
 def _flag_status(fields: dict[str, Any]) -> str:

@@ -140,6 +140,7 @@ class GatewayState:
         self._events: deque[RecordedEvent] = deque(maxlen=window)
         self._accepted: Counter[EventKind] = Counter()
         self._ids: dict[EventKind, set[str]] = {kind: set() for kind in EventKind}
+        self._served: Counter[tuple[str, str]] = Counter()
         self._faults: list[tuple[Fault, float]] = []
         self._random = random.Random(0)  # noqa: S311 - which events of a partial fault fail need be no secret
 
@@ -214,17 +215,28 @@ class GatewayState:
         for event in events:
             self._events.append(event)
             self._accepted[event.kind] += 1
-            self._ids[event.kind].add(event.id)
+            ids = self._ids[event.kind]
+            if event.kind is EventKind.EVALUATION and event.id not in ids:
+                self._served[event.message.feature_id, event.message.variation_id] += 1
+            ids.add(event.id)
 
     def forget_events(self) -> None:
         """Begin again, with no accepted events."""
         self._events.clear()
         self._accepted.clear()
         self._ids = {kind: set() for kind in EventKind}
+        self._served.clear()
 
     def counts(self) -> dict[str, dict[str, int]]:
         """By class: ``accepted``, every time an event was taken, and ``unique``, the number of different ids."""
         return {kind.value: {"accepted": self._accepted[kind], "unique": len(self._ids[kind])} for kind in EventKind}
+
+    def served(self) -> dict[str, dict[str, int]]:
+        """How many different evaluation events named each variation, by flag; "" stands for a default."""
+        flags: dict[str, dict[str, int]] = {}
+        for (feature_id, variation_id), count in self._served.items():
+            flags.setdefault(feature_id, {})[variation_id] = count
+        return flags
 
     def fail(self, fault: Fault) -> None:
         """Misbehave from now on; the oldest fault that still lasts acts."""

@@ -388,6 +388,22 @@ async def test_the_page_and_the_state_show_the_flags(http: httpx.AsyncClient, st
     assert shown["flagsProblem"] == "it is <broken>"
 
 
+async def test_which_variations_were_served_is_counted_by_different_events(
+    http: httpx.AsyncClient, state: GatewayState
+) -> None:
+    def shown(variation: str, reason: str = "DEFAULT") -> dict[str, Any]:
+        return evaluation(featureId="flag", variationId=variation, reason={"type": reason})
+
+    events = [shown("on"), shown("on"), shown("<off>"), shown("", "ERROR_EXCEPTION"), goal()]
+    await post(http, "/register_events", {"events": [*events, events[0]]})
+
+    assert state.served() == {"flag": {"on": 2, "<off>": 1, "": 1}}
+    assert (await http.get("/_dev/state")).json()["served"] == state.served()
+    assert "<td>on<td>on 2, &lt;off&gt; 1, a default 1" in (await http.get("/_dev/")).text
+    state.forget_events()
+    assert state.served() == {}
+
+
 async def test_a_flag_is_changed_over_http(http: httpx.AsyncClient, state: GatewayState) -> None:
     state.set_flag(flag("a/b"))
 
