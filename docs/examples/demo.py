@@ -1,7 +1,8 @@
 """The main job, end to end: a web service under load, a local gateway, and what both of them counted.
 
-Starts the gateway and a service as two processes, drives real HTTP requests at the service (each records one
-evaluation and one goal), ends it with SIGTERM, and compares. Exits with 1 unless both agree to the event.
+Starts the gateway and a service as two processes and drives real HTTP requests at the service: each asks for a flag
+and tracks a goal. Half-way the flag is switched on. Then the service is ended with SIGTERM, and everything compared.
+Exits with 1 unless both agree to the event, and nobody got the old variation after the new one had arrived.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import signal
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +26,27 @@ import aiohttp
 import httpx
 from tqdm import tqdm
 
+from bucketeer_async.gateway import flag
+
 HERE = Path(__file__).parent
 CONNECTIONS = 32
+AFTERWARDS = 100  # requests at least that are sent once the switch has shown
+ARRIVE_WITHIN = 30.0  # seconds from the switch until it has to show; without it the traffic would never end
 STOP_WITHIN = 60.0  # seconds for the drain, and the end of the process
 OUTAGE = 3.0  # seconds
 KINDS = ("evaluation", "goal", "metrics")
+
+FLAG = "new-checkout"
+VARIATIONS = {"old": "off", "new": "on"}  # by the answer that they make the service give
+#: How the service gets its flags: by polling twice a second, or from the gateway for each request.
+SETTINGS = {
+    "local": {
+        "BUCKETEER_API_KEY": "server-key",
+        "BUCKETEER_LOCAL_EVALUATION": "yes",
+        "BUCKETEER_POLLING_INTERVAL": "0.5",
+    },
+    "gateway": {"BUCKETEER_API_KEY": "client-key"},
+}
 
 
 @contextlib.asynccontextmanager
@@ -54,79 +73,163 @@ async def process(*arguments: str, **environment: str) -> AsyncIterator[tuple[as
             await child.wait()
 
 
-async def drive(url: str, count: int) -> float:
-    """Send ``count`` requests over some connections, and return how many seconds that took."""
-    numbers = iter(range(count))
+@dataclass
+class Traffic:
+    """What the visitors saw.
+
+    Attributes:
+        answers: By phase and answer: ``before`` the switch, ``until`` it arrived, and ``after``, by the time when
+            the request was sent.
+        switched_at: When the flag was switched on.
+        arrived_at: When the first visitor saw the new checkout.
+        seconds: How long all of it took.
+    """
+
+    answers: Counter[tuple[str, str]] = field(default_factory=Counter)
+    switched_at: float | None = None
+    arrived_at: float | None = None
+    seconds: float = 0.0
+
+    @property
+    def requests(self) -> int:
+        """How many requests were answered."""
+        return self.answers.total()
+
+    @property
+    def requests_after(self) -> int:
+        """How many of them were sent when the switch had shown."""
+        return self.answers["after", "old"] + self.answers["after", "new"]
+
+    def phase(self) -> str:
+        """Where a request belongs that is sent now."""
+        if self.switched_at is None:
+            return "before"
+        return "until" if self.arrived_at is None else "after"
+
+    def note(self, phase: str, answer: str) -> None:
+        """Count an answer."""
+        self.answers[phase, answer] += 1
+        if answer == "new" and self.arrived_at is None:
+            self.arrived_at = time.perf_counter()
+
+    def goes_on(self, sent: int, wanted: int) -> bool:
+        """Whether another request is sent: all that were wanted, and more until the switch has shown for a while."""
+        waited = 0.0 if self.switched_at is None else time.perf_counter() - self.switched_at
+        overdue = self.arrived_at is None and waited > ARRIVE_WITHIN
+        return sent < wanted or (self.requests_after < AFTERWARDS and not overdue)
+
+
+async def drive(service: str, gateway: str, count: int) -> Traffic:
+    """Send ``count`` requests over some connections; after half of them, switch the flag on."""
+    traffic = Traffic()
+    sent, half_way = 0, asyncio.Event()
     connector = aiohttp.TCPConnector(limit=CONNECTIONS)
-    async with aiohttp.ClientSession(url, connector=connector, raise_for_status=True) as client:
+    async with aiohttp.ClientSession(service, connector=connector, raise_for_status=True) as client:
         with tqdm(total=count, unit="req", desc="requests", mininterval=0.1 if sys.stderr.isatty() else 5) as bar:
 
             async def visit() -> None:
-                for number in numbers:
-                    async with client.post(f"/checkout/user-{number}") as response:
-                        await response.read()
+                nonlocal sent
+                while traffic.goes_on(sent, count):
+                    sent += 1
+                    if sent >= count / 2:
+                        half_way.set()
+                    phase = traffic.phase()
+                    async with client.post(f"/checkout/user-{sent}") as response:
+                        traffic.note(phase, (await response.json())["checkout"])
                     bar.update()
+
+            async def switch() -> None:
+                await half_way.wait()
+                traffic.switched_at = time.perf_counter()
+                await tell(gateway, "PATCH", f"/_dev/flags/{FLAG}", {"enabled": True})
 
             started = time.perf_counter()
             async with asyncio.TaskGroup() as visitors:
+                visitors.create_task(switch())
                 for _ in range(CONNECTIONS):
                     visitors.create_task(visit())
-            return time.perf_counter() - started
+            traffic.seconds = time.perf_counter() - started
+    return traffic
+
+
+async def tell(gateway: str, method: str, path: str, content: dict[str, Any]) -> None:
+    """Change something about the gateway."""
+    async with httpx.AsyncClient(base_url=gateway) as client:
+        (await client.request(method, path, json=content)).raise_for_status()
 
 
 async def break_for_a_while(gateway: str) -> None:
-    """Make the gateway answer 503 for some seconds, soon after the start."""
+    """Make the gateway answer 503 to events for some seconds, soon after the start."""
     await asyncio.sleep(0.5)
-    async with httpx.AsyncClient(base_url=gateway) as client:
-        (await client.post("/_dev/faults", json={"status": 503, "seconds": OUTAGE})).raise_for_status()
+    await tell(gateway, "POST", "/_dev/faults", {"status": 503, "seconds": OUTAGE})
     print(f"the gateway answers 503 for {OUTAGE:g} s")
 
 
 async def run(options: argparse.Namespace) -> int:
     """Run the demo and return the exit status."""
     with tempfile.TemporaryDirectory() as folder:
-        figures = Path(folder) / "figures.json"
-        async with process("-m", "bucketeer_async.gateway", "--port", "0") as (_, gateway):
-            settings = {"BUCKETEER_API_ENDPOINT": gateway, "BUCKETEER_API_KEY": "client-key"}
+        figures, flags = Path(folder) / "figures.json", Path(folder) / "flags.json"
+        flags.write_text(json.dumps({"flags": [flag(FLAG, tags=["shop"], enabled=False)]}))
+        async with process("-m", "bucketeer_async.gateway", "--port", "0", "--flags", str(flags)) as (_, gateway):
+            settings = {"BUCKETEER_API_ENDPOINT": gateway, "BUCKETEER_TAG": "shop", **SETTINGS[options.evaluation]}
             async with process("demo_service.py", options.framework, str(figures), **settings) as (service, url):
                 breaking = asyncio.create_task(break_for_a_while(gateway)) if options.outage else None
-                seconds = await drive(url, options.requests)
+                traffic = await drive(url, gateway, options.requests)
                 if breaking is not None:
                     await breaking
                 service.send_signal(signal.SIGTERM)
                 async with asyncio.timeout(STOP_WITHIN):
                     await service.wait()
             async with httpx.AsyncClient(base_url=gateway) as client:
-                counted = (await client.get("/_dev/state")).json()["counts"]
+                state = (await client.get("/_dev/state")).json()
         if not figures.exists():
             print("the service ended without its figures")
             return 1
-        return report(json.loads(figures.read_text()), counted, options.requests, seconds)
+        return report(json.loads(figures.read_text()), state, traffic)
 
 
-def report(figures: dict[str, Any], counted: dict[str, Any], requests: int, seconds: float) -> int:
-    """Print what was counted on both sides; return 0 if it is the same."""
-    statistics = figures["statistics"]
+def report(figures: dict[str, Any], state: dict[str, Any], traffic: Traffic) -> int:
+    """Print what was counted on all sides; return 0 if it is the same."""
+    agree = report_flag(state["served"].get(FLAG, {}), traffic) & report_events(figures["statistics"], state, traffic)
+    statistics, requests, seconds = figures["statistics"], traffic.requests, traffic.seconds
+    posts = statistics["posts"]
+    print(f"\n{requests} requests in {seconds:.1f} s: {requests / seconds:.0f} requests/s")
+    print(f"{posts} posts, {statistics['posted_events'] / max(posts, 1):.1f} events in the mean batch")
+    print(f"worst stall of the service's loop: {figures['worst_stall'] * 1000:.1f} ms; drain: {figures['drain']:.3f} s")
+    print("all agree to the event" if agree else "THE COUNTS DIFFER")
+    return 0 if agree else 1
+
+
+def report_flag(served: dict[str, int], traffic: Traffic) -> bool:
+    """Print who saw what of the flag; return whether the gateway was told the same, and the switch was obeyed."""
+    phases = {"before": "before it was on", "until": "until that arrived", "after": "from then on"}
+    print(f"\n{FLAG:20}{'old':>10}{'new':>10}")
+    for phase, title in phases.items():
+        print(f"{title:20}{traffic.answers[phase, 'old']:>10}{traffic.answers[phase, 'new']:>10}")
+    seen = {answer: sum(traffic.answers[phase, answer] for phase in phases) for answer in VARIATIONS}
+    told = {answer: served.get(variation, 0) for answer, variation in VARIATIONS.items()}
+    print(f"{'gateway, unique':20}{told['old']:>10}{told['new']:>10}")
+    if traffic.arrived_at is None or traffic.switched_at is None:
+        print("the new checkout never showed")
+        return False
+    print(f"the switch arrived after {traffic.arrived_at - traffic.switched_at:.2f} s")
+    return seen == told and not traffic.answers["after", "old"]
+
+
+def report_events(statistics: dict[str, Any], state: dict[str, Any], traffic: Traffic) -> bool:
+    """Print what became of the events; return whether each of them was pushed, delivered and counted by the gateway."""
     print(
         f"\n{'':12}{'pushed':>10}{'delivered':>11}{'rejected':>10}{'dropped':>9} | {'gateway, unique':>16}{'repeated':>10}"
     )
     agree = True
     for kind in KINDS:
-        ours, theirs = statistics[kind], counted[kind]
+        ours, theirs = statistics[kind], state["counts"][kind]
         dropped = sum(ours["dropped_by"].values()) + sum(ours["refused_by"].values())
         repeated = theirs["accepted"] - theirs["unique"]
         row = f"{kind:12}{ours['pushed']:>10}{ours['delivered']:>11}{ours['rejected']:>10}{dropped:>9}"
         print(f"{row} | {theirs['unique']:>16}{repeated:>10}")
         agree = agree and ours["pushed"] == ours["delivered"] == theirs["unique"]
-    agree = agree and sum(statistics[kind]["pushed"] for kind in KINDS) == 2 * requests
-    posts = statistics["posts"]
-    print(
-        f"\n{requests} requests in {seconds:.1f} s: {requests / seconds:.0f} requests/s, {2 * requests / seconds:.0f} events/s"
-    )
-    print(f"{posts} posts, {statistics['posted_events'] / max(posts, 1):.1f} events in the mean batch")
-    print(f"worst stall of the service's loop: {figures['worst_stall'] * 1000:.1f} ms; drain: {figures['drain']:.3f} s")
-    print("both agree to the event" if agree else "THE COUNTS DIFFER")
-    return 0 if agree else 1
+    return agree and all(statistics[kind]["pushed"] == traffic.requests for kind in ("evaluation", "goal"))
 
 
 def main() -> None:
@@ -134,6 +237,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=10_000, help="requests to send (default: %(default)s)")
     parser.add_argument("--framework", choices=("fastapi", "aiohttp"), default="fastapi")
+    parser.add_argument(
+        "--evaluation", choices=("local", "gateway"), default="local", help="who evaluates flags (default: %(default)s)"
+    )
     parser.add_argument("--outage", action="store_true", help="make the gateway fail for some seconds in between")
     sys.exit(asyncio.run(run(parser.parse_args())))
 

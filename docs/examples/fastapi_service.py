@@ -1,24 +1,25 @@
-"""A FastAPI service that records an evaluation and a goal with every checkout.
+"""A FastAPI service that asks for a flag and tracks a goal with every checkout.
 
-Run it:  BUCKETEER_API_ENDPOINT=... BUCKETEER_API_KEY=... uvicorn fastapi_service:app
+Run it:  BUCKETEER_API_ENDPOINT=... BUCKETEER_API_KEY=... BUCKETEER_TAG=... uvicorn fastapi_service:app
 """
 
-import os
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request
 
-from bucketeer_async import ApiClient, Evaluation, Processor, ProcessorConfig, Reason, ReasonType, User
+from bucketeer_async import Client, User
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Start the processor with the application; drain it when the application stops."""
-    endpoint, api_key = os.environ["BUCKETEER_API_ENDPOINT"], os.environ["BUCKETEER_API_KEY"]
-    config = ProcessorConfig(tag=os.environ.get("BUCKETEER_TAG", "shop"))
-    async with ApiClient(endpoint=endpoint, api_key=api_key) as api_client, Processor(api_client, config) as processor:
-        app.state.processor = processor
+    """Start the client with the application; deliver all events when the application stops."""
+    async with Client.from_env() as client:
+        with contextlib.suppress(TimeoutError):  # serve defaults rather than nothing
+            async with asyncio.timeout(5):
+                await client.wait_ready()
+        app.state.client = client
         yield
 
 
@@ -26,18 +27,17 @@ app = FastAPI(lifespan=lifespan)
 
 
 @app.post("/checkout/{user_id}")
-async def checkout(user_id: str, request: Request) -> dict[str, bool]:
-    """Sell something, and tell the experiment about it."""
-    processor: Processor = request.app.state.processor
+async def checkout(user_id: str, request: Request) -> dict[str, bool | str]:
+    """Sell something, by the checkout that the flag says, and tell the experiment about it."""
+    client: Client = request.app.state.client
     user = User(user_id, {"plan": "pro"})
-    shown = Evaluation(feature_id="new-checkout", variation_id="on", reason=Reason(ReasonType.DEFAULT))
-    evaluation = await processor.push_evaluation_event(user, shown)
-    goal = await processor.push_goal_event(user, "purchase", 49.9)
-    return {"recorded": evaluation.accepted and goal.accepted}
+    new = await client.bool_variation(user, "new-checkout", False)
+    goal = await client.track(user, "purchase", value=49.9)
+    return {"checkout": "new" if new else "old", "recorded": goal.accepted}
 
 
 @app.get("/stats")
 async def stats(request: Request) -> dict[str, int]:
     """Say what has become of the events so far."""
-    total = request.app.state.processor.statistics().total
+    total = request.app.state.client.statistics().total
     return {"accepted": total.accepted, "delivered": total.delivered, "waiting": total.queued + total.in_flight}
