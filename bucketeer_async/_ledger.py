@@ -10,6 +10,7 @@ import asyncio
 import heapq
 import math
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -28,19 +29,6 @@ _UNCONFIRMED: Final = Outcome(Fate.DROPPED, DroppedReason.UNCONFIRMED)
 _UNDELIVERED: Final = Outcome(Fate.DROPPED, DroppedReason.UNDELIVERED)
 _RECOVERED_SHARE: Final = 0.5  # of a bound; over it events from the spool wait there
 _METRICS_SHARE: Final = 0.9  # of a bound; over it metrics events give way to the others
-
-
-class FlushMark:
-    """Counts down the records that were accepted before a moment."""
-
-    __slots__ = ("epoch", "remaining")
-
-    epoch: int
-    remaining: int
-
-    def __init__(self, epoch: int, remaining: int) -> None:
-        self.epoch = epoch
-        self.remaining = remaining
 
 
 class Ledger:
@@ -88,8 +76,9 @@ class Ledger:
         self._shelvings = 0
         self._handed_out: set[Receipt] = set()  # in flight
         self._counts = {kind: Counts() for kind in EventKind}
-        self._epoch = 0
-        self._marks: list[FlushMark] = []
+        self._epoch = 0  # every record bears the one in which it was accepted
+        self._past: OrderedDict[int, int] = OrderedDict()  # held records by epoch, oldest first, but not of this one
+        self._held_of_past = 0
         self.held: int = 0
         self.held_bytes: int = 0
         self.delivered: int = 0
@@ -355,8 +344,14 @@ class Ledger:
         self._counts[record.kind].settle(outcome)
         if outcome.fate is Fate.DELIVERED:
             self.delivered += 1
-        for mark in self._marks:
-            mark.remaining -= record.epoch < mark.epoch
+        if record.epoch < self._epoch:
+            self._count_down(record.epoch)
+
+    def _count_down(self, epoch: int) -> None:
+        self._held_of_past -= 1
+        self._past[epoch] -= 1
+        if not self._past[epoch]:
+            del self._past[epoch]
 
     def _tell(self, records: Sequence[Receipt]) -> None:
         self._tell_lost(records)
@@ -372,18 +367,20 @@ class Ledger:
 
     # Watched
 
-    def mark(self) -> FlushMark:
-        """Begin to count down the records accepted so far; end it with `unmark`."""
+    def begin_epoch(self) -> int:
+        """Return an epoch that every record accepted so far is older than; see `has_settled_before`."""
         with self._lock:
-            self._epoch += 1
-            mark = FlushMark(self._epoch, self.held)
-            self._marks.append(mark)
-        return mark
+            held = self.held - self._held_of_past
+            if held:  # no call from here on, for a signal's push may come at any, and bears one of the two
+                self._held_of_past += held
+                self._past[self._epoch] = held
+                self._epoch += 1
+            return self._epoch
 
-    def unmark(self, mark: FlushMark) -> None:
-        """Stop counting."""
+    def has_settled_before(self, epoch: int) -> bool:
+        """Whether every record older than the epoch is settled."""
         with self._lock:
-            self._marks.remove(mark)
+            return next(iter(self._past), epoch) >= epoch
 
     def counts(self) -> dict[EventKind, EventCounts]:
         """A consistent copy of all counters."""

@@ -331,17 +331,14 @@ class Pipeline:
 
     async def flush(self, timeout: float | None) -> bool:  # noqa: ASYNC109 - running out is an answer here
         """Send what waits, and wait until everything accepted before the call is settled; False after ``timeout``."""
-        mark = self.ledger.mark()
+        epoch = self.ledger.begin_epoch()
         if self._collector is not None:
-            self._collector.flush(mark.epoch)
+            self._collector.flush(epoch)
         self._nudge()
-        try:
-            with anyio.move_on_after(timeout):
-                while mark.remaining > 0:
-                    await self._progress.wait()
-            return mark.remaining <= 0
-        finally:
-            self.ledger.unmark(mark)
+        with anyio.move_on_after(timeout):
+            while not self.ledger.has_settled_before(epoch):
+                await self._progress.wait()
+        return self.ledger.has_settled_before(epoch)
 
     async def room(self) -> None:
         """Send what waits, and wait until something was settled or closing began."""

@@ -1,0 +1,90 @@
+"""The ledger by itself: epochs, by which flushes know that what was accepted before them is settled."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bucketeer_async import EventKind
+from bucketeer_async._events import EncodedEvent
+from bucketeer_async._ledger import Ledger
+from bucketeer_async._records import Receipt
+
+
+@pytest.fixture(scope="module")
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    loop = asyncio.new_event_loop()
+    yield loop
+    loop.close()
+
+
+def open_ledger(loop: asyncio.AbstractEventLoop, *, overflow: str = "drop_newest") -> Ledger:
+    def ignore(*_arguments: object) -> None: ...
+
+    ledger = Ledger(
+        capacity=10,
+        max_bytes=1_000,
+        overflow=overflow,
+        lifetime=math.inf,
+        on_lost=ignore,
+        on_accepted=ignore,
+        on_settled=ignore,
+    )
+    ledger.open(loop)
+    return ledger
+
+
+def push(ledger: Ledger) -> Receipt:
+    receipt = ledger.try_admit(EncodedEvent(EventKind.GOAL, "id", b"{}"))
+    assert receipt is not None
+    return receipt
+
+
+@given(steps=st.lists(st.tuples(st.sampled_from(["push", "take", "deliver", "put back", "epoch"]), st.integers(0, 9))))
+def test_an_epoch_is_over_when_all_that_was_accepted_before_it_is_settled(
+    loop: asyncio.AbstractEventLoop, steps: list[tuple[str, int]]
+) -> None:
+    ledger = open_ledger(loop, overflow="drop_oldest")  # so that pushes settle records, too
+    flights: list[list[Receipt]] = []
+    accepted: list[Receipt] = []
+    begun: list[tuple[int, list[Receipt]]] = []
+    for step, number in steps:
+        if step == "push" and not flights:
+            accepted.append(push(ledger))
+        elif step == "take":
+            if batch := ledger.take(number, 1_000, 0.0):
+                flights.append(batch)
+        elif step == "epoch":
+            begun.append((ledger.begin_epoch(), list(accepted)))
+        elif flights:
+            batch = flights.pop(number % len(flights))
+            (ledger.deliver if step == "deliver" else ledger.put_back)(batch)
+
+        for epoch, before in begun:
+            assert ledger.has_settled_before(epoch) == all(record.outcome is not None for record in before)
+
+
+def test_flushes_with_nothing_pushed_in_between_share_an_epoch(loop: asyncio.AbstractEventLoop) -> None:
+    ledger = open_ledger(loop)
+    push(ledger)
+
+    epochs = {ledger.begin_epoch() for _ in range(1_000)}
+
+    assert len(epochs) == 1
+    assert not ledger.has_settled_before(epochs.pop())
+
+
+def test_epochs_leave_nothing_behind(loop: asyncio.AbstractEventLoop) -> None:
+    ledger = open_ledger(loop)
+    for _ in range(100):
+        push(ledger)
+        ledger.begin_epoch()
+        ledger.deliver(ledger.take(10, 1_000, 0.0))
+
+    assert not ledger._past
+    assert ledger._held_of_past == 0
