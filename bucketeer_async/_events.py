@@ -91,6 +91,7 @@ class EventFactory:
         self._now = now
         self._new_id = new_id or IdPool()
         self._tag = tag
+        self._tag_label = _map_json({"tag": tag})
         source = f',"sourceId":{source_id}' if source_id else ""
         self._source = source + (f',"sdkVersion":{_text(sdk_version)}' if sdk_version else "")
         self._end = (f',"tag":{_text(tag)}' if tag else "") + self._source + "}}"
@@ -195,7 +196,7 @@ class EventFactory:
         """
         seconds = max(_seconds(duration), _LEAST_LATENCY)
         return self._metrics(
-            "LatencyMetricsEvent", f'{_api(api_id)},"labels":{self._labels()},"latencySecond":{seconds!r}'
+            "LatencyMetricsEvent", f'{_api(api_id)},"labels":{self._tag_label},"latencySecond":{seconds!r}'
         )
 
     def size(self, size_byte: int, api_id: ApiId) -> EncodedEvent:
@@ -205,7 +206,7 @@ class EventFactory:
             TypeError: If an argument has the wrong type.
             ValueError: If the size is not from 0 to 2**31 - 1.
         """
-        return self._metrics("SizeMetricsEvent", f'{_api(api_id)},"labels":{self._labels()}{_size(size_byte)}')
+        return self._metrics("SizeMetricsEvent", f'{_api(api_id)},"labels":{self._tag_label}{_size(size_byte)}')
 
     def error(self, error: BaseException, api_id: ApiId) -> EncodedEvent:
         """Encode a failed operation, as the message for its class of failure.

@@ -287,8 +287,12 @@ class Pipeline:
         """Wake the collector if a record that was accepted changes what is due. From any thread."""
         if self.spooler is not None:
             self.spooler.keep(record)
-        if waiting == 1 or self._collector is None or self._collector.is_full(waiting):
-            self._nudge()
+        collector = self._collector
+        if collector is not None and (waiting == 1 or collector.is_full(waiting)):
+            if threading.get_ident() == self._thread:
+                collector.look_again()  # nobody else: a push settles nothing, and makes no room
+            else:
+                self._nudge()
 
     def _nudge(self) -> None:
         """Have the collector, and everybody who waits for progress, look again. From any thread."""
