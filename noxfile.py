@@ -104,6 +104,13 @@ def soak(session: nox.Session) -> None:
 
 
 @nox.session
+def bench(session: nox.Session) -> None:
+    """Measure this SDK beside others, and write the page about it; ``-- --quick`` writes nothing."""
+    session.install("-e", ".[gateway]", *group("bench"))
+    session.run("python", "-m", "tests.benchmarks", *session.posargs)
+
+
+@nox.session
 def protos(session: nox.Session) -> None:
     """Write the generated messages again; with `-- --check` only compare."""
     session.install(*group("protos"))

@@ -1,0 +1,38 @@
+"""The benchmarks measure what they say: the sink counts, a run loses nothing, and the page shows the figures beside it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.benchmarks import page
+from tests.benchmarks.contestants import CONTESTANTS
+from tests.benchmarks.processes import measured, sink
+
+OURS = [name for name in CONTESTANTS if name.startswith(("ours", "raw"))]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_run_has_its_events_counted_by_the_sink(name: str) -> None:
+    with sink("--pattern", CONTESTANTS[name]().pattern) as running:
+        figures = measured("delivery", name, running.url, "--events", "500")
+        counted = running.figures()
+
+    assert (counted["events"], counted["unique"]) == (500, 500)
+    assert counted["posts"] >= 1
+    assert 200_000 < counted["body_bytes"] < 260_000
+    assert all(value >= 0 for value in figures.values())
+    assert figures["cpu_us"] > 0
+
+
+def test_the_sink_can_be_late_and_out_of_order() -> None:
+    pattern = CONTESTANTS["ours, awaited"]().pattern
+    with sink("--pattern", pattern, "--delay", "0.01", "--outage-for", "0.3") as running:
+        measured("delivery", "ours, awaited", running.url, "--events", "200")
+        counted = running.figures()
+
+    assert counted["unique"] == counted["events"] == 200
+    assert counted["posts"] > 2  # some of them were refused
+
+
+def test_the_page_shows_the_figures_that_lie_beside_it() -> None:
+    assert page.tables(page.load()) in page.PAGE.read_text()
