@@ -258,7 +258,8 @@ class Client:
             TypeError: If the default is no bool.
             WrongLoopError: If the client was started on another event loop.
         """
-        return (await self.bool_variation_details(user, feature_id, default)).value
+        default = variations.check_default(default, bool)
+        return (await self._questions.answer(user, feature_id, default, variations.to_bool)).value
 
     async def bool_variation_details(
         self,
@@ -268,7 +269,7 @@ class Client:
     ) -> EvaluationDetails[bool]:
         """As `bool_variation`, with where the value comes from."""
         default = variations.check_default(default, bool)
-        return await self._questions.answer(user, feature_id, default, variations.to_bool)
+        return (await self._questions.answer(user, feature_id, default, variations.to_bool)).details()
 
     async def int_variation(self, user: User, feature_id: str, default: int) -> int:
         """Return a flag's value for a user: an int64, cut off towards zero if it has a fraction.
@@ -282,12 +283,13 @@ class Client:
             TypeError: If the default is no int; a bool is none.
             WrongLoopError: If the client was started on another event loop.
         """
-        return (await self.int_variation_details(user, feature_id, default)).value
+        default = variations.check_default(default, int)
+        return (await self._questions.answer(user, feature_id, default, variations.to_int)).value
 
     async def int_variation_details(self, user: User, feature_id: str, default: int) -> EvaluationDetails[int]:
         """As `int_variation`, with where the value comes from."""
         default = variations.check_default(default, int)
-        return await self._questions.answer(user, feature_id, default, variations.to_int)
+        return (await self._questions.answer(user, feature_id, default, variations.to_int)).details()
 
     async def float_variation(self, user: User, feature_id: str, default: float) -> float:
         """Return a flag's value for a user: a double, which may be infinite or NaN if the flag says so.
@@ -301,12 +303,13 @@ class Client:
             TypeError: If the default is neither a float nor an int; a bool is neither.
             WrongLoopError: If the client was started on another event loop.
         """
-        return (await self.float_variation_details(user, feature_id, default)).value
+        default = variations.check_float_default(default)
+        return (await self._questions.answer(user, feature_id, default, variations.to_float)).value
 
     async def float_variation_details(self, user: User, feature_id: str, default: float) -> EvaluationDetails[float]:
         """As `float_variation`, with where the value comes from."""
         default = variations.check_float_default(default)
-        return await self._questions.answer(user, feature_id, default, variations.to_float)
+        return (await self._questions.answer(user, feature_id, default, variations.to_float)).details()
 
     async def string_variation(self, user: User, feature_id: str, default: str) -> str:
         """Return a flag's value for a user, as it is.
@@ -320,12 +323,13 @@ class Client:
             TypeError: If the default is no str.
             WrongLoopError: If the client was started on another event loop.
         """
-        return (await self.string_variation_details(user, feature_id, default)).value
+        default = variations.check_default(default, str)
+        return (await self._questions.answer(user, feature_id, default, variations.to_string)).value
 
     async def string_variation_details(self, user: User, feature_id: str, default: str) -> EvaluationDetails[str]:
         """As `string_variation`, with where the value comes from."""
         default = variations.check_default(default, str)
-        return await self._questions.answer(user, feature_id, default, variations.to_string)
+        return (await self._questions.answer(user, feature_id, default, variations.to_string)).details()
 
     @overload
     async def json_variation(self, user: User, feature_id: str, default: None) -> Any: ...
@@ -344,7 +348,7 @@ class Client:
             TypeError: If the default is nothing that JSON can be.
             WrongLoopError: If the client was started on another event loop.
         """
-        return (await self.json_variation_details(user, feature_id, default)).value
+        return (await self._questions.answer(user, feature_id, default, variations.json_like(default))).value
 
     @overload
     async def json_variation_details(self, user: User, feature_id: str, default: None) -> EvaluationDetails[Any]: ...
@@ -352,7 +356,7 @@ class Client:
     async def json_variation_details(self, user: User, feature_id: str, default: Json) -> EvaluationDetails[Json]: ...
     async def json_variation_details(self, user: User, feature_id: str, default: Any) -> EvaluationDetails[Any]:
         """As `json_variation`, with where the value comes from."""
-        return await self._questions.answer(user, feature_id, default, variations.json_like(default))
+        return (await self._questions.answer(user, feature_id, default, variations.json_like(default))).details()
 
     # Goals
 

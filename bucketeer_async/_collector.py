@@ -22,6 +22,7 @@ from bucketeer_async._retry import Action, Circuit, Decision, Pass
 
 _PER_TURN: Final = 1000  # records handled between two turns of the loop
 _AFTER_BUG: Final = 1.0  # seconds before the collector goes on after a bug of ours
+_GROWING: Final = 0.05  # seconds that a full batch may go on growing while others are on their way
 _SHORTEST_PAUSE: Final = 0.001  # seconds; a timer may fire a little early, and must not be set again for nothing
 
 
@@ -83,10 +84,6 @@ class Collector:
         """Once closing, do not wait for a gateway that asks to be left alone beyond the deadline."""
         self._deadline = deadline
 
-    def is_full(self, waiting: int) -> bool:
-        """Whether so many waiting records make a batch leave at once; from any thread."""
-        return waiting >= self._config.flush_size or self._ledger.waiting_bytes >= self._delivery.max_bytes
-
     async def run(self, flush_tasks: TaskGroup) -> None:
         """Collect until everything is settled after `close`, or nothing can be before the deadline."""
         while not self._is_finished():
@@ -105,6 +102,7 @@ class Collector:
     async def _step(self, flush_tasks: TaskGroup) -> None:
         """Do what is due; if nothing is, wait for it."""
         now = self._clock()
+        self._ledger.watch(self._next_look(), self._delivery.max_bytes)
         self._ledger.unshelve(now)
         if self._ledger.expire(now, _PER_TURN):
             await asyncio.sleep(0)
@@ -134,18 +132,33 @@ class Collector:
             pause = min(pause, next_due - now)
         return max(pause, _SHORTEST_PAUSE)
 
+    def _enough(self) -> int:
+        """Waiting records that make a batch leave at once: while others are on their way, as many as one can hold."""
+        return self._config.max_batch_size if self._circuit.posting else self._config.flush_size
+
+    def _next_look(self) -> int:
+        """Waiting records that change what is due."""
+        return self._config.flush_size if self._ledger.waiting < self._config.flush_size else self._enough()
+
     def _until_due(self, now: float) -> float:
         oldest = self._ledger.oldest()
         if oldest is None:
             return math.inf
+        waiting = self._ledger.waiting
         at_once = (
-            self.is_full(self._ledger.waiting)
+            waiting >= self._enough()
+            or self._ledger.waiting_bytes >= self._delivery.max_bytes
             or self._closing
             or self._pressed
             or oldest.epoch < self._flush_epoch
             or oldest.tries > 0
         )
-        return 0.0 if at_once else oldest.pushed_at + self._config.flush_interval - now
+        if at_once:
+            return 0.0
+        patience = self._config.flush_interval
+        if waiting >= self._config.flush_size:
+            patience = min(patience, _GROWING)
+        return oldest.pushed_at + patience - now
 
     async def _flush(self, batch: list[Receipt], leave: Pass) -> None:
         try:

@@ -18,16 +18,16 @@ class Counts:
         self.refused = dict.fromkeys(RefusedReason, 0)
         self.dropped = dict.fromkeys(DroppedReason, 0)
 
-    def settle(self, outcome: Outcome) -> None:
+    def settle(self, outcome: Outcome, number: int) -> None:
         match outcome.fate:
             case Fate.DELIVERED:
-                self.delivered += 1
+                self.delivered += number
             case Fate.REJECTED:
-                self.rejected += 1
+                self.rejected += number
             case Fate.SPOOLED:
-                self.spooled += 1
+                self.spooled += number
             case _:
-                self.dropped[DroppedReason(outcome.reason)] += 1
+                self.dropped[DroppedReason(outcome.reason)] += number
 
     def frozen(self) -> EventCounts:
         return EventCounts(

@@ -51,7 +51,7 @@ class DisabledProcessor:
             overflow="drop_newest",
             lifetime=math.inf,
             on_lost=lambda _record: None,
-            on_accepted=lambda _record, _waiting: None,
+            on_due=lambda: None,
             on_settled=lambda _records: None,
         )
 

@@ -30,6 +30,15 @@ class Evaluator(Protocol):
     async def aclose(self) -> None: ...
 
 
+class EvaluatorAtHand(Protocol):
+    """Answers without waiting."""
+
+    async def start(self) -> None: ...
+    async def wait_ready(self) -> None: ...
+    def evaluate_nowait(self, user: User, feature_id: str) -> Evaluation: ...
+    async def aclose(self) -> None: ...
+
+
 class EvaluationMetrics(Protocol):
     """Told how an evaluation went: seconds, bytes, failure."""
 
@@ -151,7 +160,7 @@ def _answer_to(feature_id: str, response: GetEvaluationResponse) -> Evaluation:
 class MeasuredEvaluator:
     """An evaluator beside the application, with the metrics that are due for each of its answers.
 
-    Since it may answer without ever waiting, the loop is given a turn now and then.
+    Since it answers without ever waiting, the loop is given a turn now and then.
 
     Args:
         evaluator: Answers.
@@ -160,7 +169,7 @@ class MeasuredEvaluator:
     """
 
     def __init__(
-        self, evaluator: Evaluator, metrics: EvaluationMetrics, clock: Callable[[], float] = time.perf_counter
+        self, evaluator: EvaluatorAtHand, metrics: EvaluationMetrics, clock: Callable[[], float] = time.perf_counter
     ) -> None:
         self._evaluator = evaluator
         self._metrics = metrics
@@ -181,7 +190,7 @@ class MeasuredEvaluator:
             await asyncio.sleep(0)
         began = self._clock()
         try:
-            evaluation = await self._evaluator.evaluate(user, feature_id)
+            evaluation = self._evaluator.evaluate_nowait(user, feature_id)
         except Exception as error:
             if not _is_early(error):
                 self._metrics.error(error, ApiId.SDK_GET_VARIATION)

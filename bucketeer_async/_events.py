@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import struct
 import time
 from collections.abc import Callable, Mapping
 from json.encoder import encode_basestring as _text
@@ -30,6 +31,9 @@ from bucketeer_async._models import (
 _TYPE: Final = "type.googleapis.com/bucketeer.event.client."
 _MAX_DURATION: Final = 315_576_000_000.0  # seconds; the range of google.protobuf.Duration
 _LEAST_LATENCY: Final = 1e-9  # seconds; the gateway silently discards a latency of 0
+_UUID_GROUPS: Final = struct.Struct("8s4s4s4s12s")  # of hexadecimal digits
+_VERSION_4: Final = bytes(byte & 0x0F | 0x40 for byte in range(256))  # what becomes of byte 6, by RFC 9562
+_VARIANT_1: Final = bytes(byte & 0x3F | 0x80 for byte in range(256))  # and of byte 8
 
 
 class EncodedEvent(NamedTuple):
@@ -59,13 +63,11 @@ class IdPool:
                 self._ids.extend(self._fresh())
 
     def _fresh(self) -> list[str]:
-        digits = os.urandom(16 * self._size).hex()
-        return [_uuid4(digits[start : start + 32]) for start in range(0, len(digits), 32)]
-
-
-def _uuid4(digits: str) -> str:
-    variant = "89ab"[int(digits[16], 16) & 3]
-    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
+        numbers = bytearray(os.urandom(16 * self._size))
+        numbers[6::16] = numbers[6::16].translate(_VERSION_4)
+        numbers[8::16] = numbers[8::16].translate(_VARIANT_1)
+        groups = _UUID_GROUPS.iter_unpack(numbers.hex().encode())
+        return [(b"%b-%b-%b-%b-%b" % group).decode() for group in groups]
 
 
 class EventFactory:
@@ -104,14 +106,7 @@ class EventFactory:
         """
         if not isinstance(evaluation, Evaluation):
             raise TypeError(f"evaluation must be an Evaluation, not {type(evaluation).__name__}")
-        version = evaluation.feature_version
-        return self._evaluation(
-            user,
-            evaluation.feature_id,
-            f',"featureVersion":{version:d}' if version else "",
-            f',"variationId":{_text(evaluation.variation_id)}' if evaluation.variation_id else "",
-            _reason_json(evaluation.reason),
-        )
+        return self._evaluation(user, _evaluation_json(evaluation))
 
     def default_evaluation(self, user: User, feature_id: str, reason: ReasonType) -> EncodedEvent:
         """Encode that ``user`` got the caller's default.
@@ -123,15 +118,14 @@ class EventFactory:
         check_text("feature_id", feature_id, empty=False)
         if not check_enum("reason", reason, ReasonType).is_error:
             raise ValueError(f"reason must be CLIENT or one of ERROR_*, not {reason.name}: a default was served")
-        return self._evaluation(user, feature_id, "", "", f'{{"type":{reason:d}}}')
+        return self._evaluation(user, f'"featureId":{_text(feature_id)},"reason":{{"type":{reason:d}}}')
 
-    def _evaluation(self, user: User, feature_id: str, version: str, variation: str, reason: str) -> EncodedEvent:
-        encoded_user = user_json(user)
+    def _evaluation(self, user: User, fields: str) -> EncodedEvent:
+        about_user = _user_json(user)
         event_id = self._new_id()
         body = (
             f'{{"id":"{event_id}","event":{{"@type":"{_TYPE}EvaluationEvent","timestamp":"{int(self._now())}",'
-            f'"featureId":{_text(feature_id)}{version},"userId":{_text(user.id)}{variation},'
-            f'"user":{encoded_user},"reason":{reason}{self._end}'
+            f"{fields},{about_user}{self._end}"
         )
         return EncodedEvent(EventKind.EVALUATION, event_id, body.encode())
 
@@ -144,13 +138,13 @@ class EventFactory:
         """
         check_text("goal_id", goal_id, empty=False)
         number = _finite("value", value)
-        encoded_user = user_json(user)
+        about_user = _user_json(user)
         # Only a positive zero is proto3's default; repr() is the shortest text that reads back exactly.
         amount = f',"value":{number!r}' if number or math.copysign(1.0, number) < 0 else ""
         event_id = self._new_id()
         body = (
             f'{{"id":"{event_id}","event":{{"@type":"{_TYPE}GoalEvent","timestamp":"{int(self._now())}",'
-            f'"goalId":{_text(goal_id)},"userId":{_text(user.id)}{amount},"user":{encoded_user}{self._end}'
+            f'"goalId":{_text(goal_id)}{amount},{about_user}{self._end}'
         )
         return EncodedEvent(EventKind.GOAL, event_id, body.encode())
 
@@ -237,8 +231,8 @@ class EventFactory:
         return f',"tag":{_text(self._tag)}' if self._tag else ""
 
 
-def user_json(user: User) -> str:
-    """Return the JSON of ``user``, made once per user.
+def _user_json(user: User) -> str:
+    """Return what an event says about ``user``, made once per user.
 
     Raises:
         TypeError: If it is not a User.
@@ -247,9 +241,23 @@ def user_json(user: User) -> str:
         raise TypeError(f"user must be a User, not {type(user).__name__}")
     encoded = user._encoded  # noqa: SLF001 - the user carries the encoding, this module makes it
     if not encoded:
+        user_id = _text(user.id)
         data = f',"data":{_map_json(user.attributes)}' if user.attributes else ""
-        encoded = f'{{"id":{_text(user.id)}{data}}}'
+        encoded = f'"userId":{user_id},"user":{{"id":{user_id}{data}}}'
         object.__setattr__(user, "_encoded", encoded)
+    return encoded
+
+
+def _evaluation_json(evaluation: Evaluation) -> str:
+    """Return what an event says about an evaluation, made once for all users that it was made for."""
+    carrier = evaluation._prototype or evaluation  # noqa: SLF001 - as with the user
+    encoded = carrier._encoded  # noqa: SLF001
+    if not encoded:
+        version = f',"featureVersion":{carrier.feature_version:d}' if carrier.feature_version else ""
+        variation = f',"variationId":{_text(carrier.variation_id)}' if carrier.variation_id else ""
+        reason = _reason_json(carrier.reason)
+        encoded = f'"featureId":{_text(carrier.feature_id)}{version}{variation},"reason":{reason}'
+        object.__setattr__(carrier, "_encoded", encoded)
     return encoded
 
 
@@ -276,15 +284,19 @@ def _size(size_byte: int) -> str:
 
 
 def _finite(name: str, value: object) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise TypeError(f"{name} must be a float or an int, not {type(value).__name__}")
-    try:
-        number = float(value)
-    except OverflowError:
-        raise ValueError(f"{name} must fit into a double") from None
+    number = value if type(value) is float else _as_float(name, value)
     if not math.isfinite(number):
         raise ValueError(f"{name} must be finite, not {number}")
     return number
+
+
+def _as_float(name: str, value: object) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a float or an int, not {type(value).__name__}")
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name} must fit into a double") from None
 
 
 def _seconds(duration: object) -> float:

@@ -10,15 +10,16 @@ import asyncio
 import heapq
 import math
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Final
 
 from bucketeer_async._counting import Counts
 from bucketeer_async._events import EncodedEvent
 from bucketeer_async._models import EventKind
 from bucketeer_async._options import Overflow
-from bucketeer_async._records import Receipt, RecordQueue
+from bucketeer_async._records import Receipt, RecordQueue, resolve
 from bucketeer_async._reports import DroppedReason, EventCounts, Fate, Outcome, RefusedReason
 
 _DELIVERED: Final = Outcome(Fate.DELIVERED)
@@ -27,8 +28,11 @@ _ABANDONED: Final = Outcome(Fate.DROPPED, DroppedReason.ABANDONED)
 _EXPIRED: Final = Outcome(Fate.DROPPED, DroppedReason.EXPIRED)
 _UNCONFIRMED: Final = Outcome(Fate.DROPPED, DroppedReason.UNCONFIRMED)
 _UNDELIVERED: Final = Outcome(Fate.DROPPED, DroppedReason.UNDELIVERED)
+_DISPLACED: Final = Outcome(Fate.DROPPED, DroppedReason.DISPLACED)
 _RECOVERED_SHARE: Final = 0.5  # of a bound; over it events from the spool wait there
 _METRICS_SHARE: Final = 0.9  # of a bound; over it metrics events give way to the others
+
+_kind_of: Final = attrgetter("kind")
 
 
 class Ledger:
@@ -44,8 +48,8 @@ class Ledger:
         overflow: What a push does when one of the two would be exceeded.
         lifetime: Seconds after which a record expires.
         on_lost: Hears every refused, rejected and dropped record, on the thread where it happened.
-        on_accepted: Called with a record that was accepted and how many wait then, on the thread where it happened.
-            Each number is told as it was under the lock, so no push can slip by unseen between two others.
+        on_due: Called when a record came to an empty queue, or so many wait as `watch` says, on the thread where it
+            happened. It is decided under the lock, so no push can slip by unseen between two others.
         on_settled: Called with accepted records that were settled, on the thread where it happened.
     """
 
@@ -57,20 +61,26 @@ class Ledger:
         overflow: Overflow,
         lifetime: float,
         on_lost: Callable[[Receipt], None],
-        on_accepted: Callable[[Receipt, int], None],
+        on_due: Callable[[], None],
         on_settled: Callable[[Sequence[Receipt]], None],
     ) -> None:
         self._capacity = capacity
         self._max_bytes = max_bytes
+        self._metrics_capacity = capacity * _METRICS_SHARE
+        self._metrics_max_bytes = max_bytes * _METRICS_SHARE
         self._displaces = overflow == "drop_oldest"
         self._lifetime = lifetime
         self._on_lost = on_lost
-        self._on_accepted = on_accepted
+        self._on_due = on_due
         self._on_settled = on_settled
         # Re-entrant: the garbage collector, or a signal, may run a push of the application's while it is held.
         self._lock = threading.RLock()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._now: Callable[[], float]  # from here on to `_keep` known once it is open
+        self._is_over: Callable[[], bool]
+        self._keep: Callable[[Receipt], None] | None = None
         self._open = False
+        self._watched = self._watched_bytes = math.inf
         self._queue = RecordQueue()
         self._shelf: list[tuple[float, int, list[Receipt]]] = []  # a heap: due, tie-breaker, records
         self._shelvings = 0
@@ -89,9 +99,16 @@ class Ledger:
         assert self._loop is not None  # noqa: S101 - a record is only accepted while open
         return self._loop
 
-    def open(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Accept pushes from now on."""
+    def open(self, loop: asyncio.AbstractEventLoop, keep: Callable[[Receipt], None] | None = None) -> None:
+        """Accept pushes from now on.
+
+        Args:
+            loop: The loop that receipts are awaited on.
+            keep: Told every record that is accepted, on the thread where it happened.
+        """
         self._loop = loop
+        self._now, self._is_over = loop.time, loop.is_closed
+        self._keep = keep
         self._open = True
 
     def close(self) -> None:
@@ -103,21 +120,29 @@ class Ledger:
 
     def try_admit(self, event: EncodedEvent) -> Receipt | None:
         """Accept or refuse an event; None, and nothing counted, if there is no room for it."""
-        displaced: list[Receipt] = []
+        size = len(event.body)
+        displaced: Sequence[Receipt] = ()
         with self._lock:
-            reason = self._refusal(event)
-            if reason is RefusedReason.QUEUE_FULL and self._displaces and self._displaceable(len(event.body)):
-                displaced = self._displace(len(event.body))
-                reason = None
+            reason = self._refusal(event.kind, size)
             if reason is RefusedReason.QUEUE_FULL:
-                return None
-            receipt = self._accept(event) if reason is None else self._refuse(event.kind, reason, "")
-            waiting = self._queue.qsize()
-        self._tell(displaced)
-        if reason is None:
-            self._on_accepted(receipt, waiting)
-        else:
+                if not self._displaces or not self._displaceable(size):
+                    return None
+                displaced, reason = self._displace(size), None
+            if reason is None:
+                receipt = self._accept(event, size, self._now())
+                self._counts[event.kind].pushed += 1
+                is_due = self._queue_up(receipt)
+            else:
+                receipt = self._refuse(event.kind, reason, "")
+        if reason is not None:
             self._on_lost(receipt)
+            return receipt
+        if displaced:
+            self._tell(displaced)
+        if self._keep is not None:
+            self._keep(receipt)
+        if is_due:
+            self._on_due()
         return receipt
 
     def refuse(self, kind: EventKind, reason: RefusedReason, message: str = "") -> Receipt:
@@ -127,13 +152,13 @@ class Ledger:
         self._on_lost(receipt)
         return receipt
 
-    def _refusal(self, event: EncodedEvent) -> RefusedReason | None:
-        if not self._open or self.loop.is_closed():
+    def _refusal(self, kind: EventKind, size: int) -> RefusedReason | None:
+        if not self._open or self._is_over():
             return RefusedReason.NOT_RUNNING
-        held, held_bytes = self.held + 1, self.held_bytes + len(event.body)
-        if event.kind is EventKind.METRICS and (
-            held > self._capacity * _METRICS_SHARE or held_bytes > self._max_bytes * _METRICS_SHARE
-        ):
+        held, held_bytes = self.held + 1, self.held_bytes + size
+        if held <= self._metrics_capacity and held_bytes <= self._metrics_max_bytes:
+            return None
+        if kind is EventKind.METRICS:
             return RefusedReason.METRICS_YIELD
         return RefusedReason.QUEUE_FULL if held > self._capacity or held_bytes > self._max_bytes else None
 
@@ -144,29 +169,29 @@ class Ledger:
 
     def _displace(self, size: int) -> list[Receipt]:
         displaced = []
-        outcome = Outcome(Fate.DROPPED, DroppedReason.DISPLACED)
         while self.held >= self._capacity or self.held_bytes + size > self._max_bytes:
             record = self._queue.get_nowait()
             self._counts[record.kind].queued -= 1
-            self._settle(record, outcome)
+            self._settle([record], _DISPLACED)
             displaced.append(record)
         return displaced
 
-    def _accept(self, event: EncodedEvent) -> Receipt:
-        self._counts[event.kind].pushed += 1
-        record = self._take_in(event, self.loop.time())
-        self._queue.put_nowait(record)
-        return record
-
-    def _take_in(self, event: EncodedEvent, pushed_at: float) -> Receipt:
-        record = Receipt(event, self.loop, pushed_at, self._epoch)
+    def _accept(self, event: EncodedEvent, size: int, pushed_at: float) -> Receipt:
+        # Sizes are taken before: a signal, and a push of its own, may come at any call, but not amid an addition.
+        record = Receipt(event, self._loop, pushed_at, self._epoch)
         counts = self._counts[event.kind]
         counts.accepted += 1
         counts.queued += 1
         self.held += 1
-        size = len(event.body)  # by itself: a signal may come at any call, not amid an addition
         self.held_bytes += size
         return record
+
+    def _queue_up(self, record: Receipt) -> bool:
+        """Put a record behind all others; return whether something is due now."""
+        queue = self._queue
+        queue.put_nowait(record)
+        waiting = queue.qsize()
+        return waiting == 1 or waiting >= self._watched or queue.body_bytes >= self._watched_bytes
 
     def _refuse(self, kind: EventKind, reason: RefusedReason, message: str) -> Receipt:
         receipt = Receipt(EncodedEvent(kind, "", b""), None, 0.0, 0)
@@ -184,28 +209,35 @@ class Ledger:
         """
         size = len(event.body)
         with self._lock:
-            expired = pushed_at + self._lifetime <= self.loop.time()
+            expired = pushed_at + self._lifetime <= self._now()
             drop = DroppedReason.EXPIRED if expired else DroppedReason.DISPLACED if size > self._max_bytes else None
             share = _RECOVERED_SHARE if self.held else 1.0
             full = self.held + 1 > self._capacity * share or self.held_bytes + size > self._max_bytes * share
             if not self._open or (full and not drop):
                 return False
             self._counts[event.kind].recovered += 1
-            record = self._take_in(event, pushed_at)
+            record = self._accept(event, size, pushed_at)
             record.spool_row, record.tries, record.maybe_stored = spool_row, 1, True
             if drop:
                 self._counts[event.kind].queued -= 1
-                self._settle(record, Outcome(Fate.DROPPED, drop))
+                self._settle([record], Outcome(Fate.DROPPED, drop))
+                is_due = False
             else:
-                self._queue.put_nowait(record)
-            waiting = self._queue.qsize()
+                is_due = self._queue_up(record)
         if drop:
             self._tell([record])
-        else:
-            self._on_accepted(record, waiting)
+        elif self._keep is not None:
+            self._keep(record)
+        if is_due:
+            self._on_due()
         return True
 
     # Out and back
+
+    def watch(self, waiting: float, waiting_bytes: float) -> None:
+        """Have ``on_due`` called from now on when so many records wait, or bytes of them."""
+        with self._lock:
+            self._watched, self._watched_bytes = waiting, waiting_bytes
 
     @property
     def waiting(self) -> int:
@@ -235,18 +267,12 @@ class Ledger:
 
         None of them is past its lifetime, if the first is not: events from a spool are older than those before them.
         """
-        batch: list[Receipt] = []
         with self._lock:
-            room = max_bytes
-            while len(batch) < max_events and (record := self._queue.oldest()) is not None:
-                room -= len(record.body)
-                if batch and (room < 0 or record.pushed_at + self._lifetime <= now):
-                    break
-                batch.append(self._queue.get_nowait())
-                counts = self._counts[record.kind]
-                counts.queued -= 1
-                counts.in_flight += 1
+            batch = self._queue.get_batch(max_events, max_bytes, now - self._lifetime)
             self._handed_out.update(batch)
+            for counts, number in self._by_kind(batch):
+                counts.queued -= number
+                counts.in_flight += number
         return batch
 
     def put_back(self, records: Sequence[Receipt]) -> None:
@@ -271,10 +297,9 @@ class Ledger:
 
     def _count_as_queued(self, records: Sequence[Receipt]) -> None:
         self._handed_out.difference_update(records)
-        for record in records:
-            counts = self._counts[record.kind]
-            counts.in_flight -= 1
-            counts.queued += 1
+        for counts, number in self._by_kind(records):
+            counts.in_flight -= number
+            counts.queued += number
 
     # Ends
 
@@ -282,9 +307,9 @@ class Ledger:
         """Account for records in flight whose story is over."""
         with self._lock:
             self._handed_out.difference_update(records)
-            for record in records:
-                self._counts[record.kind].in_flight -= 1
-                self._settle(record, outcome)
+            for counts, number in self._by_kind(records):
+                counts.in_flight -= number
+            self._settle(records, outcome)
         self._tell(records)
 
     def deliver(self, records: Sequence[Receipt]) -> None:
@@ -314,9 +339,9 @@ class Ledger:
             lost = [*self._handed_out, *self._queue.records()]
             self.take(self.held, self.held_bytes, -math.inf)
             self._handed_out.clear()
-            for record in lost:
-                self._counts[record.kind].in_flight -= 1
-                self._settle(record, _ABANDONED)
+            for counts, number in self._by_kind(lost):
+                counts.in_flight -= number
+            self._settle(lost, _ABANDONED)
         self._tell_lost(lost)
         return len(lost)
 
@@ -329,29 +354,38 @@ class Ledger:
                     break
                 self._queue.get_nowait()
                 self._counts[record.kind].queued -= 1
-                self._settle(record, outcome)
+                self._settle([record], outcome)
                 ended.append(record)
         self._tell(ended)
         return len(ended)
 
-    def _settle(self, record: Receipt, outcome: Outcome) -> None:
+    def _settle(self, records: Sequence[Receipt], outcome: Outcome) -> None:
         """The only way out of the ledger, once per record; the lock is held."""
-        record.outcome = outcome
-        self.held -= 1
-        size = len(record.body)  # by itself: a signal may come at any call, not amid a subtraction
+        size = 0
+        for record in records:
+            record.outcome = outcome
+            size += len(record.body)
+            record.body = b""
+        number = len(records)
+        self.held -= number  # no call in an addition, for a signal's push may come at any
         self.held_bytes -= size
-        record.body = b""
-        self._counts[record.kind].settle(outcome)
+        for counts, count in self._by_kind(records):
+            counts.settle(outcome, count)
         if outcome.fate is Fate.DELIVERED:
-            self.delivered += 1
-        if record.epoch < self._epoch:
-            self._count_down(record.epoch)
+            self.delivered += number
+        if self._past:
+            self._count_down(records)
 
-    def _count_down(self, epoch: int) -> None:
-        self._held_of_past -= 1
-        self._past[epoch] -= 1
-        if not self._past[epoch]:
-            del self._past[epoch]
+    def _count_down(self, records: Sequence[Receipt]) -> None:
+        for record in records:
+            if record.epoch < self._epoch:
+                self._held_of_past -= 1
+                self._past[record.epoch] -= 1
+                if not self._past[record.epoch]:
+                    del self._past[record.epoch]
+
+    def _by_kind(self, records: Sequence[Receipt]) -> list[tuple[Counts, int]]:
+        return [(self._counts[kind], number) for kind, number in Counter(map(_kind_of, records)).items()]
 
     def _tell(self, records: Sequence[Receipt]) -> None:
         self._tell_lost(records)
@@ -360,8 +394,8 @@ class Ledger:
 
     def _tell_lost(self, records: Sequence[Receipt]) -> None:
         """Wake who waits for a receipt, and tell of those records that will not be delivered."""
+        resolve(records)
         for record in records:
-            record.resolve()
             if record.outcome is not _DELIVERED and record.outcome is not _SPOOLED:
                 self._on_lost(record)
 

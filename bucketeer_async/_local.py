@@ -197,10 +197,6 @@ class LocalEvaluator:
 
     # Questions
 
-    async def evaluate(self, user: User, feature_id: str) -> Evaluation:
-        """As `evaluate_nowait`; it never waits."""
-        return self.evaluate_nowait(user, feature_id)
-
     def evaluate_nowait(self, user: User, feature_id: str) -> Evaluation:
         """Return what a flag gives to a user; from any thread.
 

@@ -141,7 +141,7 @@ class User:
 
     id: str
     attributes: Mapping[str, str] = field(default_factory=dict, hash=False)
-    # The user's JSON, kept by `_events.py` after its first use.
+    # What the user's events say about it, kept by `_events.py` after its first use.
     _encoded: str = field(default="", init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -198,6 +198,10 @@ class Evaluation:
     user_id: str = ""
     variation_name: str = ""
     variation_value: str = ""
+    # What its events say about it, kept by `_events.py` after its first use.
+    _encoded: str = field(default="", init=False, repr=False, compare=False)
+    # The one that this was made of for another user; it keeps what events say, which is the same for all of them.
+    _prototype: Evaluation | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_text("Evaluation.feature_id", self.feature_id, empty=False)
@@ -216,6 +220,8 @@ _set_feature_version = Evaluation.__dict__["feature_version"].__set__
 _set_user_id = Evaluation.__dict__["user_id"].__set__
 _set_variation_name = Evaluation.__dict__["variation_name"].__set__
 _set_variation_value = Evaluation.__dict__["variation_value"].__set__
+_set_encoded = Evaluation.__dict__["_encoded"].__set__
+_set_prototype = Evaluation.__dict__["_prototype"].__set__
 
 
 def evaluation_of(prototype: Evaluation, user_id: str) -> Evaluation:
@@ -228,6 +234,8 @@ def evaluation_of(prototype: Evaluation, user_id: str) -> Evaluation:
     _set_user_id(evaluation, user_id)
     _set_variation_name(evaluation, prototype.variation_name)
     _set_variation_value(evaluation, prototype.variation_value)
+    _set_encoded(evaluation, "")
+    _set_prototype(evaluation, prototype)
     return evaluation
 
 

@@ -100,7 +100,7 @@ class Pipeline:
             overflow=config.overflow,
             lifetime=config.event_lifetime,
             on_lost=self._on_lost,
-            on_accepted=self._on_accepted,
+            on_due=self._on_due,
             on_settled=self._on_settled,
         )
         self.circuit = Circuit(config.retry, slots=config.num_flush_workers, rng=rng)
@@ -137,7 +137,7 @@ class Pipeline:
             loop = asyncio.get_running_loop()
             self._clock = loop.time
             collector = self._assemble()
-            self.ledger.open(loop)
+            self.ledger.open(loop, self.spooler.keep if self.spooler else None)
             self._host = BackgroundTask(partial(self._live, collector), name="bucketeer-processor", owner="processor")
         if self._host is None or self.state is not State.RUNNING:
             raise ClosedError("the processor is closed; make a new one")
@@ -283,16 +283,12 @@ class Pipeline:
 
     # Watching
 
-    def _on_accepted(self, record: Receipt, waiting: int) -> None:
-        """Wake the collector if a record that was accepted changes what is due. From any thread."""
-        if self.spooler is not None:
-            self.spooler.keep(record)
-        collector = self._collector
-        if collector is not None and (waiting == 1 or collector.is_full(waiting)):
-            if threading.get_ident() == self._thread:
-                collector.look_again()  # nobody else: a push settles nothing, and makes no room
-            else:
-                self._nudge()
+    def _on_due(self) -> None:
+        """Wake the collector for records that were accepted. From any thread."""
+        if self._collector is not None and threading.get_ident() == self._thread:
+            self._collector.look_again()  # nobody else: a push settles nothing, and makes no room
+        else:
+            self._nudge()
 
     def _nudge(self) -> None:
         """Have the collector, and everybody who waits for progress, look again. From any thread."""

@@ -10,7 +10,7 @@ import os
 import random
 from collections.abc import Callable
 from types import EllipsisType, TracebackType
-from typing import Concatenate, Final, NamedTuple, ParamSpec, Protocol, Self
+from typing import Final, NamedTuple, Protocol, Self, TypeVarTuple
 
 from bucketeer_async._counting import total_counts
 from bucketeer_async._errors import ClosedError, ConfigurationError
@@ -21,7 +21,7 @@ from bucketeer_async._pipeline import EventsClient, Pipeline, State
 from bucketeer_async._records import Receipt
 from bucketeer_async._reports import DrainReport, RefusedReason, Statistics
 
-_P = ParamSpec("_P")
+_Args = TypeVarTuple("_Args")
 
 _PUSHES_PER_TURN: Final = 100  # an awaited push gives the loop a turn at least this often ...
 _BYTES_PER_TURN: Final = 2**20  # ... and at least once in so many bytes
@@ -279,34 +279,30 @@ class Processor:
     # How a push goes
 
     def _push_nowait(
-        self,
-        kind: EventKind,
-        build: Callable[Concatenate[EventFactory, _P], EncodedEvent],
-        *args: _P.args,
-        **kwargs: _P.kwargs,
+        self, kind: EventKind, build: Callable[[EventFactory, *_Args], EncodedEvent], *args: *_Args
     ) -> Receipt:
         events, pipeline = self._life()
-        event = self._encode(events, pipeline, kind, build, *args, **kwargs)
+        event = self._encode(events, pipeline, kind, build, *args)
         if isinstance(event, Receipt):
             return event
-        receipt = pipeline.ledger.try_admit(event)
-        if receipt is None:
-            return pipeline.ledger.refuse(kind, RefusedReason.QUEUE_FULL)
-        return receipt
+        ledger = pipeline.ledger
+        return ledger.try_admit(event) or ledger.refuse(kind, RefusedReason.QUEUE_FULL)
 
     async def _push(
-        self,
-        kind: EventKind,
-        build: Callable[Concatenate[EventFactory, _P], EncodedEvent],
-        *args: _P.args,
-        **kwargs: _P.kwargs,
+        self, kind: EventKind, build: Callable[[EventFactory, *_Args], EncodedEvent], *args: *_Args
     ) -> Receipt:
         events, pipeline = self._life()
         pipeline.require_loop()
-        event = self._encode(events, pipeline, kind, build, *args, **kwargs)
+        event = self._encode(events, pipeline, kind, build, *args)
         if isinstance(event, Receipt):
             return event
-        await self._give_way(pipeline, len(event.body))
+        self._pushes += 1
+        self._pushed_bytes += len(event.body)
+        if self._pushes >= _PUSHES_PER_TURN or self._pushed_bytes >= _BYTES_PER_TURN:
+            self._pushes = self._pushed_bytes = 0
+            await asyncio.sleep(0)
+        if pipeline.ledger.is_fuller_than(_BRAKE) and pipeline.is_delivering():
+            await pipeline.progress(_BRAKE_PAUSE)
         while (receipt := pipeline.ledger.try_admit(event)) is None:
             if self._config.overflow != "wait":
                 return pipeline.ledger.refuse(kind, RefusedReason.QUEUE_FULL)
@@ -318,13 +314,12 @@ class Processor:
         events: EventFactory,
         pipeline: Pipeline,
         kind: EventKind,
-        build: Callable[Concatenate[EventFactory, _P], EncodedEvent],
-        *args: _P.args,
-        **kwargs: _P.kwargs,
+        build: Callable[[EventFactory, *_Args], EncodedEvent],
+        *args: *_Args,
     ) -> EncodedEvent | Receipt:
         """Return the event, or the receipt of its refusal."""
         try:
-            event = build(events, *args, **kwargs)
+            event = build(events, *args)
         except UnreportedError as error:
             return pipeline.ledger.refuse(kind, RefusedReason.UNREPORTED, str(error))
         except Exception as error:
@@ -340,13 +335,3 @@ class Processor:
                 raise ValueError(message)
             return pipeline.ledger.refuse(kind, RefusedReason.TOO_LARGE, message)
         return event
-
-    async def _give_way(self, pipeline: Pipeline, size: int) -> None:
-        """Let the loop turn now and then; with a long backlog and a healthy gateway, let it catch up."""
-        self._pushes += 1
-        self._pushed_bytes += size
-        if self._pushes >= _PUSHES_PER_TURN or self._pushed_bytes >= _BYTES_PER_TURN:
-            self._pushes = self._pushed_bytes = 0
-            await asyncio.sleep(0)
-        if pipeline.ledger.is_fuller_than(_BRAKE) and pipeline.is_delivering():
-            await pipeline.progress(_BRAKE_PAUSE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Final, Protocol, TypeVar
+from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 from bucketeer_async._errors import BucketeerError, StatusError, WrongLoopError
 from bucketeer_async._evaluators import Evaluator
@@ -26,6 +26,42 @@ class EvaluationEvents(Protocol):
     def push_default_evaluation_event_nowait(self, user: User, feature_id: str, reason: ReasonType) -> Receipt: ...
 
 
+class Answer(NamedTuple, Generic[_T]):
+    """What a question was answered with; most callers want the value alone.
+
+    Attributes:
+        value: The variation's value, or the default.
+        source: The evaluation that it comes from, or why it is the default.
+        user: Who was asked about.
+        feature_id: The flag that was asked for.
+    """
+
+    value: _T
+    source: Evaluation | ReasonType
+    user: User
+    feature_id: str
+
+    def details(self) -> EvaluationDetails[_T]:
+        """Return the value with where it comes from."""
+        value, source, user, feature_id = self
+        if isinstance(source, ReasonType):
+            return EvaluationDetails(
+                feature_id=feature_id if isinstance(feature_id, str) else "",
+                value=value,
+                reason=Reason(source),
+                user_id=user.id if isinstance(user, User) else "",
+            )
+        return EvaluationDetails(
+            feature_id=source.feature_id,
+            value=value,
+            reason=source.reason,
+            user_id=user.id,
+            feature_version=source.feature_version,
+            variation_id=source.variation_id,
+            variation_name=source.variation_name,
+        )
+
+
 class Questions:
     """Has questions answered; never raises because there is no answer.
 
@@ -40,9 +76,7 @@ class Questions:
         self._events = events
         self._log = log
 
-    async def answer(
-        self, user: User, feature_id: str, default: _T, convert: Callable[[str], _T]
-    ) -> EvaluationDetails[_T]:
+    async def answer(self, user: User, feature_id: str, default: _T, convert: Callable[[str], _T]) -> Answer[_T]:
         """Return the answer, or the default with the reason.
 
         Args:
@@ -57,7 +91,7 @@ class Questions:
         reason = _refusal(user, feature_id)
         if reason is not None:
             self._log.lost(reason.name, "a question was answered with its default: %s", reason.name)
-            return _defaulted(user, feature_id, default, reason)
+            return Answer(default, reason, user, feature_id)
         try:
             evaluation = await self._evaluator().evaluate(user, feature_id)
             value = convert(evaluation.variation_value)
@@ -67,9 +101,9 @@ class Questions:
             reason = reason_for(error)
             self._tell(feature_id, error, reason)
             self._events.push_default_evaluation_event_nowait(user, feature_id, reason)
-            return _defaulted(user, feature_id, default, reason)
+            return Answer(default, reason, user, feature_id)
         self._events.push_evaluation_event_nowait(user, evaluation)
-        return _answered(user, evaluation, value)
+        return Answer(value, evaluation, user, feature_id)
 
     def _tell(self, feature_id: str, error: Exception, reason: ReasonType) -> None:
         if isinstance(error, DisabledError):
@@ -97,24 +131,3 @@ def _hint(error: Exception) -> str:
     if isinstance(error, StatusError) and error.status_code in {401, 403}:
         return " (remote evaluation needs a client key that is enabled)"
     return ""
-
-
-def _answered(user: User, evaluation: Evaluation, value: _T) -> EvaluationDetails[_T]:
-    return EvaluationDetails(
-        feature_id=evaluation.feature_id,
-        value=value,
-        reason=evaluation.reason,
-        user_id=user.id,
-        feature_version=evaluation.feature_version,
-        variation_id=evaluation.variation_id,
-        variation_name=evaluation.variation_name,
-    )
-
-
-def _defaulted(user: object, feature_id: object, default: _T, reason: ReasonType) -> EvaluationDetails[_T]:
-    return EvaluationDetails(
-        feature_id=feature_id if isinstance(feature_id, str) else "",
-        value=default,
-        reason=Reason(reason),
-        user_id=user.id if isinstance(user, User) else "",
-    )

@@ -6,6 +6,7 @@ What becomes of a record is decided elsewhere; a receipt only tells it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Sequence
 
@@ -84,18 +85,18 @@ class Receipt:
         assert outcome is not None  # noqa: S101 - the waiter is resolved after the outcome is set
         return outcome
 
-    def resolve(self) -> None:
-        """Wake whoever awaits `settled`; from any thread."""
-        waiter = self._waiter
-        if waiter is None:
-            return
-        try:
-            waiter.get_loop().call_soon_threadsafe(_finish, waiter)
-        except RuntimeError:  # the loop is closed, and with it everybody who waited
-            return
-
     def __repr__(self) -> str:
         return f"<Receipt {self.kind} {self.event_id or '-'} {self.outcome.fate if self.outcome else 'under way'}>"
+
+
+def resolve(records: Sequence[Receipt]) -> None:
+    """Wake whoever awaits that one of them is settled; from any thread."""
+    for record in records:
+        waiter = record._waiter  # noqa: SLF001 - of this module
+        if waiter is not None:
+            # If the loop is closed, so is everybody who waited.
+            with contextlib.suppress(RuntimeError):
+                waiter.get_loop().call_soon_threadsafe(_finish, waiter)
 
 
 def _finish(waiter: asyncio.Future[None]) -> None:
@@ -113,14 +114,40 @@ class RecordQueue(asyncio.Queue[Receipt]):
         self._queue = deque()
         self.body_bytes = 0
 
-    def _get(self) -> Receipt:
+    def put_nowait(self, item: Receipt) -> None:
+        """Put a record behind all others; there is always room, and nobody to wake."""
+        self._queue.append(item)
+        size = len(item.body)  # by itself: a signal may come at any call, not amid an addition
+        self.body_bytes += size
+
+    def get_nowait(self) -> Receipt:
+        """Take the oldest record out.
+
+        Raises:
+            IndexError: If there is none.
+        """
         record = self._queue.popleft()
-        self.body_bytes -= len(record.body)
+        size = len(record.body)
+        self.body_bytes -= size
         return record
 
-    def _put(self, item: Receipt) -> None:
-        self._queue.append(item)
-        self.body_bytes += len(item.body)
+    def get_batch(self, max_records: int, max_bytes: int, born_after: float) -> list[Receipt]:
+        """Take the oldest records out: at least one if there is any, together at most ``max_bytes`` long.
+
+        All of them but the first were pushed after ``born_after``.
+        """
+        batch: list[Receipt] = []
+        queue, room = self._queue, max_bytes
+        while queue and len(batch) < max_records:
+            record = queue.popleft()
+            size = len(record.body)
+            room -= size
+            if batch and (room < 0 or record.pushed_at <= born_after):
+                queue.appendleft(record)
+                break
+            batch.append(record)
+            self.body_bytes -= size
+        return batch
 
     def put_first(self, records: Sequence[Receipt]) -> None:
         """Put records back before all others, in their order."""

@@ -288,7 +288,7 @@ class Beside:
     async def aclose(self) -> None:
         self.calls.append("aclose")
 
-    async def evaluate(self, user: User, feature_id: str) -> Evaluation:
+    def evaluate_nowait(self, user: User, feature_id: str) -> Evaluation:
         if self.error is not None:
             raise self.error
         return evaluation(feature_id)

@@ -34,7 +34,7 @@ def open_ledger(loop: asyncio.AbstractEventLoop, *, overflow: str = "drop_newest
         overflow=overflow,
         lifetime=math.inf,
         on_lost=ignore,
-        on_accepted=ignore,
+        on_due=ignore,
         on_settled=ignore,
     )
     ledger.open(loop)

@@ -82,7 +82,7 @@ async def test_before_the_first_poll_there_is_no_answer(server: FlagServer) -> N
     await evaluator.start()
 
     with pytest.raises(EvaluationError) as caught:
-        await evaluator.evaluate(USER, "flag")
+        evaluator.evaluate_nowait(USER, "flag")
     with pytest.raises(NotReadyError):
         evaluator.export_snapshot()
 
@@ -95,8 +95,8 @@ async def test_an_answer_is_an_evaluation_of_the_user(server: FlagServer) -> Non
     evaluator = local(server)
     await evaluator.start()
     await evaluator.wait_ready()
-    evaluation = await evaluator.evaluate(USER, "flag")
-    again = await evaluator.evaluate(User("user-2"), "flag")
+    evaluation = evaluator.evaluate_nowait(USER, "flag")
+    again = evaluator.evaluate_nowait(User("user-2"), "flag")
     await evaluator.aclose()
 
     assert (evaluation.feature_id, evaluation.feature_version, evaluation.user_id) == ("flag", 7, "user-1")
@@ -112,7 +112,7 @@ async def test_a_variation_that_no_event_could_carry_is_an_error(server: FlagSer
     await evaluator.wait_ready()
 
     with pytest.raises(EvaluationError, match=r"MALFORMED .*lone surrogate"):
-        await evaluator.evaluate(USER, "flag")
+        evaluator.evaluate_nowait(USER, "flag")
     await evaluator.aclose()
 
 
@@ -138,7 +138,7 @@ async def test_what_was_polled_is_answered_after_the_close(server: FlagServer) -
     await evaluator.aclose()
 
     await evaluator.wait_ready()
-    assert (await evaluator.evaluate(USER, "flag")).variation_value == "on"
+    assert evaluator.evaluate_nowait(USER, "flag").variation_value == "on"
 
 
 async def test_closing_cancels_the_request_under_way(server: FlagServer) -> None:
@@ -282,7 +282,7 @@ async def test_a_service_starts_with_the_network_down_and_says_so(
         (User("stray"), "off"),
         (User("x"), "on"),
     ]:
-        assert (await evaluator.evaluate(user, "flag")).variation_value == expected
+        assert evaluator.evaluate_nowait(user, "flag").variation_value == expected
     statistics = evaluator.statistics()
     assert statistics.source is SnapshotSource.BOOTSTRAP
     assert statistics.age == pytest.approx(1030)
@@ -343,7 +343,7 @@ async def test_flags_may_be_fresh_while_segments_are_still_those_that_were_saved
     await evaluator.start()
     await polls()
 
-    assert (await evaluator.evaluate(USER, "flag")).reason.type is ReasonType.OFF_VARIATION
+    assert evaluator.evaluate_nowait(USER, "flag").reason.type is ReasonType.OFF_VARIATION
     assert evaluator.statistics().source is SnapshotSource.BOOTSTRAP
     await evaluator.aclose()
 
@@ -356,7 +356,7 @@ async def test_what_was_saved_of_the_whole_environment_goes_on_with_it(server: F
     server.flag_requests.clear()
     evaluator = local(server, bootstrap=data)
     await evaluator.start()
-    assert (await evaluator.evaluate(USER, "flag")).variation_value == "on"
+    assert evaluator.evaluate_nowait(USER, "flag").variation_value == "on"
     await asyncio.sleep(10)
 
     assert [request[0] for request in server.flag_requests] == [""]
@@ -427,7 +427,7 @@ def test_a_file_is_read_off_the_loop(server: FlagServer, tmp_path: Path, members
         server.error = DOWN
         evaluator = local(server, bootstrap=path)
         await evaluator.start()
-        assert (await evaluator.evaluate(USER, "flag")).variation_value == "off"
+        assert evaluator.evaluate_nowait(USER, "flag").variation_value == "off"
         assert evaluator.statistics().segments == 1
         await evaluator.aclose()
 

@@ -76,7 +76,7 @@ def segments(evaluator: LocalEvaluator) -> dict[str, set[str]]:
 
 
 async def value(evaluator: LocalEvaluator, feature_id: str = "flag") -> str:
-    return (await evaluator.evaluate(USER, feature_id)).variation_value
+    return evaluator.evaluate_nowait(USER, feature_id).variation_value
 
 
 # Flags
@@ -239,7 +239,7 @@ async def test_a_flag_that_cannot_be_compiled_fails_alone(server: FlagServer) ->
     async with polling(server) as evaluator:
         assert await value(evaluator) == "on"
         with pytest.raises(EvaluationError, match=r"'broken': MALFORMED \(version is not an integer\)"):
-            await evaluator.evaluate(USER, "broken")
+            evaluator.evaluate_nowait(USER, "broken")
         assert evaluator.statistics().unusable == 2
         assert held(evaluator) == ["broken", "flag", "worse"]
 
@@ -301,7 +301,7 @@ async def test_prerequisites_without_the_tag_are_fetched_with_the_whole_environm
 
     server.put_flag("far", enabled=False)
     await polls()
-    assert (await evaluator.evaluate(USER, "flag")).reason.type.name == "PREREQUISITE"
+    assert evaluator.evaluate_nowait(USER, "flag").reason.type.name == "PREREQUISITE"
     assert [request[0] for request in server.flag_requests] == ["shop", "", ""]
     assert len(changes) == 1
     await evaluator.aclose()
@@ -321,7 +321,7 @@ async def test_the_environment_is_polled_from_the_beginning_if_so_configured(ser
     async with polling(server, scope="environment") as evaluator:
         assert server.flag_requests == [("", "", 0)]
         with pytest.raises(Exception, match="not tagged"):
-            await evaluator.evaluate(USER, "flag")
+            evaluator.evaluate_nowait(USER, "flag")
 
 
 async def test_an_environment_that_is_too_large_is_not_asked_for_again(

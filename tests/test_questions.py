@@ -35,9 +35,9 @@ def questions(error: Exception, events: DisabledProcessor) -> Questions:
 async def test_a_bug_of_ours_is_answered_with_the_default_too(caplog: pytest.LogCaptureFixture) -> None:
     events = DisabledProcessor()
 
-    details = await questions(KeyError("user-of-the-test"), events).answer(USER, "bool", False, to_bool)
+    answer = await questions(KeyError("user-of-the-test"), events).answer(USER, "bool", False, to_bool)
 
-    assert details.reason.type is ReasonType.ERROR_EXCEPTION
+    assert answer.details().reason.type is ReasonType.ERROR_EXCEPTION
     assert events.statistics().evaluation.pushed == 1
     assert [(record.levelno, record.getMessage()) for record in caplog.records] == [
         (

@@ -8,7 +8,7 @@ from typing import Protocol
 from bucketeer_async._evaluation._clauses import Question
 from bucketeer_async._evaluation._errors import EvaluationCause, EvaluationError
 from bucketeer_async._evaluation._flags import Flag, Served
-from bucketeer_async._evaluation._segments import Membership
+from bucketeer_async._evaluation._segments import Membership, in_none
 from bucketeer_async._evaluation._snapshot import Snapshot
 
 
@@ -53,5 +53,11 @@ def _dependencies(snapshot: Snapshot, user: Asked, flags: Sequence[Flag]) -> dic
 
 
 def _question(snapshot: Snapshot, user: Asked, flag: Flag, chosen: Mapping[str, str]) -> Question:
-    membership = Membership(snapshot.segments, flag.segments, user.id, user.attributes)
-    return Question(user.id, user.attributes, chosen, membership)
+    if not flag.segments:
+        return Question(user.id, user.attributes, chosen, in_none)
+    return Question(
+        user.id,
+        user.attributes,
+        chosen,
+        Membership(snapshot.segments, flag.segments, user.id, user.attributes),
+    )

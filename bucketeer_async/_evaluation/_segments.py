@@ -107,7 +107,7 @@ class Membership:
         if segment is None or not segment.rules:
             return False
         # Within a segment's rules there are no segments, and no other flags.
-        question = Question(self._user_id, self._attributes, {}, _in_none)
+        question = Question(self._user_id, self._attributes, {}, in_none)
         return any(rule(question) for rule in segment.rules)
 
     def _is_stray(self, segment_id: str) -> bool:
@@ -119,5 +119,6 @@ class Membership:
         )
 
 
-def _in_none(_segment_ids: Sequence[str]) -> bool:
+def in_none(_segment_ids: Sequence[str]) -> bool:
+    """Return that a user is in none of some segments."""
     return False
