@@ -66,6 +66,7 @@ class Ledger:
     ) -> None:
         self._capacity = capacity
         self._max_bytes = max_bytes
+        self._half_capacity, self._half_max_bytes = capacity / 2, max_bytes / 2
         self._metrics_capacity = capacity * _METRICS_SHARE
         self._metrics_max_bytes = max_bytes * _METRICS_SHARE
         self._displaces = overflow == "drop_oldest"
@@ -190,7 +191,7 @@ class Ledger:
         """Put a record behind all others; return whether something is due now."""
         queue = self._queue
         queue.put_nowait(record)
-        waiting = queue.qsize()
+        waiting = len(queue.records)
         return waiting == 1 or waiting >= self._watched or queue.body_bytes >= self._watched_bytes
 
     def _refuse(self, kind: EventKind, reason: RefusedReason, message: str) -> Receipt:
@@ -249,9 +250,9 @@ class Ledger:
         """Bytes of the records in the queue."""
         return self._queue.body_bytes
 
-    def is_fuller_than(self, share: float) -> bool:
-        """Whether more than ``share`` of one of the bounds is in use."""
-        return self.held > self._capacity * share or self.held_bytes > self._max_bytes * share
+    def is_half_full(self) -> bool:
+        """Whether more than half of one of the bounds is in use."""
+        return self.held > self._half_capacity or self.held_bytes > self._half_max_bytes
 
     def oldest(self) -> Receipt | None:
         """The record that has waited longest in the queue."""
@@ -324,7 +325,7 @@ class Ledger:
         """The waiting records, those on the shelf included."""
         self.unshelve(math.inf)
         with self._lock:
-            return self._queue.records()
+            return list(self._queue.records)
 
     def write_off(self, limit: int) -> int:
         """End at most ``limit`` waiting records because the drain has ended; return how many."""
@@ -336,7 +337,7 @@ class Ledger:
         self.close()
         self.unshelve(math.inf)
         with self._lock:
-            lost = [*self._handed_out, *self._queue.records()]
+            lost = [*self._handed_out, *self._queue.records]
             self.take(self.held, self.held_bytes, -math.inf)
             self._handed_out.clear()
             for counts, number in self._by_kind(lost):

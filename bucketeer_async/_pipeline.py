@@ -153,7 +153,7 @@ class Pipeline:
         Raises:
             WrongLoopError: On another loop.
         """
-        if self._host is not None:
+        if self._host is not None and asyncio.get_running_loop() is not self._host.loop:
             require_loop(self._host.loop, "processor")
 
     def begin_closing(self) -> None:
@@ -355,9 +355,9 @@ class Pipeline:
         with anyio.move_on_after(timeout):
             await self._progress.wait()
 
-    def is_delivering(self) -> bool:
-        """Whether batches are on the way to a gateway that is well."""
-        return self.circuit.posting > 0 and self.circuit.state is CircuitState.CLOSED
+    def is_behind(self) -> bool:
+        """Whether much waits though batches are on the way to a gateway that is well: pushes are faster than it."""
+        return self.ledger.is_half_full() and self.circuit.posting > 0 and self.circuit.state is CircuitState.CLOSED
 
     def notice_lost_loop(self) -> None:
         """Account for the records if the loop was closed before the pipeline."""

@@ -25,7 +25,6 @@ _Args = TypeVarTuple("_Args")
 
 _PUSHES_PER_TURN: Final = 100  # an awaited push gives the loop a turn at least this often ...
 _BYTES_PER_TURN: Final = 2**20  # ... and at least once in so many bytes
-_BRAKE: Final = 0.5  # share of a bound over which awaited pushes keep pace with a gateway that is well
 _BRAKE_PAUSE: Final = 0.05  # seconds; the longest that one push is slowed down for it
 
 
@@ -68,6 +67,7 @@ class Processor:
             raise ConfigurationError(f"config must be a ProcessorConfig, not {type(config).__name__}")
         self._api_client = api_client
         self._config = config
+        self._max_bytes = config.flush_max_bytes
         self._lives: dict[
             int, _Life
         ] = {}  # by process; those from before a fork are kept, for they belong to the parent
@@ -282,9 +282,12 @@ class Processor:
         self, kind: EventKind, build: Callable[[EventFactory, *_Args], EncodedEvent], *args: *_Args
     ) -> Receipt:
         events, pipeline = self._life()
-        event = self._encode(events, pipeline, kind, build, *args)
-        if isinstance(event, Receipt):
-            return event
+        try:
+            event = build(events, *args)
+        except Exception as error:  # noqa: BLE001 - sorted out there
+            return self._refuse(pipeline, kind, error)
+        if len(event.body) > self._max_bytes:
+            return self._refuse(pipeline, kind, _TooLargeError(event, self._max_bytes))
         ledger = pipeline.ledger
         return ledger.try_admit(event) or ledger.refuse(kind, RefusedReason.QUEUE_FULL)
 
@@ -293,15 +296,18 @@ class Processor:
     ) -> Receipt:
         events, pipeline = self._life()
         pipeline.require_loop()
-        event = self._encode(events, pipeline, kind, build, *args)
-        if isinstance(event, Receipt):
-            return event
+        try:
+            event = build(events, *args)
+        except Exception as error:  # noqa: BLE001 - sorted out there
+            return self._refuse(pipeline, kind, error)
+        if len(event.body) > self._max_bytes:
+            return self._refuse(pipeline, kind, _TooLargeError(event, self._max_bytes))
         self._pushes += 1
         self._pushed_bytes += len(event.body)
         if self._pushes >= _PUSHES_PER_TURN or self._pushed_bytes >= _BYTES_PER_TURN:
             self._pushes = self._pushed_bytes = 0
             await asyncio.sleep(0)
-        if pipeline.ledger.is_fuller_than(_BRAKE) and pipeline.is_delivering():
+        if pipeline.is_behind():
             await pipeline.progress(_BRAKE_PAUSE)
         while (receipt := pipeline.ledger.try_admit(event)) is None:
             if self._config.overflow != "wait":
@@ -309,29 +315,22 @@ class Processor:
             await pipeline.room()
         return receipt
 
-    def _encode(
-        self,
-        events: EventFactory,
-        pipeline: Pipeline,
-        kind: EventKind,
-        build: Callable[[EventFactory, *_Args], EncodedEvent],
-        *args: *_Args,
-    ) -> EncodedEvent | Receipt:
-        """Return the event, or the receipt of its refusal."""
-        try:
-            event = build(events, *args)
-        except UnreportedError as error:
+    def _refuse(self, pipeline: Pipeline, kind: EventKind, error: Exception) -> Receipt:
+        """Refuse what cannot be made an event; raise why, if the application wants that."""
+        if isinstance(error, UnreportedError):
             return pipeline.ledger.refuse(kind, RefusedReason.UNREPORTED, str(error))
-        except Exception as error:
-            if self._config.strict:
-                raise
-            # What is neither comes from a method of an argument, such as a proxy whose object is gone.
-            ours = isinstance(error, TypeError | ValueError)
-            message = str(error) if ours else f"an argument raised {type(error).__name__}"
-            return pipeline.ledger.refuse(kind, RefusedReason.INVALID, message)
-        if len(event.body) > self._config.flush_max_bytes:
-            message = f"the event has {len(event.body)} bytes; flush_max_bytes is {self._config.flush_max_bytes}"
-            if self._config.strict:
-                raise ValueError(message)
-            return pipeline.ledger.refuse(kind, RefusedReason.TOO_LARGE, message)
-        return event
+        if self._config.strict:
+            raise error
+        if isinstance(error, _TooLargeError):
+            return pipeline.ledger.refuse(kind, RefusedReason.TOO_LARGE, str(error))
+        # What is neither of these comes from a method of an argument, such as a proxy whose object is gone.
+        ours = isinstance(error, TypeError | ValueError)
+        message = str(error) if ours else f"an argument raised {type(error).__name__}"
+        return pipeline.ledger.refuse(kind, RefusedReason.INVALID, message)
+
+
+class _TooLargeError(ValueError):
+    """No batch could hold the event."""
+
+    def __init__(self, event: EncodedEvent, limit: int) -> None:
+        super().__init__(f"the event has {len(event.body)} bytes; flush_max_bytes is {limit}")

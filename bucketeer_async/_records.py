@@ -105,18 +105,25 @@ def _finish(waiter: asyncio.Future[None]) -> None:
 
 
 class RecordQueue(asyncio.Queue[Receipt]):
-    """The queue of records. Nobody awaits ``get()`` or ``put()``: the ledger uses it under its lock, from any thread."""
+    """The queue of records. Nobody awaits ``get()`` or ``put()``: the ledger uses it under its lock, from any thread.
+
+    Attributes:
+        records: What waits, the oldest first.
+        body_bytes: Bytes of their bodies.
+    """
 
     _queue: deque[Receipt]
+    records: deque[Receipt]
     body_bytes: int
 
     def _init(self, maxsize: int) -> None:  # noqa: ARG002 - the signature is asyncio's
-        self._queue = deque()
+        self.records = deque()
+        self._queue = self.records  # where the methods of asyncio's look
         self.body_bytes = 0
 
     def put_nowait(self, item: Receipt) -> None:
         """Put a record behind all others; there is always room, and nobody to wake."""
-        self._queue.append(item)
+        self.records.append(item)
         size = len(item.body)  # by itself: a signal may come at any call, not amid an addition
         self.body_bytes += size
 
@@ -126,7 +133,7 @@ class RecordQueue(asyncio.Queue[Receipt]):
         Raises:
             IndexError: If there is none.
         """
-        record = self._queue.popleft()
+        record = self.records.popleft()
         size = len(record.body)
         self.body_bytes -= size
         return record
@@ -137,7 +144,7 @@ class RecordQueue(asyncio.Queue[Receipt]):
         All of them but the first were pushed after ``born_after``.
         """
         batch: list[Receipt] = []
-        queue, room = self._queue, max_bytes
+        queue, room = self.records, max_bytes
         while queue and len(batch) < max_records:
             record = queue.popleft()
             size = len(record.body)
@@ -151,13 +158,10 @@ class RecordQueue(asyncio.Queue[Receipt]):
 
     def put_first(self, records: Sequence[Receipt]) -> None:
         """Put records back before all others, in their order."""
-        self._queue.extendleft(reversed(records))
-        self.body_bytes += sum(len(record.body) for record in records)
-
-    def records(self) -> list[Receipt]:
-        """A copy of what it holds, in its order."""
-        return list(self._queue)
+        self.records.extendleft(reversed(records))
+        size = sum(len(record.body) for record in records)
+        self.body_bytes += size
 
     def oldest(self) -> Receipt | None:
         """The record that `get_nowait` would return."""
-        return self._queue[0] if self._queue else None
+        return self.records[0] if self.records else None
