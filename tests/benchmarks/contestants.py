@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
 USERS: Final = 1000
+_READY: Final = 100_000  # events that the floor has ready; with more pushes it begins again
 ATTRIBUTES: Final = {"plan": "pro", "country": "JP", "appVersion": "4.12.0"}
 #: Told apart by the event's id, or by a number that we put into it.
 OURS: Final = r'"id":"([0-9a-f-]{36})","event"'
@@ -29,6 +30,9 @@ class Contestant(Protocol):
     pattern: str
     awaited: bool
     push: Callable[[int], Any]
+
+    def load(self) -> None:
+        """Import what is needed: that is no part of the start."""
 
     async def start(self, url: str, room: int | None) -> None:
         """Begin to deliver to ``url``; with room for so many events, or as configured by default."""
@@ -88,8 +92,13 @@ class Ours:
         self._users = users
         self._options = options
 
+    def load(self) -> None:
+        from bucketeer_async import User
+
+        self._about = [User(f"user-{number:06d}", self._attributes) for number in range(self._users)]
+
     async def start(self, url: str, room: int | None) -> None:
-        from bucketeer_async import ApiClient, Processor, ProcessorConfig, Spool, User
+        from bucketeer_async import ApiClient, Processor, ProcessorConfig, Spool
 
         options = dict(self._options)
         if room is not None:
@@ -100,9 +109,8 @@ class Ours:
             options["spool"] = Spool(self._folder.name, durable=True)
         self._api = ApiClient(endpoint=url, api_key="key")
         self._processor = Processor(self._api, ProcessorConfig(tag="shop", **options))
-        users = [User(f"user-{number:06d}", self._attributes) for number in range(self._users)]
         shown = new_evaluation()
-        processor, receipts, count = self._processor, self._receipts, self._users
+        processor, receipts, users, count = self._processor, self._receipts, self._about, self._users
         if receipts is not None:
 
             async def push_and_keep(number: int) -> None:
@@ -137,20 +145,22 @@ class Floor:
         self._wake = asyncio.Event()
         self._ending = False
 
-    async def start(self, url: str, room: int | None) -> None:
+    def load(self) -> None:
         from bucketeer_async import User
         from bucketeer_async._events import EventFactory
 
         factory = EventFactory(tag="shop", source_id=0, sdk_version="1.0.0")
         shown = new_evaluation()
-        ready = [factory.evaluation(User(user_id(n), ATTRIBUTES), shown).body for n in range(room or 100_000)]
+        self._ready = [factory.evaluation(User(user_id(n), ATTRIBUTES), shown).body for n in range(_READY)]
+
+    async def start(self, url: str, room: int | None) -> None:
         address = urlsplit(url)
         self._reader, self._writer = await asyncio.open_connection(address.hostname, address.port)
         self._sending = asyncio.create_task(self._send())
-        queue, wake = self._queue, self._wake
+        ready, queue, wake = self._ready, self._queue, self._wake
 
         def push(number: int) -> None:
-            queue.append(ready[number])
+            queue.append(ready[number % _READY])
             if len(queue) == 500:
                 wake.set()
 
@@ -187,6 +197,9 @@ class LaunchDarklyAsync:
     pattern = NUMBERED
     awaited = False
 
+    def load(self) -> None:
+        import ldclient.async_client  # noqa: F401 - the start finds it loaded
+
     async def start(self, url: str, room: int | None) -> None:
         from ldclient.async_client import AsyncLDClient
         from ldclient.async_config import AsyncConfig
@@ -209,6 +222,9 @@ class LaunchDarklySync:
 
     pattern = NUMBERED
     awaited = False
+
+    def load(self) -> None:
+        import ldclient.client  # noqa: F401 - the start finds it loaded
 
     async def start(self, url: str, room: int | None) -> None:
         from ldclient.client import LDClient
@@ -249,6 +265,9 @@ class PostHogAsync:
     pattern = NUMBERED
     awaited = False
 
+    def load(self) -> None:
+        import posthog.async_client  # noqa: F401 - the start finds it loaded
+
     async def start(self, url: str, room: int | None) -> None:
         from posthog.async_client import AsyncClient
 
@@ -275,6 +294,10 @@ class OpenTelemetryLogs:
 
     pattern = NUMBERED
     awaited = False
+
+    def load(self) -> None:
+        import opentelemetry.exporter.otlp.proto.http._log_exporter
+        import opentelemetry.sdk._logs.export  # noqa: F401 - the start finds them loaded
 
     async def start(self, url: str, room: int | None) -> None:
         from opentelemetry._logs import LogRecord, SeverityNumber

@@ -107,6 +107,7 @@ def peak() -> float:
 async def run(name: str, url: str, events: int, rate: float, room: int | None) -> dict[str, float]:
     """Run the scenario and return its figures."""
     contestant = CONTESTANTS[name]()
+    contestant.load()
     heart = Heart()
     await asyncio.sleep(0.01)
     begun = time.perf_counter()
