@@ -102,7 +102,7 @@ class Collector:
     async def _step(self, flush_tasks: TaskGroup) -> None:
         """Do what is due; if nothing is, wait for it."""
         now = self._clock()
-        self._ledger.watch(self._next_look(), self._delivery.max_bytes)
+        self._watch(now)
         self._ledger.unshelve(now)
         if self._ledger.expire(now, _PER_TURN):
             await asyncio.sleep(0)
@@ -121,8 +121,9 @@ class Collector:
 
     def _pause(self, now: float) -> float:
         """Seconds until there is something to do; 0 if a batch may leave now."""
-        until_due, until_ready = self._until_due(now), self._circuit.wait(now)
-        pause = max(until_due, math.inf if until_ready is None else until_ready)
+        until_ready = self._circuit.wait(now)
+        # What is due when a batch may leave again is looked at then; the end of a post wakes us.
+        pause = math.inf if until_ready is None else until_ready or self._until_due(now)
         if pause <= 0:
             return 0.0
         oldest, next_due = self._ledger.oldest(), self._ledger.next_due()
@@ -136,9 +137,13 @@ class Collector:
         """Waiting records that make a batch leave at once: while others are on their way, as many as one can hold."""
         return self._config.max_batch_size if self._circuit.posting else self._config.flush_size
 
-    def _next_look(self) -> int:
-        """Waiting records that change what is due."""
-        return self._config.flush_size if self._ledger.waiting < self._config.flush_size else self._enough()
+    def _watch(self, now: float) -> None:
+        """Be woken when so much waits that it changes what is due; not while no batch may leave anyway."""
+        if self._circuit.wait(now) != 0.0:
+            self._ledger.watch(math.inf, math.inf)
+        else:
+            few = self._ledger.waiting < self._config.flush_size
+            self._ledger.watch(self._config.flush_size if few else self._enough(), self._delivery.max_bytes)
 
     def _until_due(self, now: float) -> float:
         oldest = self._ledger.oldest()

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, Protocol
 
+from bucketeer_async._causes import EvaluationCause, EvaluationError
 from bucketeer_async._errors import ApiError, ConfigurationError, DecodeError, RequestTimeoutError
-from bucketeer_async._evaluation import EvaluationCause, EvaluationError
 from bucketeer_async._models import ApiId, Evaluation, User
 from bucketeer_async._responses import GetEvaluationResponse
 

@@ -192,7 +192,10 @@ class Ledger:
         queue = self._queue
         queue.put_nowait(record)
         waiting = len(queue.records)
-        return waiting == 1 or waiting >= self._watched or queue.body_bytes >= self._watched_bytes
+        if waiting >= self._watched or queue.body_bytes >= self._watched_bytes:
+            self._watched = self._watched_bytes = math.inf  # who hears of it will look, and say what to watch next
+            return True
+        return waiting == 1
 
     def _refuse(self, kind: EventKind, reason: RefusedReason, message: str) -> Receipt:
         receipt = Receipt(EncodedEvent(kind, "", b""), None, 0.0, 0)
@@ -236,7 +239,7 @@ class Ledger:
     # Out and back
 
     def watch(self, waiting: float, waiting_bytes: float) -> None:
-        """Have ``on_due`` called from now on when so many records wait, or bytes of them."""
+        """Have ``on_due`` called once when so many records wait, or bytes of them."""
         with self._lock:
             self._watched, self._watched_bytes = waiting, waiting_bytes
 

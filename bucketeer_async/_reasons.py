@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from bucketeer_async._causes import EvaluationCause, EvaluationError
 from bucketeer_async._errors import BucketeerError, StatusError
-from bucketeer_async._evaluation import EvaluationCause, EvaluationError
 from bucketeer_async._models import ReasonType
 from bucketeer_async._variations import WrongTypeError
 

@@ -17,7 +17,7 @@ LAYERS = [
     "_models",
     "_reports",
     "_options _responses _proto",
-    "_reader",  # grammar
+    "_reader _numbers _causes",  # grammar
     "_wire _endpoint _environment",
     "_error_metrics _counting",  # thought
     "_events _retry",
@@ -109,7 +109,9 @@ def test_importing_is_light() -> None:
         "httpx",
         "httpx2",
         "google.protobuf",
+        "sqlite3",
         "bucketeer_async.gateway",
+        "bucketeer_async._evaluation",
     ]
     code = f"import sys, bucketeer_async; print([name for name in {heavy} if name in sys.modules])"
 

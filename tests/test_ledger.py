@@ -1,10 +1,10 @@
-"""The ledger by itself: epochs, by which flushes know that what was accepted before them is settled."""
+"""The ledger by itself: epochs, by which flushes know that what was accepted before them is settled; and what is watched."""
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import given
@@ -25,16 +25,19 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
     loop.close()
 
 
-def open_ledger(loop: asyncio.AbstractEventLoop, *, overflow: str = "drop_newest") -> Ledger:
-    def ignore(*_arguments: object) -> None: ...
+def ignore(*_arguments: object) -> None: ...
 
+
+def open_ledger(
+    loop: asyncio.AbstractEventLoop, *, overflow: str = "drop_newest", on_due: Callable[[], None] = ignore
+) -> Ledger:
     ledger = Ledger(
         capacity=10,
         max_bytes=1_000,
         overflow=overflow,
         lifetime=math.inf,
         on_lost=ignore,
-        on_due=ignore,
+        on_due=on_due,
         on_settled=ignore,
     )
     ledger.open(loop)
@@ -93,3 +96,15 @@ def test_epochs_leave_nothing_behind(loop: asyncio.AbstractEventLoop) -> None:
 
     assert not ledger._past
     assert ledger._held_of_past == 0
+
+
+@pytest.mark.parametrize(("waiting", "waiting_bytes"), [(4, math.inf), (math.inf, 4 * len(EVENT.body))])
+def test_what_is_watched_is_told_once(loop: asyncio.AbstractEventLoop, waiting: float, waiting_bytes: float) -> None:
+    told: list[int] = []
+    ledger = open_ledger(loop, on_due=lambda: told.append(ledger.waiting))
+    ledger.watch(waiting, waiting_bytes)
+
+    for _ in range(8):
+        push(ledger)
+
+    assert told == [1, 4]  # the first one to wait is always told of

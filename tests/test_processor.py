@@ -148,6 +148,48 @@ async def test_batches_grow_under_a_backlog() -> None:
     assert client.sizes == [500, 500, 500, 500]
 
 
+async def test_a_full_batch_grows_while_another_is_on_its_way_but_not_for_long() -> None:
+    client = FakeClient()
+
+    async def slowly(_events: Events) -> FakeAnswer:
+        await anyio.sleep(1.0)
+        return FakeAnswer()
+
+    client.script = slowly
+    async with Processor(client, ProcessorConfig(flush_size=10, max_batch_size=50)) as processor:
+        await push_many(processor, 10)
+        await anyio.wait_all_tasks_blocked()
+        assert client.sizes == [10]
+
+        await push_many(processor, 10)
+        await anyio.sleep(0.04)
+        assert client.sizes == [10]
+        await push_many(processor, 5)
+        await anyio.sleep(0.02)
+        assert client.sizes == [10, 15]
+
+        await push_many(processor, 50)
+        await anyio.wait_all_tasks_blocked()
+        assert client.sizes == [10, 15, 50]
+
+
+async def test_a_full_batch_leaves_as_soon_as_no_other_is_on_its_way() -> None:
+    client = FakeClient()
+
+    async def slowly(_events: Events) -> FakeAnswer:
+        await anyio.sleep(0.01)
+        return FakeAnswer()
+
+    client.script = slowly
+    async with Processor(client, ProcessorConfig(flush_size=10)) as processor:
+        await push_many(processor, 10)
+        await anyio.wait_all_tasks_blocked()
+        await push_many(processor, 10)
+        await anyio.sleep(0.011)
+
+        assert client.sizes == [10, 10]
+
+
 async def test_batches_are_cut_by_bytes() -> None:
     client = FakeClient()
     config = ProcessorConfig(flush_max_bytes=2000, max_batch_size=500)

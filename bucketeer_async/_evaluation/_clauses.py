@@ -6,7 +6,8 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from bucketeer_async._evaluation import _fields, _texts
+from bucketeer_async import _numbers
+from bucketeer_async._evaluation import _fields, _versions
 from bucketeer_async._evaluation._fields import Fields
 
 OPERATORS: Final = (
@@ -87,12 +88,12 @@ def _about(attribute: str, test: _TextTest) -> Condition:
 
 def _equals(values: Sequence[str]) -> _TextTest:
     texts = frozenset(values)
-    versions = frozenset(version for value in values if (version := _texts.version(value)) is not None)
+    versions = frozenset(version for value in values if (version := _versions.version(value)) is not None)
     if not versions:
         return texts.__contains__  # a subject that is a version is equal to none of them either way
 
     def test(subject: str) -> bool:
-        version = _texts.version(subject)
+        version = _versions.version(subject)
         return subject in texts if version is None else version in versions
 
     return test
@@ -122,14 +123,14 @@ def _ordering(kind: str) -> Callable[[Sequence[str]], _TextTest]:
     compare = _ORDER[kind]
 
     def make(values: Sequence[str]) -> _TextTest:
-        numbers = [number for value in values if (number := _texts.number(value)) is not None]
-        versions = [version for value in values if (version := _texts.version(value)) is not None]
+        numbers = [number for value in values if (number := _numbers.number(value)) is not None]
+        versions = [version for value in values if (version := _versions.version(value)) is not None]
 
         def test(subject: str) -> bool:
-            number = _texts.number(subject)
+            number = _numbers.number(subject)
             if number is not None:
                 return any(compare(number, each) for each in numbers)
-            version = _texts.version(subject)
+            version = _versions.version(subject)
             if version is not None:
                 return any(compare(version, each) for each in versions)
             return any(compare(subject, each) for each in values)
@@ -143,10 +144,10 @@ def _time(compare: _Comparison) -> Callable[[Sequence[str]], _TextTest]:
     """Compare integers, by convention Unix seconds; nothing else has a time."""
 
     def make(values: Sequence[str]) -> _TextTest:
-        times = [time for value in values if (time := _texts.integer(value)) is not None]
+        times = [time for value in values if (time := _numbers.integer(value)) is not None]
 
         def test(subject: str) -> bool:
-            time = _texts.integer(subject)
+            time = _numbers.integer(subject)
             return time is not None and any(compare(time, each) for each in times)
 
         return test

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from bucketeer_async._causes import EvaluationCause, EvaluationError
 from bucketeer_async._evaluation._clauses import Question
-from bucketeer_async._evaluation._errors import EvaluationCause, EvaluationError
 from bucketeer_async._evaluation._flags import Flag, Served
 from bucketeer_async._evaluation._segments import Membership, in_none
 from bucketeer_async._evaluation._snapshot import Snapshot

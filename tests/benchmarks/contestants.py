@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import sys
 import tempfile
 from collections import deque
 from collections.abc import Callable
@@ -16,6 +18,7 @@ ATTRIBUTES: Final = {"plan": "pro", "country": "JP", "appVersion": "4.12.0"}
 #: Told apart by the event's id, or by a number that we put into it.
 OURS: Final = r'"id":"([0-9a-f-]{36})","event"'
 NUMBERED: Final = r"seq-(\d{7})"
+SPEED: Final = os.environ.get("BUCKETEER_BENCH_SPEED", "")
 
 
 class Contestant(Protocol):
@@ -68,6 +71,7 @@ class Ours:
         awaited: Whether pushes are awaited.
         receipts: Whether every receipt is awaited in the end.
         durable: Whether events are spooled.
+        speed: Where the extra ``speed`` is installed; "" to do without.
         attributes: How many attributes each user has.
         users: How many different users there are.
         options: Options of `ProcessorConfig`.
@@ -81,6 +85,7 @@ class Ours:
         awaited: bool = True,
         receipts: bool = False,
         durable: bool = False,
+        speed: str = "",
         attributes: dict[str, str] = ATTRIBUTES,
         users: int = USERS,
         **options: Any,
@@ -88,6 +93,7 @@ class Ours:
         self.awaited = awaited
         self._receipts: list[Any] | None = [] if receipts else None
         self._durable = durable
+        self._speed = speed
         self._attributes = attributes
         self._users = users
         self._options = options
@@ -95,6 +101,8 @@ class Ours:
     def load(self) -> None:
         from bucketeer_async import User
 
+        if self._speed:
+            sys.path.append(self._speed)
         self._about = [User(f"user-{number:06d}", self._attributes) for number in range(self._users)]
 
     async def start(self, url: str, room: int | None) -> None:
@@ -125,9 +133,13 @@ class Ours:
 
     async def hundred(self) -> None: ...
 
+    async def flush(self) -> None:
+        """Have everything delivered."""
+        assert await self._processor.flush()
+
     async def finish(self) -> None:
         if self._receipts is not None:
-            await self._processor.flush()
+            await self.flush()
             for receipt in self._receipts:
                 assert (await receipt.settled()).fate == "delivered"
         await self._processor.aclose()
@@ -305,7 +317,7 @@ class OpenTelemetryLogs:
         from opentelemetry.sdk._logs import LoggerProvider
         from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
 
-        options = {} if room is None else {"max_queue_size": room}
+        options = {} if room is None else {"max_queue_size": max(room, 2048)}
         self._provider = LoggerProvider()
         exporter = OTLPLogExporter(endpoint=f"{url}/v1/logs")
         self._provider.add_log_record_processor(BatchLogRecordProcessor(exporter, **options))
@@ -335,11 +347,18 @@ CONTESTANTS: Final[dict[str, Callable[[], Contestant]]] = {
     "ours, receipts awaited": lambda: Ours(receipts=True),
     "ours, durable spool": lambda: Ours(durable=True),
     "ours, bodies of 100": lambda: Ours(max_batch_size=100),
+    **({"ours, extra speed": lambda: Ours(speed=SPEED)} if SPEED else {}),
     "LaunchDarkly async": LaunchDarklyAsync,
     "LaunchDarkly sync": LaunchDarklySync,
     "PostHog async": PostHogAsync,
     "OpenTelemetry logs": OpenTelemetryLogs,
 }
+
+
+#: Those who are driven at a pace, made to wait, or led through an outage; the variants of ours differ in bursts alone.
+RACING: Final = tuple(
+    name for name in CONTESTANTS if not name.startswith("ours, ") or name in {"ours, awaited", "ours, nowait"}
+)
 
 
 def be_quiet() -> None:

@@ -1,22 +1,26 @@
-"""Writes what was measured: tables for the page "Performance", and the figures beside it."""
+"""Writes what was measured: tables and a plot for the page "Performance", and the figures beside it."""
 
 from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from tests.benchmarks.flags import QUESTIONS
+from tests.benchmarks.parts import PARTS
 
 _GUIDE: Final = Path(__file__).parents[2] / "docs" / "guide"
 PAGE: Final = _GUIDE / "performance.md"
 FIGURES: Final = _GUIDE / "performance.json"
+PLOT: Final = _GUIDE / "performance.svg"
 _BEGIN: Final = "<!-- measured: begin -->\n"
 _END: Final = "<!-- measured: end -->\n"
 _RIVAL: Final = "LaunchDarkly async"
 _FLOOR: Final = "raw asyncio"
+
+Runs = Sequence[Mapping[str, float]]
 
 
 def load() -> dict[str, Any]:
@@ -26,8 +30,10 @@ def load() -> dict[str, Any]:
 
 
 def save(results: dict[str, Any]) -> None:
-    """Write figures and page."""
+    """Write figures, plot and page."""
     FIGURES.write_text(json.dumps(results, indent=1) + "\n")
+    if "burst" in results:
+        plot(results["burst"]["found"])
     head, _, rest = PAGE.read_text().partition(_BEGIN)
     PAGE.write_text(head + _BEGIN + "\n" + tables(results) + "\n" + _END + rest.partition(_END)[2])
 
@@ -42,11 +48,41 @@ def tables(results: dict[str, Any]) -> str:
     )
 
 
+def plot(found: Mapping[str, Runs]) -> None:
+    """Draw what an event of a burst costs."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    import matplotlib.pyplot as plt
+
+    names = [name for name in reversed(found) if name != _FLOOR]
+    costs = [[run["cpu_us"] for run in found[name]] for name in names]
+    middles = [statistics.median(each) for each in costs]
+    spreads = [
+        [middle - min(each) for middle, each in zip(middles, costs, strict=True)],
+        [max(each) - middle for middle, each in zip(middles, costs, strict=True)],
+    ]
+    colors = ["#7048e8" if name.startswith("ours") else "#adb5bd" for name in names]
+    with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "bucketeer_async", "font.size": 9}):
+        figure, axes = plt.subplots(figsize=(7, 0.32 * len(names) + 0.9), layout="constrained")
+        axes.barh(names, middles, xerr=spreads, color=colors, error_kw={"elinewidth": 0.8})
+        axes.set_xscale("log")
+        axes.set_xlabel("microseconds of CPU for each event of a burst, push and delivery (less is better)")
+        axes.spines[["top", "right"]].set_visible(False)
+        figure.savefig(PLOT, metadata={"Date": None})
+        plt.close(figure)
+
+
 def spread(values: Iterable[float], digits: int = 1) -> str:
     """Return a median, with the least and the most."""
     ordered = sorted(values)
     middle = statistics.median(ordered)
     return f"{middle:.{digits}f} ({ordered[0]:.{digits}f} to {ordered[-1]:.{digits}f})"
+
+
+def middle(values: Iterable[float], digits: int = 1) -> str:
+    """Return a median."""
+    return f"{statistics.median(values):.{digits}f}"
 
 
 def ratio(values: Sequence[float], others: Sequence[float]) -> str:
@@ -58,6 +94,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a Markdown table."""
     lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def column(runs: Runs, key: str) -> list[float]:
+    """Return one figure of all repeats."""
+    return [run[key] for run in runs]
 
 
 def _questions(found: dict[str, Any]) -> str:
@@ -76,7 +117,7 @@ def _questions(found: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def _environment(found: Sequence[dict[str, float]]) -> str:
+def _environment(found: Runs) -> str:
     figures = {
         "ready_s": "from `start()` until `wait_ready()` returns, s",
         "memory_mb": "memory for it at most, MB",
@@ -86,48 +127,115 @@ def _environment(found: Sequence[dict[str, float]]) -> str:
         "first_question_us": "a flag's first question (it is compiled then), us",
         "later_question_us": "its later ones, us",
     }
-    return table(["", "bucketeer_async"], [[text, spread(run[key] for run in found)] for key, text in figures.items()])
+    return table(["", "bucketeer_async"], [[text, spread(column(found, key))] for key, text in figures.items()])
 
 
-def _burst(found: dict[str, list[dict[str, float]]]) -> str:
-    def column(name: str, key: str) -> list[float]:
-        return [run[key] for run in found[name]]
+def _burst(found: Mapping[str, Runs]) -> str:
+    cost = table(
+        ["", "CPU us/event", "to LaunchDarkly async", "to the floor", "events/s", "posts", "bytes/event", "lost"],
+        [
+            [
+                name,
+                spread(column(runs, "cpu_us")),
+                ratio(column(runs, "cpu_us"), column(found[_RIVAL], "cpu_us")),
+                ratio(column(runs, "cpu_us"), column(found[_FLOOR], "cpu_us")),
+                middle(column(runs, "events_per_s"), 0),
+                middle(column(runs, "posts"), 0),
+                middle((run["body_bytes"] / max(run["events"], 1) for run in runs), 0),
+                spread(column(runs, "lost"), 0),
+            ]
+            for name, runs in found.items()
+        ],
+    )
+    loop = table(
+        ["", "push us", "p99", "worst stall ms", "with start and close", "start ms", "peak MB", "sink us/event"],
+        [
+            [
+                name,
+                middle(column(runs, "push_us")),
+                middle(column(runs, "push_p99_us")),
+                spread(column(runs, "stall_ms")),
+                spread(column(runs, "whole_stall_ms")),
+                middle(column(runs, "start_ms"), 0),
+                middle(column(runs, "memory_mb")),
+                middle(column(runs, "sink_us")),
+            ]
+            for name, runs in found.items()
+        ],
+    )
+    return f"![CPU for each event of a burst](performance.svg)\n\n{cost}\n\n{loop}"
 
-    head = ["", "CPU us/event", "to the floor", "to LaunchDarkly async", "push us", "p99", "events/s", "worst stall ms"]
-    head += ["start and close included", "peak MB", "bytes/event", "posts", "lost"]
+
+def _races(found: Mapping[str, Mapping[str, Runs]]) -> str:
+    return "\n\n".join(f"### {title}\n\n{_race(race)}" for title, race in found.items())
+
+
+def _race(found: Mapping[str, Runs]) -> str:
     rows = [
         [
             name,
-            spread(column(name, "cpu_us")),
-            ratio(column(name, "cpu_us"), column(_FLOOR, "cpu_us")),
-            ratio(column(name, "cpu_us"), column(_RIVAL, "cpu_us")),
-            spread(column(name, "push_us")),
-            spread(column(name, "push_p99_us")),
-            spread(column(name, "events_per_s"), 0),
-            spread(column(name, "stall_ms")),
-            spread(column(name, "whole_stall_ms")),
-            spread(column(name, "memory_mb")),
-            spread((run["body_bytes"] / max(run["events"], 1) for run in found[name]), 0),
-            spread(column(name, "posts"), 0),
-            spread(column(name, "lost"), 0),
+            spread(column(runs, "cpu_us")),
+            middle(column(runs, "push_us")),
+            middle(column(runs, "push_p99_us")),
+            spread(column(runs, "stall_ms")),
+            middle(column(runs, "events_per_s"), 0),
+            middle(column(runs, "posts"), 0),
+            spread(column(runs, "lost"), 0),
         ]
-        for name in found
+        for name, runs in found.items()
     ]
-    return table(head, rows)
+    return table(["", "CPU us/event", "push us", "p99", "worst stall ms", "events/s", "posts", "lost"], rows)
 
 
-def _defaults(found: dict[str, list[dict[str, float]]]) -> str:
+def _defaults(found: Mapping[str, Runs]) -> str:
     rows = [
-        [name, spread((run["lost"] for run in runs), 0), spread(run["stall_ms"] for run in runs)]
+        [name, spread(column(runs, "lost"), 0), spread(column(runs, "stall_ms")), middle(column(runs, "memory_mb"))]
         for name, runs in found.items()
         if name != _FLOOR
     ]
-    return table(["", "lost", "worst stall ms"], rows)
+    return table(["", "lost", "worst stall ms", "peak MB"], rows)
+
+
+def _growth(found: Mapping[str, Mapping[str, Runs]]) -> str:
+    return "\n\n".join(
+        table(
+            [title, "push, CPU us/event", "delivery", "bytes of memory per waiting event", "lost"],
+            [
+                [
+                    name,
+                    spread(column(runs, "push_us")),
+                    spread(column(runs, "drain_us")),
+                    middle(column(runs, "memory_bytes"), 0),
+                    spread(column(runs, "lost"), 0),
+                ]
+                for name, runs in rows.items()
+            ],
+        )
+        for title, rows in found.items()
+    )
+
+
+def _profile(found: Mapping[str, Sequence[float]]) -> str:
+    rows = [[text, spread(found[key], 2)] for key, text in PARTS.items() if key in found]
+    parts = table(["An event's microseconds of CPU", "us"], rows)
+    imports = table(
+        ["An import, in a process of its own", "ms"],
+        [
+            ["`import httpx`", spread(found["import_httpx_ms"])],
+            ["`import bucketeer_async` after it", spread(found["import_ms"])],
+        ],
+    )
+    return f"{parts}\n\n{imports}"
 
 
 _SECTIONS: Final[dict[str, tuple[str, Callable[[Any], str]]]] = {
+    "burst": ("A burst of 40 000 events", _burst),
+    "paced": ("Steady traffic", _races),
+    "delayed": ("Answers that take their time", _races),
+    "defaults": ("A burst of 100 000 events with default settings", _defaults),
+    "outage": ("An outage of 5 s", _race),
+    "growth": ("Growth", _growth),
+    "profile": ("Where an event's time goes", _profile),
     "questions": ("Questions", _questions),
     "environment": ("A large environment", _environment),
-    "burst": ("A burst of 40 000 events", _burst),
-    "defaults": ("A burst of 100 000 events with default settings", _defaults),
 }

@@ -50,6 +50,11 @@ def sink(*options: str) -> Iterator[Sink]:
 
 def measured(module: str, *arguments: str) -> Any:
     """Run a module that prints JSON in its last line, and return that."""
-    command = [sys.executable, "-m", f"tests.benchmarks.{module}", *arguments]
+    return json.loads(child("-m", f"tests.benchmarks.{module}", *arguments))
+
+
+def child(*arguments: str) -> str:
+    """Run Python, and return the last line that it prints."""
+    command = [sys.executable, *arguments]
     done = subprocess.run(command, cwd=_ROOT, stdout=subprocess.PIPE, text=True, timeout=_PATIENCE, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    return done.stdout.splitlines()[-1]

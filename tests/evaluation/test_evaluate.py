@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bucketeer_async import ReasonType, User
+from bucketeer_async._causes import MalformedError
 from bucketeer_async._evaluation import (
     EvaluationCause,
     EvaluationError,
@@ -20,9 +21,9 @@ from bucketeer_async._evaluation import (
     compile_segment,
     evaluate,
 )
-from bucketeer_async._evaluation import _texts as texts
-from bucketeer_async._evaluation._errors import MalformedError
+from bucketeer_async._evaluation._versions import version
 from bucketeer_async._held import CompiledFlags, HeldFlag
+from bucketeer_async._numbers import integer, number
 
 USER = User("user-1", {"plan": "pro"})
 
@@ -167,18 +168,18 @@ def test_yaml_stays_as_it_is_without_the_extra() -> None:
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_a_double_reads_back(value: float) -> None:
-    assert texts.number(repr(value)) == value
-    assert texts.number(value.hex()) == value
+    assert number(repr(value)) == value
+    assert number(value.hex()) == value
 
 
 @given(st.integers())
 def test_integers_are_int64(value: int) -> None:
-    assert texts.integer(str(value)) == (value if -(2**63) <= value < 2**63 else None)
-    assert texts.integer(f"+000{abs(value)}") == (abs(value) if abs(value) < 2**63 else None)
+    assert integer(str(value)) == (value if -(2**63) <= value < 2**63 else None)
+    assert integer(f"+000{abs(value)}") == (abs(value) if abs(value) < 2**63 else None)
 
 
 @given(st.text())
 def test_any_text_can_be_read(text: str) -> None:
-    for read in (texts.number, texts.integer, texts.version):
+    for read in (number, integer, version):
         read(text)
         read(f"1.0.0-{text}")

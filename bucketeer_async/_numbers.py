@@ -1,0 +1,43 @@
+"""What a text means as a number or an integer: ASCII only, nothing trimmed, as the server reads them."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Final
+
+_DIGITS: Final = r"[0-9](?:_?[0-9])*"
+_HEX: Final = r"[0-9a-fA-F](?:_?[0-9a-fA-F])*"
+_DECIMAL: Final = re.compile(rf"[+-]?(?:{_DIGITS}(?:\.(?:{_DIGITS})?)?|\.{_DIGITS})(?:[eE][+-]?{_DIGITS})?")
+_HEXADECIMAL: Final = re.compile(rf"[+-]?0[xX](?:_?{_HEX}(?:\.(?:{_HEX})?)?|\.{_HEX})[pP][+-]?{_DIGITS}")
+_INFINITY: Final = re.compile(r"[+-]?inf(?:inity)?", re.IGNORECASE | re.ASCII)
+_NAN: Final = re.compile(r"nan", re.IGNORECASE | re.ASCII)
+_INTEGER: Final = re.compile(r"[+-]?[0-9]+")
+
+
+def number(text: str) -> float | None:
+    """Return the nearest double, NaN included; None if the text is no number, or beyond the range of doubles."""
+    if _DECIMAL.fullmatch(text):
+        value = float(text)
+    elif _HEXADECIMAL.fullmatch(text):
+        value = _from_hex(text)
+    elif _INFINITY.fullmatch(text) or _NAN.fullmatch(text):
+        return float(text)
+    else:
+        return None
+    return None if math.isinf(value) else value
+
+
+def _from_hex(text: str) -> float:
+    try:
+        return float.fromhex(text.replace("_", ""))
+    except OverflowError:
+        return math.inf
+
+
+def integer(text: str) -> int | None:
+    """Return the int64; None if the text is none."""
+    if not _INTEGER.fullmatch(text) or len(text.lstrip("+-0")) > 19:
+        return None
+    value = int(text)
+    return value if -(2**63) <= value < 2**63 else None
