@@ -1,4 +1,8 @@
-"""A fake of the gateway's two polling endpoints, with its rules of what has changed and their holes; who polls it."""
+"""The gateway's two polling endpoints, faked and real, with flags that can be edited; who polls them.
+
+The fake follows the rules of what has changed, and their holes, in a few lines; it can also do what no gateway does.
+The real one is the local gateway over its wire: what the poller sends is decoded there, and its answers here.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,26 @@ import asyncio
 import json
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
-from bucketeer_async import ApiError, ApiId, GetFeatureFlagsResponse, GetSegmentUsersResponse, LocalEvaluation
+import httpx
+
+from bucketeer_async import (
+    ApiClient,
+    ApiError,
+    ApiId,
+    GetFeatureFlagsResponse,
+    GetSegmentUsersResponse,
+    LocalEvaluation,
+)
+from bucketeer_async._evaluation import compile_flag, compile_segment
 from bucketeer_async._local import LocalEvaluator
 from bucketeer_async._responses import Definitions
+from bucketeer_async.gateway import GatewayState, create_app
+from bucketeer_async.gateway._definitions import complete_flag, complete_segment
+from bucketeer_async.gateway._environment import Environment, Stored
 
 EPOCH = 1_700_000_000
 GRACE, MONTH = 600, 30 * 86_400
@@ -75,6 +93,10 @@ class FlagServer:
             clause for flag in self.live("").values() for rule in flag.get("rules", []) for clause in rule["clauses"]
         ]
         return [each for clause in clauses if clause["operator"] == "SEGMENT" for each in clause["values"]]
+
+    def printed(self, flag: dict[str, Any]) -> dict[str, Any]:
+        """A flag as it is sent."""
+        return flag
 
     # Answers
 
@@ -150,6 +172,43 @@ class FlagServer:
             force_update=force,
             size_byte=50,
         )
+
+
+class GatewayFlagServer(FlagServer):
+    """The same edits, answered by the local gateway."""
+
+    def __init__(self, now: Callable[[], int] = server_time) -> None:
+        super().__init__(now)
+        self.state = GatewayState(now=lambda: 0)
+        self._app = create_app(self.state)
+
+    def printed(self, flag: dict[str, Any]) -> dict[str, Any]:
+        return complete_flag(flag)
+
+    @asynccontextmanager
+    async def _gateway(self, path: str) -> AsyncIterator[ApiClient]:
+        """The gateway, with the flags and segments of this moment."""
+        await self.weather(path)
+        self.state.now = self.now
+        flags = [complete_flag(each) for each in self.flags.values()]
+        segments = [complete_segment(each) for each in self.segments.values()]
+        self.state.environment = Environment(
+            {each["id"]: Stored(each, compile_flag(each), int(each["updatedAt"])) for each in flags},
+            {each["segmentId"]: Stored(each, compile_segment(each), int(each["updatedAt"])) for each in segments},
+        )
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(self._app)) as http:
+            async with ApiClient(endpoint="http://127.0.0.1", api_key="server-key", http=http) as api_client:
+                yield api_client
+
+    async def get_feature_flags(self, **question: Any) -> GetFeatureFlagsResponse:
+        self.flag_requests.append((question["tag"], question["feature_flags_id"], question["requested_at"]))
+        async with self._gateway("flags") as api_client:
+            return await api_client.get_feature_flags(**question)
+
+    async def get_segment_users(self, **question: Any) -> GetSegmentUsersResponse:
+        self.segment_requests.append((list(question["segment_ids"]), question["requested_at"]))
+        async with self._gateway("segments") as api_client:
+            return await api_client.get_segment_users(**question)
 
 
 def rule_for_segment(*segment_ids: str, variation: str = "B") -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""How the poller follows the gateway, in virtual time: every rule of its answers, and every hole with its remedy."""
+"""How the poller follows the gateway, in virtual time: every rule of its answers, and every hole with its remedy.
+
+The gateway is a fake, and then the local one over its wire; what no gateway does is left to the fake.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ from bucketeer_async._local import LocalEvaluator
 from bucketeer_async._pace import in_turns, pause
 from bucketeer_async._polling import Range
 from tests.clock import VirtualLoop
-from tests.flag_server import EPOCH, FakeMetrics, FlagServer, fnv, local, polls, rule_for_segment
+from tests.flag_server import EPOCH, FakeMetrics, FlagServer, GatewayFlagServer, fnv, local, polls, rule_for_segment
 
 USER = User("user-1")
 TOO_LARGE = StatusError(429, code=8, detail="grpc: received message larger than max (9 vs. 4)")
@@ -47,8 +50,15 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
     return "asyncio", {"loop_factory": VirtualLoop}
 
 
+@pytest.fixture(params=[FlagServer, GatewayFlagServer], ids=["fake", "gateway"])
+def server(request: pytest.FixtureRequest) -> FlagServer:
+    server: FlagServer = request.param()
+    return server
+
+
 @pytest.fixture
-def server() -> FlagServer:
+def fake() -> FlagServer:
+    """For what no gateway does."""
     return FlagServer()
 
 
@@ -215,28 +225,28 @@ async def test_the_end_of_the_last_flag_empties_the_snapshot(server: FlagServer)
         assert held(evaluator) == ["flag"]
 
 
-async def test_a_gateway_with_another_hash_is_believed_until_the_full_refresh(server: FlagServer) -> None:
-    server.hash = lambda text: f"v2-{fnv(text)}"
+async def test_a_gateway_with_another_hash_is_believed_until_the_full_refresh(fake: FlagServer) -> None:
+    fake.hash = lambda text: f"v2-{fnv(text)}"
     for feature_id in ("flag", "other"):
-        server.put_flag(feature_id)
-    server.put_flag("archived", archived=True)
-    async with polling(server, full_refresh_interval=600.0) as evaluator:
-        del server.flags["flag"]
+        fake.put_flag(feature_id)
+    fake.put_flag("archived", archived=True)
+    async with polling(fake, full_refresh_interval=600.0) as evaluator:
+        del fake.flags["flag"]
         await polls(3)
         assert held(evaluator) == ["flag", "other"]
-        assert sum(request[1] == "" for request in server.flag_requests) == 1
+        assert sum(request[1] == "" for request in fake.flag_requests) == 1
 
         await polls(8)
         assert held(evaluator) == ["other"]
-        assert sum(request[1] == "" for request in server.flag_requests) == 2
+        assert sum(request[1] == "" for request in fake.flag_requests) == 2
 
 
-async def test_a_flag_that_cannot_be_compiled_fails_alone(server: FlagServer) -> None:
-    server.put_flag("flag")
-    server.put_flag("broken", version="x")
-    server.put_flag("worse", tags=["shop", 5])
-    server.put_flag("", version=1)
-    async with polling(server) as evaluator:
+async def test_a_flag_that_cannot_be_compiled_fails_alone(fake: FlagServer) -> None:
+    fake.put_flag("flag")
+    fake.put_flag("broken", version="x")
+    fake.put_flag("worse", tags=["shop", 5])
+    fake.put_flag("", version=1)
+    async with polling(fake) as evaluator:
         assert await value(evaluator) == "on"
         with pytest.raises(EvaluationError, match=r"'broken': MALFORMED \(version is not an integer\)"):
             evaluator.evaluate_nowait(USER, "broken")
@@ -244,19 +254,19 @@ async def test_a_flag_that_cannot_be_compiled_fails_alone(server: FlagServer) ->
         assert held(evaluator) == ["broken", "flag", "worse"]
 
 
-async def test_flags_are_compiled_when_they_are_first_asked_for_and_then_by_the_poll(server: FlagServer) -> None:
+async def test_flags_are_compiled_when_they_are_first_asked_for_and_then_by_the_poll(fake: FlagServer) -> None:
     for feature_id in ("flag", "broken", "unasked"):
-        server.put_flag(feature_id)
-    server.put_flag("long", description=40_000 * "x")
-    async with polling(server) as evaluator:
+        fake.put_flag(feature_id)
+    fake.put_flag("long", description=40_000 * "x")
+    async with polling(fake) as evaluator:
         assert compiled(evaluator) == {"long"}  # a question shall not have to wait for it
         for feature_id in ("flag", "broken"):
             await value(evaluator, feature_id)
         assert compiled(evaluator) == {"broken", "flag", "long"}
 
         for feature_id in ("flag", "unasked"):
-            server.put_flag(feature_id, version=2)
-        server.put_flag("broken", version="x")
+            fake.put_flag(feature_id, version=2)
+        fake.put_flag("broken", version="x")
         await polls()
         assert compiled(evaluator) == {"flag", "long"}
         assert evaluator.statistics().unusable == 1
@@ -493,20 +503,20 @@ async def test_a_segment_is_compiled_once_and_again_only_if_it_has_changed(
         assert segments(evaluator)["edited"] == {"user-2"}
 
 
-async def test_a_segment_that_cannot_be_compiled_has_no_members(server: FlagServer) -> None:
-    server.put_flag("flag", rules=[rule_for_segment("vip", "odd", "worse", "worst", "rule")])
-    server.put_segment("vip", ["user-2"])
-    server.segments["odd"] = {"segmentId": "odd", "users": [{"userId": 5}], "updatedAt": "1"}
-    server.segments["worse"] = {"segmentId": "worse", "users": 5, "updatedAt": "1"}
-    server.segments["worst"] = {"segmentId": "worst", "users": [5], "rules": [], "updatedAt": "1"}
-    server.segments["rule"] = {"segmentId": "rule", "rules": [5], "updatedAt": "1"}
-    async with polling(server) as evaluator:
-        server.segments["vip"]["segmentId"] = None
+async def test_a_segment_that_cannot_be_compiled_has_no_members(fake: FlagServer) -> None:
+    fake.put_flag("flag", rules=[rule_for_segment("vip", "odd", "worse", "worst", "rule")])
+    fake.put_segment("vip", ["user-2"])
+    fake.segments["odd"] = {"segmentId": "odd", "users": [{"userId": 5}], "updatedAt": "1"}
+    fake.segments["worse"] = {"segmentId": "worse", "users": 5, "updatedAt": "1"}
+    fake.segments["worst"] = {"segmentId": "worst", "users": [5], "rules": [], "updatedAt": "1"}
+    fake.segments["rule"] = {"segmentId": "rule", "rules": [5], "updatedAt": "1"}
+    async with polling(fake) as evaluator:
+        fake.segments["vip"]["segmentId"] = None
         await polls()
 
         assert await value(evaluator) == "on"
         assert evaluator.statistics().unusable == 4
-        assert [at for _, at in server.segment_requests][1] != 0
+        assert [at for _, at in fake.segment_requests][1] != 0
 
 
 # Trouble
@@ -599,10 +609,10 @@ def test_polls_are_spread() -> None:
     assert 64 < max(pauses) <= 66
 
 
-async def test_every_request_is_told_to_the_metrics(server: FlagServer) -> None:
+async def test_every_request_is_told_to_the_metrics(fake: FlagServer) -> None:
     metrics = FakeMetrics()
-    async with polling(server, metrics=metrics):
-        server.error = DOWN
+    async with polling(fake, metrics=metrics):
+        fake.error = DOWN
         await polls()
 
     assert metrics.events[:4] == [
@@ -781,15 +791,14 @@ def assert_equal(evaluator: LocalEvaluator, server: FlagServer) -> None:
     published = evaluator._poller.published
     assert published is not None
     tag = "" if evaluator._poller.environment else "shop"
-    live = server.live(tag)
+    live = {key: server.printed(each) for key, each in server.live(tag).items()}
     assert {key: json.loads(each.text) for key, each in published.flags.items()} == live
     named = {each for flag in live.values() for rule in flag.get("rules", []) for each in rule["clauses"][0]["values"]}
     wanted = {key: {user["userId"] for user in each["users"]} for key, each in server.segments.items() if key in named}
     assert {key: users for key, users in segments(evaluator).items() if key in named and key in wanted} == wanted
 
 
-async def follow(edits: list[tuple[Any, ...]]) -> None:
-    server = FlagServer()
+async def follow(server: FlagServer, edits: list[tuple[Any, ...]]) -> None:
     server.put_flag("a")
     server.put_segment("s", ["user-1"])
     async with polling(server, full_refresh_interval=1200.0) as evaluator:
@@ -808,8 +817,12 @@ async def follow(edits: list[tuple[Any, ...]]) -> None:
         assert set(segments(evaluator)) <= set(server.segments)
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.lists(EDITS, max_size=25))
-def test_whatever_happens_the_snapshot_becomes_the_servers(edits: list[tuple[Any, ...]]) -> None:
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        runner.run(follow(edits))
+@pytest.mark.parametrize(("kind", "examples"), [(FlagServer, 100), (GatewayFlagServer, 50)], ids=["fake", "gateway"])
+def test_whatever_happens_the_snapshot_becomes_the_servers(kind: type[FlagServer], examples: int) -> None:
+    @settings(max_examples=examples, deadline=None)
+    @given(st.lists(EDITS, max_size=25))
+    def follow_any(edits: list[tuple[Any, ...]]) -> None:
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            runner.run(follow(kind(), edits))
+
+    follow_any()
