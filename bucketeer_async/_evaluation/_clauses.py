@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from bucketeer_async import _numbers
 from bucketeer_async._evaluation import _fields, _versions
@@ -26,6 +26,15 @@ OPERATORS: Final = (
     "PARTIALLY_MATCH",
     "NOT_EQUALS",
 )
+
+
+class Asked(Protocol):
+    """Who is asked about: a `User`, or anybody else with an id and attributes."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def attributes(self) -> Mapping[str, str]: ...
 
 
 class Question(NamedTuple):

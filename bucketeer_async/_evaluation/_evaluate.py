@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from types import MappingProxyType
+from typing import Final
 
 from bucketeer_async._causes import EvaluationCause, EvaluationError
-from bucketeer_async._evaluation._clauses import Question
+from bucketeer_async._evaluation._clauses import Asked
 from bucketeer_async._evaluation._flags import Flag, Served
-from bucketeer_async._evaluation._segments import Membership, in_none
 from bucketeer_async._evaluation._snapshot import Snapshot
 
-
-class Asked(Protocol):
-    """Who is asked about: a `User`, or anybody else with an id and attributes."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def attributes(self) -> Mapping[str, str]: ...
+_NONE: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 def evaluate(snapshot: Snapshot, user: Asked, feature_id: str, tag: str = "") -> Served:
@@ -35,8 +28,8 @@ def evaluate(snapshot: Snapshot, user: Asked, feature_id: str, tag: str = "") ->
     """
     order = snapshot.order(feature_id)
     flag = order[-1]
-    chosen: Mapping[str, str] = {} if len(order) == 1 else _dependencies(snapshot, user, order[:-1])
-    served = flag.serve(_question(snapshot, user, flag, chosen))
+    chosen = _NONE if len(order) == 1 else _dependencies(snapshot, user, order[:-1])
+    served = flag.serve(user, chosen, snapshot.segments)
     if flag.archived:
         raise EvaluationError(EvaluationCause.EVALUATION_NOT_FOUND, feature_id, "archived")
     if tag and tag not in flag.tags:
@@ -48,16 +41,5 @@ def _dependencies(snapshot: Snapshot, user: Asked, flags: Sequence[Flag]) -> dic
     """Return the variations of flags, each of which may depend on those before."""
     chosen: dict[str, str] = {}
     for flag in flags:
-        chosen[flag.id] = flag.serve(_question(snapshot, user, flag, chosen)).variation.id
+        chosen[flag.id] = flag.serve(user, chosen, snapshot.segments).variation.id
     return chosen
-
-
-def _question(snapshot: Snapshot, user: Asked, flag: Flag, chosen: Mapping[str, str]) -> Question:
-    if not flag.segments:
-        return Question(user.id, user.attributes, chosen, in_none)
-    return Question(
-        user.id,
-        user.attributes,
-        chosen,
-        Membership(snapshot.segments, flag.segments, user.id, user.attributes),
-    )

@@ -8,10 +8,11 @@ from typing import Final, NamedTuple
 
 from bucketeer_async._causes import EvaluationCause, EvaluationError, MalformedError
 from bucketeer_async._evaluation import _fields
-from bucketeer_async._evaluation._clauses import OPERATORS, Condition, Question
+from bucketeer_async._evaluation._clauses import OPERATORS, Asked, Condition, Question
 from bucketeer_async._evaluation._fields import Fields
 from bucketeer_async._evaluation._rollout import Salt, Strategy, compile_strategy
 from bucketeer_async._evaluation._rules import compile_conditions
+from bucketeer_async._evaluation._segments import Membership, Segment, in_none
 from bucketeer_async._evaluation._yaml import to_json
 from bucketeer_async._models import Evaluation, Reason, ReasonType, evaluation_of
 
@@ -144,33 +145,44 @@ class Flag:
     def __post_init__(self) -> None:
         self._shelves = {reason.type: Shelf(self, reason) for reason in (_TARGET, _DEFAULT, _OFF, _PREREQUISITE)}
 
-    def serve(self, question: Question) -> Served:
+    def serve(self, user: Asked, chosen: Mapping[str, str], all_segments: Mapping[str, Segment]) -> Served:
         """Choose the variation.
 
         Args:
-            question: With the variations of all `dependencies`.
+            user: Who is asked about.
+            chosen: The variations of all `dependencies`.
+            all_segments: All that are known.
 
         Raises:
             EvaluationError: If there is none.
         """
-        if self.off_variation and (off := self._off(question)) is not None:
+        user_id = user.id
+        if self.off_variation and (off := self._off(chosen)) is not None:
             return off
-        target = self.targets.get(question.user_id)
+        target = self.targets.get(user_id)
         if target is not None:
             return self._shelves[ReasonType.TARGET][target]
-        for holds, strategy, shelf in self.rules:
-            if holds(question):
-                return shelf[strategy(question.user_id)]
+        if self.rules:
+            question = self._question(user, chosen, all_segments)
+            for holds, strategy, shelf in self.rules:
+                if holds(question):
+                    return shelf[strategy(user_id)]
         if self.default is None:
             raise EvaluationError(EvaluationCause.DEFAULT_STRATEGY_NOT_FOUND, self.id)
-        return self._shelves[ReasonType.DEFAULT][self.default(question.user_id)]
+        return self._shelves[ReasonType.DEFAULT][self.default(user_id)]
 
-    def _off(self, question: Question) -> Served | None:
+    def _off(self, chosen: Mapping[str, str]) -> Served | None:
         """Return the off variation if a prerequisite is not met, or the flag is off."""
         for feature_id, variation_id in self.prerequisites:
-            if question.chosen[feature_id] != variation_id:
+            if chosen[feature_id] != variation_id:
                 return self._shelves[ReasonType.PREREQUISITE][self.off_variation]
         return None if self.enabled else self._shelves[ReasonType.OFF_VARIATION][self.off_variation]
+
+    def _question(self, user: Asked, chosen: Mapping[str, str], all_segments: Mapping[str, Segment]) -> Question:
+        if not self.segments:
+            return Question(user.id, user.attributes, chosen, in_none)
+        membership = Membership(all_segments, self.segments, user.id, user.attributes)
+        return Question(user.id, user.attributes, chosen, membership)
 
 
 def compile_flag(fields: Fields) -> Flag:
