@@ -28,6 +28,9 @@ from bucketeer_async._models import (
     check_text,
 )
 
+#: Where its id stands in the body of every event; as a text of its own it would weigh 85 bytes more.
+EVENT_ID: Final = slice(7, 43)
+
 _TYPE: Final = "type.googleapis.com/bucketeer.event.client."
 _MAX_DURATION: Final = 315_576_000_000.0  # seconds; the range of google.protobuf.Duration
 _LEAST_LATENCY: Final = 1e-9  # seconds; the gateway silently discards a latency of 0
@@ -40,8 +43,12 @@ class EncodedEvent(NamedTuple):
     """An event ready for the wire."""
 
     kind: EventKind
-    event_id: str
     body: bytes
+
+    @property
+    def event_id(self) -> str:
+        """UUID v4 of the event."""
+        return self.body[EVENT_ID].decode()
 
 
 class UnreportedError(ValueError):
@@ -122,12 +129,11 @@ class EventFactory:
 
     def _evaluation(self, user: User, fields: str) -> EncodedEvent:
         about_user = _user_json(user)
-        event_id = self._new_id()
         body = (
-            f'{{"id":"{event_id}","event":{{"@type":"{_TYPE}EvaluationEvent","timestamp":"{int(self._now())}",'
+            f'{{"id":"{self._new_id()}","event":{{"@type":"{_TYPE}EvaluationEvent","timestamp":"{int(self._now())}",'
             f"{fields},{about_user}{self._end}"
         )
-        return EncodedEvent(EventKind.EVALUATION, event_id, body.encode())
+        return EncodedEvent(EventKind.EVALUATION, body.encode())
 
     def goal(self, user: User, goal_id: str, value: float) -> EncodedEvent:
         """Encode that ``user`` reached the goal.
@@ -141,12 +147,11 @@ class EventFactory:
         about_user = _user_json(user)
         # Only a positive zero is proto3's default; repr() is the shortest text that reads back exactly.
         amount = f',"value":{number!r}' if number or math.copysign(1.0, number) < 0 else ""
-        event_id = self._new_id()
         body = (
-            f'{{"id":"{event_id}","event":{{"@type":"{_TYPE}GoalEvent","timestamp":"{int(self._now())}",'
+            f'{{"id":"{self._new_id()}","event":{{"@type":"{_TYPE}GoalEvent","timestamp":"{int(self._now())}",'
             f'"goalId":{_text(goal_id)}{amount},{about_user}{self._end}'
         )
-        return EncodedEvent(EventKind.GOAL, event_id, body.encode())
+        return EncodedEvent(EventKind.GOAL, body.encode())
 
     def get_evaluation_latency(self, duration: float) -> EncodedEvent:
         """Encode the seed's latency message.
@@ -217,12 +222,11 @@ class EventFactory:
         return self._metrics(detail.message, f'{_api(api_id)},"labels":{self._labels(**detail.labels)}')
 
     def _metrics(self, message: str, fields: str) -> EncodedEvent:
-        event_id = self._new_id()
         body = (
-            f'{{"id":"{event_id}","event":{{"@type":"{_TYPE}MetricsEvent","timestamp":"{int(self._now())}",'
+            f'{{"id":"{self._new_id()}","event":{{"@type":"{_TYPE}MetricsEvent","timestamp":"{int(self._now())}",'
             f'"event":{{"@type":"{_TYPE}{message}"{fields}}}{self._source}}}}}'
         )
-        return EncodedEvent(EventKind.METRICS, event_id, body.encode())
+        return EncodedEvent(EventKind.METRICS, body.encode())
 
     def _labels(self, **labels: str) -> str:
         return _map_json({"tag": self._tag, **labels})

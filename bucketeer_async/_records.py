@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from bucketeer_async._background import require_loop
-from bucketeer_async._events import EncodedEvent
+from bucketeer_async._events import EVENT_ID, EncodedEvent
 from bucketeer_async._models import EventKind
 from bucketeer_async._reports import Outcome
 
@@ -20,7 +20,6 @@ class Receipt:
     """One pushed event: the record in the queue itself, so it costs nothing unless it is awaited.
 
     Attributes:
-        event_id: UUID v4 of the event; "" if the push was refused.
         kind: Class of the event.
         outcome: How its story ended, or None while it is under way.
     """
@@ -30,7 +29,6 @@ class Receipt:
         "_waiter",
         "body",
         "epoch",
-        "event_id",
         "kind",
         "maybe_stored",
         "outcome",
@@ -40,7 +38,6 @@ class Receipt:
     )
 
     kind: EventKind
-    event_id: str
     body: bytes
     outcome: Outcome | None
     pushed_at: float
@@ -52,7 +49,7 @@ class Receipt:
     def __init__(
         self, event: EncodedEvent, loop: asyncio.AbstractEventLoop | None, pushed_at: float, epoch: int
     ) -> None:
-        self.kind, self.event_id, self.body = event
+        self.kind, self.body = event
         self.outcome = None
         self.pushed_at = pushed_at
         self.epoch = epoch
@@ -63,9 +60,14 @@ class Receipt:
         self._waiter: asyncio.Future[None] | None = None
 
     @property
+    def event_id(self) -> str:
+        """UUID v4 of the event; "" if the push was refused."""
+        return self.body[EVENT_ID].decode()
+
+    @property
     def accepted(self) -> bool:
         """False if the push was refused."""
-        return self.event_id != ""
+        return self.body != b""
 
     async def settled(self) -> Outcome:
         """Wait until the event's story has ended, and return how.

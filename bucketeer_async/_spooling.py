@@ -109,7 +109,7 @@ class Spooler:
                 await asyncio.sleep(self.retry_interval)
                 continue
             for event in events:
-                encoded = EncodedEvent(event.kind, event.event_id, event.body)
+                encoded = EncodedEvent(event.kind, event.body)
                 age = max(0.0, self._wall() - event.pushed)
                 while not ledger.recover(encoded, self._clock() - age, event.row):
                     await progress.wait()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -15,7 +16,7 @@ from bucketeer_async._events import EncodedEvent
 from bucketeer_async._ledger import Ledger
 from bucketeer_async._records import Receipt
 
-EVENT = EncodedEvent(EventKind.GOAL, "id", b"{}")
+EVENT = EncodedEvent(EventKind.GOAL, b"{}")
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +109,28 @@ def test_what_is_watched_is_told_once(loop: asyncio.AbstractEventLoop, waiting: 
         push(ledger)
 
     assert told == [1, 4]  # the first one to wait is always told of
+
+
+def test_a_waiting_event_weighs_little_more_than_its_body(loop: asyncio.AbstractEventLoop) -> None:
+    event = EncodedEvent(EventKind.EVALUATION, b'{"id":"' + 445 * b"x")  # as long as a typical one
+    record = open_ledger(loop).try_admit(event)
+    assert record is not None
+
+    assert not hasattr(record, "__dict__")
+    assert sys.getsizeof(record) + sys.getsizeof(record.body) < 620
+
+
+def test_the_events_of_a_burst_share_their_time() -> None:
+    now = 100.0
+    loop = asyncio.new_event_loop()
+    loop.time = lambda: now  # type: ignore[method-assign]
+    ledger = open_ledger(loop)
+    burst = [push(ledger) for _ in range(2)]
+    now = 100.0009
+    burst.append(push(ledger))
+    now = 100.0011
+    later = push(ledger)
+    loop.close()
+
+    assert len({id(record.pushed_at) for record in burst}) == 1
+    assert later.pushed_at == now
