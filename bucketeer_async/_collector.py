@@ -22,7 +22,7 @@ from bucketeer_async._retry import Action, Circuit, Decision, Pass
 
 _PER_TURN: Final = 1000  # records handled between two turns of the loop
 _AFTER_BUG: Final = 1.0  # seconds before the collector goes on after a bug of ours
-_GROWING: Final = 0.05  # seconds that a full batch may go on growing while others are on their way
+_GROWING: Final = 0.05  # seconds; until its first event is so old a full batch may go on growing
 _SHORTEST_PAUSE: Final = 0.001  # seconds; a timer may fire a little early, and must not be set again for nothing
 
 
@@ -101,6 +101,7 @@ class Collector:
 
     async def _step(self, flush_tasks: TaskGroup) -> None:
         """Do what is due; if nothing is, wait for it."""
+        self._wake.clear()  # before any look: a signal's push may come at any call, and must not be slept through
         now = self._clock()
         self._watch(now)
         self._ledger.unshelve(now)
@@ -109,7 +110,6 @@ class Collector:
             return
         pause = self._pause(now)
         if pause > 0:
-            self._wake.clear()
             with anyio.move_on_after(pause):
                 await self._wake.wait()
             return
@@ -134,16 +134,21 @@ class Collector:
         return max(pause, _SHORTEST_PAUSE)
 
     def _enough(self) -> int:
-        """Waiting records that make a batch leave at once: while others are on their way, as many as one can hold."""
-        return self._config.max_batch_size if self._circuit.posting else self._config.flush_size
+        """Waiting records that make a batch leave at once: while others are on their way, as many as one can hold.
+
+        But not when the queue is half full: then pushes may be slowed down or refused, and nothing would grow.
+        """
+        may_grow = self._circuit.posting > 0 and not self._ledger.is_half_full()
+        return self._config.max_batch_size if may_grow else self._config.flush_size
 
     def _watch(self, now: float) -> None:
         """Be woken when so much waits that it changes what is due; not while no batch may leave anyway."""
         if self._circuit.wait(now) != 0.0:
             self._ledger.watch(math.inf, math.inf)
         else:
-            few = self._ledger.waiting < self._config.flush_size
-            self._ledger.watch(self._config.flush_size if few else self._enough(), self._delivery.max_bytes)
+            waiting, least = self._ledger.waiting, self._config.flush_size
+            until_half = waiting + max(self._ledger.until_half_full(), 1)
+            self._ledger.watch(least if waiting < least else min(self._enough(), until_half), self._delivery.max_bytes)
 
     def _until_due(self, now: float) -> float:
         oldest = self._ledger.oldest()

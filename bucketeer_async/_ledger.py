@@ -30,8 +30,8 @@ _UNCONFIRMED: Final = Outcome(Fate.DROPPED, DroppedReason.UNCONFIRMED)
 _UNDELIVERED: Final = Outcome(Fate.DROPPED, DroppedReason.UNDELIVERED)
 _DISPLACED: Final = Outcome(Fate.DROPPED, DroppedReason.DISPLACED)
 _RECOVERED_SHARE: Final = 0.5  # of a bound; over it events from the spool wait there
-_MILLISECOND: Final = 0.001
 _METRICS_SHARE: Final = 0.9  # of a bound; over it metrics events give way to the others
+_MILLISECOND: Final = 0.001  # seconds
 
 _kind_of: Final = attrgetter("kind")
 
@@ -41,7 +41,8 @@ class Ledger:
 
     A record is queued (in the queue, or on the shelf until its next try), or in flight (handed out by `take`), or
     settled. Invariants, after every call: ``held == queued + in_flight <= capacity``, ``held_bytes`` is the sum of
-    their bodies and at most ``max_bytes``, and the equations of `EventCounts` hold.
+    their bodies and at most ``max_bytes``, and the equations of `EventCounts` hold. A push that a signal handler makes
+    amid another one, on the same thread, may exceed a bound by itself.
 
     Args:
         capacity: Records held at once.
@@ -172,11 +173,14 @@ class Ledger:
 
     def _displace(self, size: int) -> list[Receipt]:
         displaced = []
-        while self.held >= self._capacity or self.held_bytes + size > self._max_bytes:
+        held, held_bytes = self.held, self.held_bytes + size
+        while held >= self._capacity or held_bytes > self._max_bytes:
             record = self._queue.get_nowait()
-            self._counts[record.kind].queued -= 1
-            self._settle([record], _DISPLACED)
+            held, held_bytes = held - 1, held_bytes - len(record.body)
             displaced.append(record)
+        for counts, number in self._by_kind(displaced):
+            counts.queued -= number
+        self._settle(displaced, _DISPLACED)
         return displaced
 
     def _accept(self, event: EncodedEvent, size: int, pushed_at: float) -> Receipt:
@@ -199,12 +203,12 @@ class Ledger:
     def _queue_up(self, record: Receipt) -> bool:
         """Put a record behind all others; return whether something is due now."""
         queue = self._queue
+        was_empty = not queue.records  # asked before: a signal's push amid this one finds it filled
         queue.put_nowait(record)
-        waiting = len(queue.records)
-        if waiting >= self._watched or queue.body_bytes >= self._watched_bytes:
+        if len(queue.records) >= self._watched or queue.body_bytes >= self._watched_bytes:
             self._watched = self._watched_bytes = math.inf  # who hears of it will look, and say what to watch next
             return True
-        return waiting == 1
+        return was_empty
 
     def _refuse(self, kind: EventKind, reason: RefusedReason, message: str) -> Receipt:
         receipt = Receipt(EncodedEvent(kind, b""), None, 0.0, 0)
@@ -265,6 +269,10 @@ class Ledger:
     def is_half_full(self) -> bool:
         """Whether more than half of one of the bounds is in use."""
         return self.held > self._half_capacity or self.held_bytes > self._half_max_bytes
+
+    def until_half_full(self) -> int:
+        """Records that make it half full, by their number; not above 0 if it is."""
+        return int(self._half_capacity) + 1 - self.held
 
     def oldest(self) -> Receipt | None:
         """The record that has waited longest in the queue."""

@@ -5,9 +5,10 @@ Nothing here knows a clock, a loop or the wire's encoding; `_events.py` and `_wi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from enum import IntEnum, StrEnum
+from functools import partial
 from types import MappingProxyType
 from typing import Final, Generic, TypeVar
 
@@ -124,8 +125,15 @@ def _check_attributes(attributes: object) -> Mapping[str, str]:
     return MappingProxyType(copy)
 
 
+class _Encodable:
+    """Keeps what its events say about it, made by `_events.py` when it is first needed; no field of anybody's."""
+
+    __slots__ = ("_encoded",)
+    _encoded: str
+
+
 @dataclass(frozen=True, slots=True)
-class User:
+class User(_Encodable):
     """Who a flag is asked for.
 
     Args:
@@ -141,10 +149,9 @@ class User:
 
     id: str
     attributes: Mapping[str, str] = field(default_factory=dict, hash=False)
-    # What the user's events say about it, kept by `_events.py` after its first use.
-    _encoded: str = field(default="", init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "_encoded", "")
         check_text("User.id", self.id, empty=False)
         object.__setattr__(self, "attributes", _check_attributes(self.attributes))
 
@@ -173,8 +180,15 @@ class Reason:
         check_text("Reason.rule_id", self.rule_id)
 
 
+class _Copied(_Encodable):
+    """Knows the one that it was made of for another user, which keeps what their events say alike."""
+
+    __slots__ = ("_prototype",)
+    _prototype: Evaluation | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluation:
+class Evaluation(_Copied):
     """The variation that a flag gave to a user, as the gateway or a local evaluation answered.
 
     Args:
@@ -198,12 +212,10 @@ class Evaluation:
     user_id: str = ""
     variation_name: str = ""
     variation_value: str = ""
-    # What its events say about it, kept by `_events.py` after its first use.
-    _encoded: str = field(default="", init=False, repr=False, compare=False)
-    # The one that this was made of for another user; it keeps what events say, which is the same for all of them.
-    _prototype: Evaluation | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "_encoded", "")
+        object.__setattr__(self, "_prototype", None)
         check_text("Evaluation.feature_id", self.feature_id, empty=False)
         if not isinstance(self.reason, Reason):
             raise TypeError(f"Evaluation.reason must be a Reason, not {type(self.reason).__name__}")
@@ -211,6 +223,9 @@ class Evaluation:
         check_int32("Evaluation.feature_version", self.feature_version, minimum=0)
         for name in ("user_id", "variation_name", "variation_value"):
             check_text(f"Evaluation.{name}", getattr(self, name))
+
+    def __reduce__(self) -> tuple[Callable[[], Evaluation], tuple[()]]:
+        return (partial(Evaluation, **{each.name: getattr(self, each.name) for each in fields(self)}), ())
 
 
 _set_feature_id = Evaluation.__dict__["feature_id"].__set__
@@ -220,8 +235,8 @@ _set_feature_version = Evaluation.__dict__["feature_version"].__set__
 _set_user_id = Evaluation.__dict__["user_id"].__set__
 _set_variation_name = Evaluation.__dict__["variation_name"].__set__
 _set_variation_value = Evaluation.__dict__["variation_value"].__set__
-_set_encoded = Evaluation.__dict__["_encoded"].__set__
-_set_prototype = Evaluation.__dict__["_prototype"].__set__
+_set_encoded = _Encodable.__dict__["_encoded"].__set__
+_set_prototype = _Copied.__dict__["_prototype"].__set__
 
 
 def evaluation_of(prototype: Evaluation, user_id: str) -> Evaluation:

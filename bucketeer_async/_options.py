@@ -122,7 +122,8 @@ class ProcessorConfig:
             ``"wait"`` makes an awaited push wait for room (a ``_nowait`` push is refused).
         num_flush_workers: Batches on the way at once.
         flush_interval: Seconds after which a batch leaves, counted from its first event.
-        flush_size: Number of events that make a batch leave at once; within 50 ms, if others are on their way.
+        flush_size: Number of events that make a batch leave at once; if others are on their way, once its first event
+            is 50 ms old.
         max_batch_size: Events in one batch when there is a backlog, or when others are on their way.
         flush_max_bytes: Bytes of the events in one batch, at most 3 MiB: the gateway refuses more than 4 MiB of
             binary protobuf.

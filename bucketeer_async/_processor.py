@@ -320,7 +320,10 @@ class Processor:
         if isinstance(error, UnreportedError):
             return pipeline.ledger.refuse(kind, RefusedReason.UNREPORTED, str(error))
         if self._config.strict:
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # it knows this frame, and the frame would know it
         if isinstance(error, _TooLargeError):
             return pipeline.ledger.refuse(kind, RefusedReason.TOO_LARGE, str(error))
         # What is neither of these comes from a method of an argument, such as a proxy whose object is gone.

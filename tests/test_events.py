@@ -6,6 +6,7 @@ import json
 import math
 import re
 import threading
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -25,6 +26,7 @@ from bucketeer_async import (
     User,
 )
 from bucketeer_async._events import EncodedEvent, EventFactory, IdPool, UnreportedError
+from bucketeer_async._models import evaluation_of
 from bucketeer_async._proto._pool import POOL
 from bucketeer_async._proto.event.client import event_pb2 as pb
 from bucketeer_async._proto.feature import reason_pb2
@@ -101,6 +103,17 @@ def test_an_evaluation_is_what_protobuf_makes_of_it(
             sdk_version=version,
         ),
     )
+
+
+@given(st.lists(users, min_size=2, max_size=2, unique_by=lambda user: user.id), evaluations)
+def test_what_users_share_of_an_evaluation_is_encoded_for_each_of_them(pair: list[User], shared: Evaluation) -> None:
+    events = factory()
+    for user in [*pair, *pair]:
+        body = json.loads(events.evaluation(user, evaluation_of(shared, user.id)).body)
+        alone = json.loads(events.evaluation(user, replace(shared, user_id=user.id)).body)
+
+        assert body["event"] == alone["event"]
+        assert body["event"]["userId"] == body["event"]["user"]["id"] == user.id
 
 
 @given(texts, users, ids, st.sampled_from([reason for reason in ReasonType if reason.is_error]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 import sys
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from bucketeer_async import EventKind
 from bucketeer_async._events import EncodedEvent
 from bucketeer_async._ledger import Ledger
-from bucketeer_async._records import Receipt
+from bucketeer_async._records import Receipt, RecordQueue
 
 EVENT = EncodedEvent(EventKind.GOAL, b"{}")
 
@@ -113,11 +114,31 @@ def test_what_is_watched_is_told_once(loop: asyncio.AbstractEventLoop, waiting: 
 
 def test_a_waiting_event_weighs_little_more_than_its_body(loop: asyncio.AbstractEventLoop) -> None:
     event = EncodedEvent(EventKind.EVALUATION, b'{"id":"' + 445 * b"x")  # as long as a typical one
-    record = open_ledger(loop).try_admit(event)
-    assert record is not None
+    loop.time = lambda: 123.5  # type: ignore[method-assign]
+    ledger = open_ledger(loop)
+    first, second = [ledger.try_admit(event._replace(body=bytes([*event.body]))) for _ in range(2)]
+    shared = {id(each) for each in gc.get_referents(first)}
+    own = [each for each in gc.get_referents(second) if id(each) not in shared]
 
-    assert not hasattr(record, "__dict__")
-    assert sys.getsizeof(record) + sys.getsizeof(record.body) < 620
+    assert not hasattr(second, "__dict__")
+    assert sum(map(sys.getsizeof, [second, *own])) < 600
+
+
+def test_a_push_amid_a_push_is_told_of(loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+    ledger = open_ledger(loop, on_due=lambda: told.append(ledger.waiting))
+    put = RecordQueue.put_nowait
+
+    def interrupted(queue: RecordQueue, record: Receipt) -> None:
+        put(queue, record)
+        if len(queue.records) == 1:  # as the handler of a signal does
+            push(ledger)
+
+    monkeypatch.setattr(RecordQueue, "put_nowait", interrupted)
+    push(ledger)
+
+    assert ledger.waiting == 2
+    assert told
 
 
 def test_the_events_of_a_burst_share_their_time() -> None:

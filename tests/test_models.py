@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import math
 import pickle
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import pytest
@@ -24,6 +26,8 @@ from bucketeer_async import (
     UndeliveredError,
     User,
 )
+from bucketeer_async._events import EventFactory
+from bucketeer_async._models import evaluation_of
 
 DEFAULT = Reason(ReasonType.DEFAULT)
 
@@ -102,8 +106,29 @@ def test_a_user_is_a_value() -> None:
     assert hash(user) == hash(User("u", {"other": "attribute"}))
     assert pickle.loads(pickle.dumps(user)) == user
     assert copy.deepcopy(user) == user
+    assert [each.name for each in fields(user)] == ["id", "attributes"]
     with pytest.raises(TypeError):
         user.attributes["plan"] = "free"  # type: ignore[index]
+
+
+def test_an_evaluation_can_be_copied_pickled_and_taken_apart() -> None:
+    prototype = Evaluation(feature_id="flag", variation_id="on", feature_version=3, reason=Reason(ReasonType.DEFAULT))
+    evaluation = evaluation_of(prototype, "user")
+    factory = EventFactory(tag="", source_id=0, sdk_version="1.0.0")
+    factory.evaluation(User("user"), evaluation)  # which keeps what it encodes
+
+    for other in (pickle.loads(pickle.dumps(evaluation)), copy.deepcopy(evaluation), replace(evaluation)):
+        assert other == evaluation
+        assert json.loads(factory.evaluation(User("user"), other).body)["event"]["featureVersion"] == 3
+    assert asdict(evaluation) == {
+        "feature_id": "flag",
+        "variation_id": "on",
+        "reason": {"type": ReasonType.DEFAULT, "rule_id": ""},
+        "feature_version": 3,
+        "user_id": "user",
+        "variation_name": "",
+        "variation_value": "",
+    }
 
 
 def test_error_reasons() -> None:

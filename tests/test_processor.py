@@ -190,6 +190,42 @@ async def test_a_full_batch_leaves_as_soon_as_no_other_is_on_its_way() -> None:
         assert client.sizes == [10, 10]
 
 
+async def test_a_full_batch_does_not_grow_when_the_queue_is_half_full() -> None:
+    client = FakeClient(hang)
+    config = ProcessorConfig(flush_size=10, max_batch_size=40, queue_capacity=40, drain_timeout=0.0)
+    async with Processor(client, config) as processor:
+        await push_many(processor, 10)
+        await anyio.wait_all_tasks_blocked()
+        await push_many(processor, 10)
+        await anyio.wait_all_tasks_blocked()
+        assert client.sizes == [10]
+
+        await push_many(processor, 1)
+        await anyio.wait_all_tasks_blocked()
+
+        assert client.sizes == [10, 11]
+
+
+async def test_a_push_amid_the_collectors_look_is_not_slept_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    pushed: list[Receipt] = []
+    async with Processor(FakeClient(), ProcessorConfig(flush_interval=1.0)) as processor:
+        collector = processor._pipeline._collector
+        assert collector is not None
+        until_due = collector._until_due
+
+        def interrupted(now: float) -> float:
+            found = until_due(now)
+            if not pushed:  # as the handler of a signal does
+                pushed.append(processor.push_goal_event_nowait(USER, "goal"))
+            return found
+
+        monkeypatch.setattr(collector, "_until_due", interrupted)
+        collector.look_again()
+        await anyio.sleep(2.0)
+
+        assert pushed[0].outcome is not None
+
+
 async def test_batches_are_cut_by_bytes() -> None:
     client = FakeClient()
     config = ProcessorConfig(flush_max_bytes=2000, max_batch_size=500)

@@ -28,7 +28,7 @@ _POSTS: Final = 20
 #: What is timed, in the words of the page, in the order of an event's life.
 PARTS: Final = {
     "id": "the id (UUID v4)",
-    "encoding": "encoding, time included",
+    "encoding": "encoding, time included, of a user and a variation that were encoded before",
     "queue": "asyncio.Queue, put and get, for comparison",
     "ledger": "receipts and conservation: bounds, counters, lock, the record in the queue and out of it, settled",
     "layers": "the rest of a nowait push",
