@@ -20,7 +20,6 @@ from typing import Any, Final
 from tests.benchmarks.contestants import ATTRIBUTES, SPEED, USERS, be_quiet, new_evaluation, user_id
 from tests.benchmarks.processes import child
 
-_EVENTS: Final = 10_000
 _ROUNDS: Final = 7
 _BATCH: Final = 500
 _POSTS: Final = 20
@@ -84,7 +83,7 @@ def ledger_and_queue(events: Sequence[Any]) -> dict[str, float]:
     def ignore(*_arguments: object) -> None: ...
 
     ledger = Ledger(
-        capacity=10 * _EVENTS,
+        capacity=10 * len(events),
         max_bytes=2**30,
         overflow="drop_newest",
         lifetime=math.inf,
@@ -107,26 +106,26 @@ def ledger_and_queue(events: Sequence[Any]) -> dict[str, float]:
         while not queue.empty():
             queue.get_nowait()
 
-    return {"ledger": least(account, _EVENTS), "queue": least(pass_through, _EVENTS)}
+    return {"ledger": least(account, len(events)), "queue": least(pass_through, len(events))}
 
 
-async def pushes(users: Sequence[Any], shown: Any) -> dict[str, float]:
+async def pushes(users: Sequence[Any], shown: Any, count: int) -> dict[str, float]:
     """Time whole pushes, nowait and awaited."""
     from bucketeer_async import Processor, ProcessorConfig
 
-    config = ProcessorConfig(queue_capacity=100 * _EVENTS, queue_max_bytes=2**31, drain_timeout=0.0)
+    config = ProcessorConfig(queue_capacity=100 * count, queue_max_bytes=2**31, drain_timeout=0.0)
     processor = Processor(Silent(), config)
     await processor.start()
 
     def nowait() -> None:
-        for number in range(_EVENTS):
+        for number in range(count):
             processor.push_evaluation_event_nowait(users[number % USERS], shown)
 
     async def awaited() -> None:
-        for number in range(_EVENTS):
+        for number in range(count):
             await processor.push_evaluation_event(users[number % USERS], shown)
 
-    found = {"nowait": least(nowait, _EVENTS), "awaited": await least_awaited(awaited, _EVENTS)}
+    found = {"nowait": least(nowait, count), "awaited": await least_awaited(awaited, count)}
     await processor.aclose()
     return found
 
@@ -158,7 +157,7 @@ def imports() -> dict[str, float]:
     return {"import_httpx_ms": of_httpx, "import_ms": ours}
 
 
-async def run(url: str) -> dict[str, float]:
+async def run(url: str, count: int) -> dict[str, float]:
     """Time everything."""
     from bucketeer_async import User
     from bucketeer_async._events import EventFactory, IdPool
@@ -167,24 +166,24 @@ async def run(url: str) -> dict[str, float]:
     new_id, shown = IdPool(), new_evaluation()
     factory = EventFactory(tag="shop", source_id=0, sdk_version="1.0.0")
     users = [User(user_id(number), ATTRIBUTES) for number in range(USERS)]
-    events = [factory.evaluation(users[number % USERS], shown) for number in range(_EVENTS)]
+    events = [factory.evaluation(users[number % USERS], shown) for number in range(count)]
     bodies = [event.body for event in events]
 
     def encode() -> None:
-        for number in range(_EVENTS):
+        for number in range(count):
             factory.evaluation(users[number % USERS], shown)
 
     def identify() -> None:
-        for _ in range(_EVENTS):
+        for _ in range(count):
             new_id()
 
     def join() -> None:
-        for start in range(0, _EVENTS, _BATCH):
+        for start in range(0, count, _BATCH):
             register_events_body(bodies[start : start + _BATCH], source_id=0, sdk_version="1.0.0")
 
-    found = {"id": least(identify, _EVENTS), "joining": least(join, _EVENTS), **ledger_and_queue(events)}
-    found["encoding"] = least(encode, _EVENTS) - found["id"]
-    pushed = await pushes(users, shown)
+    found = {"id": least(identify, count), "joining": least(join, count), **ledger_and_queue(events)}
+    found["encoding"] = least(encode, count) - found["id"]
+    pushed = await pushes(users, shown, count)
     found["post"] = await posts(url, bodies, _BATCH) - found["joining"]
     found["post_100"] = await posts(url, bodies, 100) - found["joining"]
     if SPEED:
@@ -200,9 +199,10 @@ def main() -> None:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("url", help="of a sink")
+    parser.add_argument("--events", type=int, default=10_000)
     options = parser.parse_args()
     be_quiet()
-    print(json.dumps(asyncio.run(run(options.url))))
+    print(json.dumps(asyncio.run(run(options.url, options.events))))
 
 
 if __name__ == "__main__":
