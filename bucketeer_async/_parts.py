@@ -13,6 +13,7 @@ from bucketeer_async._disabled import DisabledEvaluator, DisabledProcessor
 from bucketeer_async._errors import ConfigurationError
 from bucketeer_async._evaluators import Evaluator, MeasuredEvaluator, RemoteEvaluator
 from bucketeer_async._lifecycle import ApiLife, EventsLife
+from bucketeer_async._local import LocalEvaluator
 from bucketeer_async._metrics import Metrics
 from bucketeer_async._models import User
 from bucketeer_async._options import LocalEvaluation, ProcessorConfig
@@ -82,9 +83,6 @@ def connected(
     if local_evaluation is None:
         remote = partial(RemoteEvaluator, api, tag=tag, timeout=timeout, metrics=metrics)
         return Parts(events=processor, new_evaluator=remote, logger=logger, api=api)
-    # Evaluation is loaded by those who want it: half of what there is to import.
-    from bucketeer_async._local import LocalEvaluator  # noqa: PLC0415
-
     local = LocalEvaluator(api, _checked(local_evaluation), tag=tag, metrics=metrics, logger=logger)
     measured = partial(MeasuredEvaluator, local, metrics)  # the flags outlive a fork, as the evaluator does
     return Parts(events=processor, new_evaluator=measured, logger=logger, api=api, local=local)
