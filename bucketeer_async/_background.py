@@ -7,12 +7,24 @@ group lives in a task of its own. What the work is, and how it is told to end, i
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sys
 from collections.abc import Callable, Coroutine
 from contextvars import Context
+from importlib import import_module
 from itertools import islice
-from typing import Any
+from typing import Any, Final
 
 from bucketeer_async._errors import WrongLoopError
+
+_ANYIO: Final = "anyio._backends._asyncio"  # the name by which anyio itself loads it
+
+
+async def load_anyio() -> None:
+    """Load what anyio would load at the first scope, for which it would hold the loop for tens of milliseconds."""
+    if _ANYIO not in sys.modules:
+        with contextlib.suppress(ImportError):  # under another name it is loaded when it is needed
+            await asyncio.to_thread(import_module, _ANYIO)
 
 
 def require_loop(loop: asyncio.AbstractEventLoop, owner: str) -> None:

@@ -19,7 +19,7 @@ from weakref import WeakMethod
 
 import anyio
 
-from bucketeer_async._background import BackgroundTask, Progress, require_loop
+from bucketeer_async._background import BackgroundTask, Progress, load_anyio, require_loop
 from bucketeer_async._errors import ClosedError, ConfigurationError, ConnectionFailedError, RequestTimeoutError
 from bucketeer_async._http import Answer, HttpClient, Request, exchange
 from bucketeer_async._responses import RegisterEventsResponse
@@ -124,6 +124,7 @@ class Connections:
             await self._opening.ready()
 
     async def _open(self, ready: Callable[[], None]) -> None:
+        await load_anyio()
         if self._http is None:
             try:
                 self._http = await asyncio.to_thread(self._new_client)

@@ -19,7 +19,7 @@ from typing import Protocol
 
 import anyio
 
-from bucketeer_async._background import BackgroundTask, require_loop
+from bucketeer_async._background import BackgroundTask, load_anyio, require_loop
 from bucketeer_async._errors import ClosedError
 from bucketeer_async._evaluators import Evaluator
 from bucketeer_async._reports import DrainReport
@@ -101,6 +101,7 @@ class Lifecycle:
             WrongLoopError: If it was started on another event loop.
         """
         self._notice_fork()
+        await load_anyio()
         if self.state is State.NEW:
             self.state = State.RUNNING
             self._open, self._grace = anyio.CancelScope(), anyio.CancelScope()

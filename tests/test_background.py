@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import subprocess
+import sys
 from collections.abc import Callable
 
 import anyio
 import pytest
 
 from bucketeer_async import WrongLoopError
-from bucketeer_async._background import BackgroundTask, Progress
+from bucketeer_async._background import _ANYIO, BackgroundTask, Progress
 
 Ready = Callable[[], None]
 variable = contextvars.ContextVar("variable", default="untouched")
@@ -98,3 +100,42 @@ async def test_progress_wakes_everybody_who_waits_and_forgets_them() -> None:
     results = await asyncio.gather(*waiting, return_exceptions=True)
     assert results[1:] == [None, None]
     assert not progress._waiters
+
+
+LOADING = """
+import asyncio, sys, threading
+from bucketeer_async import ApiClient, ApiError, Client, LocalEvaluation, Processor
+
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name in {"NAME", "httpx", "httpcore"}:
+            print(name, threading.current_thread() is threading.main_thread())
+
+sys.meta_path.insert(0, Watch())
+api = ApiClient(endpoint="http://127.0.0.1:1", api_key="key")
+
+async def ping():
+    try:
+        await api.ping(timeout=0.1)
+    except ApiError:
+        pass
+
+async def process():
+    async with api, Processor(api) as processor:
+        await processor.aclose(0)
+
+async def ask():
+    local = LocalEvaluation()
+    async with Client(endpoint="http://127.0.0.1:1", api_key="key", tag="", local_evaluation=local) as client:
+        await client.aclose(0)
+
+asyncio.run({"ping": ping, "process": process, "ask": ask}[sys.argv[1]]())
+"""
+
+
+@pytest.mark.parametrize("what", ["ping", "process", "ask"])
+def test_what_takes_long_to_load_is_loaded_off_the_loop(what: str) -> None:
+    program = LOADING.replace("NAME", _ANYIO)
+    child = subprocess.run([sys.executable, "-c", program, what], capture_output=True, text=True, check=True)
+
+    assert sorted(set(child.stdout.splitlines())) == [f"{_ANYIO} False", "httpcore False", "httpx False"], child.stderr
