@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import anyio
 
-from bucketeer_async._background import BackgroundTask, Progress, load_anyio, require_loop
+from bucketeer_async._background import BackgroundTask, Progress, require_loop
 from bucketeer_async._collector import Collector
 from bucketeer_async._counting import drain_report
 from bucketeer_async._delivery import Delivery, EventsApi
@@ -131,7 +131,6 @@ class Pipeline:
             ClosedError: If it is closing or closed.
             WrongLoopError: If it was started on another event loop.
         """
-        await load_anyio()
         if self.state is State.NEW:
             self.state = State.RUNNING
             self._thread = threading.get_ident()
