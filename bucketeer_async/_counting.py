@@ -18,7 +18,11 @@ class Counts:
         self.refused = dict.fromkeys(RefusedReason, 0)
         self.dropped = dict.fromkeys(DroppedReason, 0)
 
-    def settle(self, outcome: Outcome, number: int) -> None:
+    def settle(self, outcome: Outcome, number: int, *, were_queued: bool) -> None:
+        if were_queued:
+            self.queued -= number
+        else:
+            self.in_flight -= number
         match outcome.fate:
             case Fate.DELIVERED:
                 self.delivered += number

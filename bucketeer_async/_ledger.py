@@ -178,9 +178,7 @@ class Ledger:
             record = self._queue.get_nowait()
             held, held_bytes = held - 1, held_bytes - len(record.body)
             displaced.append(record)
-        for counts, number in self._by_kind(displaced):
-            counts.queued -= number
-        self._settle(displaced, _DISPLACED)
+        self._settle(displaced, _DISPLACED, were_queued=True)
         return displaced
 
     def _accept(self, event: EncodedEvent, size: int, pushed_at: float) -> Receipt:
@@ -236,8 +234,7 @@ class Ledger:
             record = self._accept(event, size, pushed_at)
             record.spool_row, record.tries, record.maybe_stored = spool_row, 1, True
             if drop:
-                self._counts[event.kind].queued -= 1
-                self._settle([record], Outcome(Fate.DROPPED, drop))
+                self._settle([record], Outcome(Fate.DROPPED, drop), were_queued=True)
                 is_due = False
             else:
                 is_due = self._queue_up(record)
@@ -328,9 +325,7 @@ class Ledger:
         """Account for records in flight whose story is over."""
         with self._lock:
             self._handed_out.difference_update(records)
-            for counts, number in self._by_kind(records):
-                counts.in_flight -= number
-            self._settle(records, outcome)
+            self._settle(records, outcome, were_queued=False)
         self._tell(records)
 
     def deliver(self, records: Sequence[Receipt]) -> None:
@@ -360,9 +355,7 @@ class Ledger:
             lost = [*self._handed_out, *self._queue.records]
             self.take(self.held, self.held_bytes, -math.inf)
             self._handed_out.clear()
-            for counts, number in self._by_kind(lost):
-                counts.in_flight -= number
-            self._settle(lost, _ABANDONED)
+            self._settle(lost, _ABANDONED, were_queued=False)
         self._tell_lost(lost)
         return len(lost)
 
@@ -374,13 +367,12 @@ class Ledger:
                 if outcome is None:
                     break
                 self._queue.get_nowait()
-                self._counts[record.kind].queued -= 1
-                self._settle([record], outcome)
+                self._settle([record], outcome, were_queued=True)
                 ended.append(record)
         self._tell(ended)
         return len(ended)
 
-    def _settle(self, records: Sequence[Receipt], outcome: Outcome) -> None:
+    def _settle(self, records: Sequence[Receipt], outcome: Outcome, *, were_queued: bool) -> None:
         """The only way out of the ledger, once per record; the lock is held."""
         size = 0
         for record in records:
@@ -391,7 +383,7 @@ class Ledger:
         self.held -= number  # no call in an addition, for a signal's push may come at any
         self.held_bytes -= size
         for counts, count in self._by_kind(records):
-            counts.settle(outcome, count)
+            counts.settle(outcome, count, were_queued=were_queued)
         if outcome.fate is Fate.DELIVERED:
             self.delivered += number
         if self._past:
