@@ -67,7 +67,6 @@ class Processor:
             raise ConfigurationError(f"config must be a ProcessorConfig, not {type(config).__name__}")
         self._api_client = api_client
         self._config = config
-        self._max_bytes = config.flush_max_bytes
         self._lives: dict[
             int, _Life
         ] = {}  # by process; those from before a fork are kept, for they belong to the parent
@@ -281,27 +280,22 @@ class Processor:
     def _push_nowait(
         self, kind: EventKind, build: Callable[[EventFactory, *_Args], EncodedEvent], *args: *_Args
     ) -> Receipt:
-        events, pipeline = self._life()
-        try:
-            event = build(events, *args)
-        except Exception as error:  # noqa: BLE001 - sorted out there
-            return self._refuse(pipeline, kind, error)
-        if len(event.body) > self._max_bytes:
-            return self._refuse(pipeline, kind, _TooLargeError(event, self._max_bytes))
-        ledger = pipeline.ledger
+        life = self._life()
+        event = self._encode(life, kind, build, *args)
+        if isinstance(event, Receipt):
+            return event
+        ledger = life.pipeline.ledger
         return ledger.try_admit(event) or ledger.refuse(kind, RefusedReason.QUEUE_FULL)
 
     async def _push(
         self, kind: EventKind, build: Callable[[EventFactory, *_Args], EncodedEvent], *args: *_Args
     ) -> Receipt:
-        events, pipeline = self._life()
+        life = self._life()
+        pipeline = life.pipeline
         pipeline.require_loop()
-        try:
-            event = build(events, *args)
-        except Exception as error:  # noqa: BLE001 - sorted out there
-            return self._refuse(pipeline, kind, error)
-        if len(event.body) > self._max_bytes:
-            return self._refuse(pipeline, kind, _TooLargeError(event, self._max_bytes))
+        event = self._encode(life, kind, build, *args)
+        if isinstance(event, Receipt):
+            return event
         self._pushes += 1
         self._pushed_bytes += len(event.body)
         if self._pushes >= _PUSHES_PER_TURN or self._pushed_bytes >= _BYTES_PER_TURN:
@@ -315,25 +309,24 @@ class Processor:
             await pipeline.room()
         return receipt
 
-    def _refuse(self, pipeline: Pipeline, kind: EventKind, error: Exception) -> Receipt:
-        """Refuse what cannot be made an event; raise why, if the application wants that."""
-        if isinstance(error, UnreportedError):
-            return pipeline.ledger.refuse(kind, RefusedReason.UNREPORTED, str(error))
-        if self._config.strict:
-            try:
-                raise error
-            finally:
-                del error  # it knows this frame, and the frame would know it
-        if isinstance(error, _TooLargeError):
-            return pipeline.ledger.refuse(kind, RefusedReason.TOO_LARGE, str(error))
-        # What is neither of these comes from a method of an argument, such as a proxy whose object is gone.
-        ours = isinstance(error, TypeError | ValueError)
-        message = str(error) if ours else f"an argument raised {type(error).__name__}"
-        return pipeline.ledger.refuse(kind, RefusedReason.INVALID, message)
-
-
-class _TooLargeError(ValueError):
-    """No batch could hold the event."""
-
-    def __init__(self, event: EncodedEvent, limit: int) -> None:
-        super().__init__(f"the event has {len(event.body)} bytes; flush_max_bytes is {limit}")
+    def _encode(
+        self, life: _Life, kind: EventKind, build: Callable[[EventFactory, *_Args], EncodedEvent], *args: *_Args
+    ) -> EncodedEvent | Receipt:
+        """Return the event, or the receipt of its refusal."""
+        try:
+            event = build(life.events, *args)
+        except UnreportedError as error:
+            return life.pipeline.ledger.refuse(kind, RefusedReason.UNREPORTED, str(error))
+        except Exception as error:
+            if self._config.strict:
+                raise
+            # What is neither comes from a method of an argument, such as a proxy whose object is gone.
+            ours = isinstance(error, TypeError | ValueError)
+            message = str(error) if ours else f"an argument raised {type(error).__name__}"
+            return life.pipeline.ledger.refuse(kind, RefusedReason.INVALID, message)
+        if len(event.body) > self._config.flush_max_bytes:
+            message = f"the event has {len(event.body)} bytes; flush_max_bytes is {self._config.flush_max_bytes}"
+            if self._config.strict:
+                raise ValueError(message)
+            return life.pipeline.ledger.refuse(kind, RefusedReason.TOO_LARGE, message)
+        return event
