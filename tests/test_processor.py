@@ -75,6 +75,16 @@ async def always(error: ApiError) -> FakeAnswer:
     raise error
 
 
+def answers_after(seconds: float) -> Callable[[Events], Awaitable[FakeAnswer]]:
+    """A script that takes everything, slowly."""
+
+    async def answer(_events: Events) -> FakeAnswer:
+        await anyio.sleep(seconds)
+        return FakeAnswer()
+
+    return answer
+
+
 async def hang(_events: Events) -> FakeAnswer:
     await asyncio.Event().wait()
     raise AssertionError
@@ -132,14 +142,8 @@ async def test_low_traffic_makes_few_posts_however_many_workers() -> None:
 
 
 async def test_batches_grow_under_a_backlog() -> None:
-    client = FakeClient()
+    client = FakeClient(answers_after(1.0))
     config = ProcessorConfig(flush_size=100, max_batch_size=500, num_flush_workers=1)
-
-    async def slowly(_events: Events) -> FakeAnswer:
-        await anyio.sleep(1.0)
-        return FakeAnswer()
-
-    client.script = slowly
     async with Processor(client, config) as processor:
         for _ in range(2000):
             processor.push_goal_event_nowait(USER, "goal")
@@ -149,13 +153,7 @@ async def test_batches_grow_under_a_backlog() -> None:
 
 
 async def test_a_full_batch_grows_while_another_is_on_its_way_but_not_for_long() -> None:
-    client = FakeClient()
-
-    async def slowly(_events: Events) -> FakeAnswer:
-        await anyio.sleep(1.0)
-        return FakeAnswer()
-
-    client.script = slowly
+    client = FakeClient(answers_after(1.0))
     async with Processor(client, ProcessorConfig(flush_size=10, max_batch_size=50)) as processor:
         await push_many(processor, 10)
         await anyio.wait_all_tasks_blocked()
@@ -174,13 +172,7 @@ async def test_a_full_batch_grows_while_another_is_on_its_way_but_not_for_long()
 
 
 async def test_a_full_batch_leaves_as_soon_as_no_other_is_on_its_way() -> None:
-    client = FakeClient()
-
-    async def slowly(_events: Events) -> FakeAnswer:
-        await anyio.sleep(0.01)
-        return FakeAnswer()
-
-    client.script = slowly
+    client = FakeClient(answers_after(0.01))
     async with Processor(client, ProcessorConfig(flush_size=10)) as processor:
         await push_many(processor, 10)
         await anyio.wait_all_tasks_blocked()
