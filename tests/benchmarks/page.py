@@ -131,37 +131,32 @@ def _environment(found: Runs) -> str:
 
 
 def _burst(found: Mapping[str, Runs]) -> str:
-    cost = table(
-        ["", "CPU us/event", "to LaunchDarkly async", "to the floor", "events/s", "posts", "bytes/event", "lost"],
-        [
-            [
-                name,
-                spread(column(runs, "cpu_us")),
-                ratio(column(runs, "cpu_us"), column(found[_RIVAL], "cpu_us")),
-                ratio(column(runs, "cpu_us"), column(found[_FLOOR], "cpu_us")),
-                middle(column(runs, "events_per_s"), 0),
-                middle(column(runs, "posts"), 0),
-                middle((run["body_bytes"] / max(run["events"], 1) for run in runs), 0),
-                spread(column(runs, "lost"), 0),
-            ]
-            for name, runs in found.items()
-        ],
+    def to(other: str) -> Callable[[Runs], str]:
+        return lambda runs: ratio(column(runs, "cpu_us"), column(found[other], "cpu_us"))
+
+    cost = _compared(
+        found,
+        {
+            "CPU us/event": _spread_of("cpu_us"),
+            "to LaunchDarkly async": to(_RIVAL),
+            "to the floor": to(_FLOOR),
+            "events/s": _middle_of("events_per_s", 0),
+            "posts": _middle_of("posts", 0),
+            "bytes/event": lambda runs: middle((run["body_bytes"] / max(run["events"], 1) for run in runs), 0),
+            "lost": _spread_of("lost", 0),
+        },
     )
-    loop = table(
-        ["", "push us", "p99", "worst stall ms", "with start and close", "start ms", "peak MB", "sink us/event"],
-        [
-            [
-                name,
-                middle(column(runs, "push_us")),
-                middle(column(runs, "push_p99_us")),
-                spread(column(runs, "stall_ms")),
-                spread(column(runs, "whole_stall_ms")),
-                middle(column(runs, "start_ms"), 0),
-                middle(column(runs, "memory_mb")),
-                middle(column(runs, "sink_us")),
-            ]
-            for name, runs in found.items()
-        ],
+    loop = _compared(
+        found,
+        {
+            "push us": _middle_of("push_us"),
+            "p99": _middle_of("push_p99_us"),
+            "worst stall ms": _spread_of("stall_ms"),
+            "with start and close": _spread_of("whole_stall_ms"),
+            "start ms": _middle_of("start_ms", 0),
+            "peak MB": _middle_of("memory_mb"),
+            "sink us/event": _middle_of("sink_us"),
+        },
     )
     return f"![CPU for each event of a burst](performance.svg)\n\n{cost}\n\n{loop}"
 
@@ -171,29 +166,39 @@ def _races(found: Mapping[str, Mapping[str, Runs]]) -> str:
 
 
 def _race(found: Mapping[str, Runs]) -> str:
-    rows = [
-        [
-            name,
-            spread(column(runs, "cpu_us")),
-            middle(column(runs, "push_us")),
-            middle(column(runs, "push_p99_us")),
-            spread(column(runs, "stall_ms")),
-            middle(column(runs, "events_per_s"), 0),
-            middle(column(runs, "posts"), 0),
-            spread(column(runs, "lost"), 0),
-        ]
-        for name, runs in found.items()
-    ]
-    return table(["", "CPU us/event", "push us", "p99", "worst stall ms", "events/s", "posts", "lost"], rows)
+    columns = {
+        "CPU us/event": _spread_of("cpu_us"),
+        "push us": _middle_of("push_us"),
+        "p99": _middle_of("push_p99_us"),
+        "worst stall ms": _spread_of("stall_ms"),
+        "events/s": _middle_of("events_per_s", 0),
+        "posts": _middle_of("posts", 0),
+        "lost": _spread_of("lost", 0),
+    }
+    return _compared(found, columns)
 
 
 def _defaults(found: Mapping[str, Runs]) -> str:
-    rows = [
-        [name, spread(column(runs, "lost"), 0), spread(column(runs, "stall_ms")), middle(column(runs, "memory_mb"))]
-        for name, runs in found.items()
-        if name != _FLOOR
-    ]
-    return table(["", "lost", "worst stall ms", "peak MB"], rows)
+    columns = {
+        "lost": _spread_of("lost", 0),
+        "worst stall ms": _spread_of("stall_ms"),
+        "peak MB": _middle_of("memory_mb"),
+    }
+    return _compared({name: runs for name, runs in found.items() if name != _FLOOR}, columns)
+
+
+def _compared(found: Mapping[str, Runs], columns: Mapping[str, Callable[[Runs], str]]) -> str:
+    """Return a table of contestants; each column says what it shows of somebody's runs."""
+    rows = [[name, *(show(runs) for show in columns.values())] for name, runs in found.items()]
+    return table(["", *columns], rows)
+
+
+def _spread_of(key: str, digits: int = 1) -> Callable[[Runs], str]:
+    return lambda runs: spread(column(runs, key), digits)
+
+
+def _middle_of(key: str, digits: int = 1) -> Callable[[Runs], str]:
+    return lambda runs: middle(column(runs, key), digits)
 
 
 def _growth(found: Mapping[str, Mapping[str, Runs]]) -> str:
