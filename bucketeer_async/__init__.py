@@ -1,6 +1,5 @@
 """The asyncio-native Python SDK for Bucketeer, the open-source feature-flag and experimentation service."""
 
-from bucketeer_async._api import ApiClient
 from bucketeer_async._client import Client
 from bucketeer_async._errors import (
     ApiError,
@@ -15,11 +14,11 @@ from bucketeer_async._errors import (
     UndeliveredError,
     WrongLoopError,
 )
+from bucketeer_async._events._processor import Processor
+from bucketeer_async._events._receipt import Receipt
 from bucketeer_async._models import ApiId, Evaluation, EvaluationDetails, EventKind, Reason, ReasonType, User
 from bucketeer_async._options import LocalEvaluation, ProcessorConfig, RetryPolicy, Spool
-from bucketeer_async._processor import Processor
-from bucketeer_async._records import Receipt
-from bucketeer_async._reports import (
+from bucketeer_async._results import (
     DrainCounts,
     DrainReport,
     Drop,
@@ -34,7 +33,8 @@ from bucketeer_async._reports import (
     SpoolStatistics,
     Statistics,
 )
-from bucketeer_async._responses import (
+from bucketeer_async._transport._api import ApiClient
+from bucketeer_async._transport._responses import (
     Definitions,
     EventError,
     GetEvaluationResponse,

@@ -1,7 +1,7 @@
 """The client: flags and goals, for applications. It decides nothing itself.
 
-What it is made of is left to `_parts.py`, what becomes of a question to `_questions.py`, what its answer means to
-`_variations.py`, and start and close to `_lifecycle.py`.
+What it is made of is left to `_composition.py`, what becomes of a question to `_flags/_evaluations.py`, what its answer means to
+`_flags/_conversion.py`, and start and close to `_lifecycle.py`.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from dataclasses import replace
 from types import EllipsisType, TracebackType
 from typing import Any, Self, overload
 
-from bucketeer_async import _environment
-from bucketeer_async import _parts as parts
-from bucketeer_async import _variations as variations
-from bucketeer_async._api import ApiClient
+from bucketeer_async import _composition as parts
+from bucketeer_async import _from_env as _environment
+from bucketeer_async._composition import LocalFlags, Parts
 from bucketeer_async._errors import ConfigurationError
-from bucketeer_async._http import HttpClient
+from bucketeer_async._events._receipt import Receipt
+from bucketeer_async._flags import _conversion as variations
+from bucketeer_async._flags._conversion import Json
+from bucketeer_async._flags._evaluations import Questions
 from bucketeer_async._lifecycle import Lifecycle
+from bucketeer_async._log import TroubleLog
 from bucketeer_async._models import EvaluationDetails, User
 from bucketeer_async._options import LocalEvaluation, ProcessorConfig
-from bucketeer_async._parts import LocalFlags, Parts
-from bucketeer_async._questions import Questions
-from bucketeer_async._records import Receipt
-from bucketeer_async._reports import DrainReport, FlagChanges, Statistics
-from bucketeer_async._trouble import TroubleLog
-from bucketeer_async._variations import Json
+from bucketeer_async._results import DrainReport, FlagChanges, Statistics
+from bucketeer_async._transport._api import ApiClient
+from bucketeer_async._transport._http import HttpClient
 
 
 class Client:

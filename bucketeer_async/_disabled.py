@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from typing import NoReturn
 
-from bucketeer_async._counting import total_counts
 from bucketeer_async._errors import NotReadyError
-from bucketeer_async._ledger import Ledger
+from bucketeer_async._events._counters import total_counts
+from bucketeer_async._events._ledger import Ledger
+from bucketeer_async._events._receipt import Receipt
+from bucketeer_async._flags._reasons import DisabledError
 from bucketeer_async._models import EventKind
-from bucketeer_async._reasons import DisabledError
-from bucketeer_async._records import Receipt
-from bucketeer_async._reports import DrainReport, RefusedReason, Statistics
+from bucketeer_async._results import DrainReport, RefusedReason, Statistics
 
 
 class DisabledEvaluator:

@@ -21,8 +21,8 @@ import anyio
 
 from bucketeer_async._background import BackgroundTask, load_anyio, require_loop
 from bucketeer_async._errors import ClosedError
-from bucketeer_async._evaluators import Evaluator
-from bucketeer_async._reports import DrainReport
+from bucketeer_async._flags._evaluators import Evaluator
+from bucketeer_async._results import DrainReport
 
 
 class State(Enum):

@@ -1,6 +1,6 @@
 """The values that go in through the public surface: frozen, checked where they are made.
 
-Nothing here knows a clock, a loop or the wire's encoding; `_events.py` and `_wire.py` do the encoding.
+Nothing here knows a clock, a loop or the wire's encoding; `_events/_encoder.py` and `_transport/_codec.py` do the encoding.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def _check_attributes(attributes: object) -> Mapping[str, str]:
 
 
 class _Encodable:
-    """Keeps what its events say about it, made by `_events.py` when it is first needed; no field of anybody's."""
+    """Keeps what its events say about it, made by `_events/_encoder.py` when it is first needed; no field of anybody's."""
 
     __slots__ = ("_encoded",)
     _encoded: str

@@ -11,7 +11,7 @@ from typing import Final, Literal, get_args
 
 from bucketeer_async._errors import ConfigurationError
 from bucketeer_async._models import check_text
-from bucketeer_async._reports import Drop
+from bucketeer_async._results import Drop
 
 Overflow = Literal["drop_newest", "drop_oldest", "wait"]
 Scope = Literal["auto", "tag", "environment"]

@@ -1,6 +1,6 @@
 """Shows, checks and purges a spool: ``python -m bucketeer_async.spool PATH [show|check|purge]``.
 
-For the person who runs a service; the service itself never needs it. What a spool is, is left to `_spool.py`.
+For the person who runs a service; the service itself never needs it. What a spool is, is left to `_events/_spool_file.py`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from bucketeer_async._events._spool_file import SpoolDamagedError, SpooledEvent, SpoolError, SpoolFile, read_events
 from bucketeer_async._models import EventKind
-from bucketeer_async._spool import SpoolDamagedError, SpooledEvent, SpoolError, SpoolFile, read_events
 
 _LARGEST: Final = 2**40  # bytes; larger than any spool, for nothing is written
 

@@ -25,8 +25,8 @@ from bucketeer_async import (
     LocalEvaluation,
 )
 from bucketeer_async._evaluation import compile_flag, compile_segment
-from bucketeer_async._local import LocalEvaluator
-from bucketeer_async._responses import Definitions
+from bucketeer_async._flags._local import LocalEvaluator
+from bucketeer_async._transport._responses import Definitions
 from bucketeer_async.gateway import GatewayState, create_app
 from bucketeer_async.gateway._definitions import complete_flag, complete_segment
 from bucketeer_async.gateway._environment import Environment, Stored

@@ -30,7 +30,7 @@ from bucketeer_async import (
     User,
     WrongLoopError,
 )
-from bucketeer_async._http import retry_after_seconds
+from bucketeer_async._transport._http import retry_after_seconds
 
 USER = User("user-1", {"plan": "pro"})
 KEY = "secret-key"

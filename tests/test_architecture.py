@@ -15,34 +15,21 @@ PACKAGE = Path(__file__).parent.parent / "bucketeer_async"
 LAYERS = [
     "_version _errors",  # words
     "_models",
-    "_reports",
-    "_options _responses _proto",
-    "_reader _numbers _causes",  # grammar
-    "_wire _endpoint _environment",
-    "_error_metrics _counting",  # thought
-    "_events _retry",
-    "_evaluation",
-    "_variations _held",
-    "_reasons",
-    "_replica",
-    "_bootstrap",
-    "_background _trouble _listener _http _pace",  # machinery
-    "_records _connections _spool",
-    "spool",  # a command line of its own
-    "_ledger _metrics",
-    "_api _delivery _spooling _polling",
-    "_collector _local",
-    "_pipeline",
-    "_processor",
-    "_evaluators _disabled",  # strategies
-    "_lifecycle _questions",  # composition
-    "_parts",
+    "_results",
+    "_options _proto",
+    "_go_numbers _log _background _retry",  # tools
+    "_from_env",
+    "_transport _evaluation",  # subjects
+    "_events",
+    "_flags",
+    "_disabled _lifecycle",  # the client
+    "_composition",
     "_client",
-    "gateway",  # knows words, grammar and _background, never the client
-    "__init__",  # the door
+    "spool gateway",  # doors
+    "__init__",
 ]
 LEVEL = {name: level for level, line in enumerate(LAYERS) for name in line.split()}
-GATEWAY_MAY_USE = {"_evaluation", "_models", "_reports", "_errors", "_proto", "_background", "gateway"}
+GATEWAY_MAY_USE = {"_evaluation", "_models", "_results", "_errors", "_proto", "_background", "gateway"}
 
 
 def modules() -> dict[str, list[Path]]:
@@ -96,7 +83,7 @@ def test_http_is_known_in_one_module() -> None:
         or (isinstance(node, ast.ImportFrom) and (node.module or "").startswith("httpx"))
     }
 
-    assert knowing == {"_http"}
+    assert knowing == {"_transport"}
 
 
 def test_importing_is_light() -> None:

@@ -32,7 +32,7 @@ from bucketeer_async import (
     WrongLoopError,
 )
 from bucketeer_async._evaluation import Snapshot, compile_flag, evaluate
-from bucketeer_async._variations import json_like
+from bucketeer_async._flags._conversion import json_like
 from bucketeer_async.gateway import GatewayState, create_app
 from tests.clock import VirtualLoop
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bucketeer_async import ConfigurationError, LocalEvaluation, ProcessorConfig, Spool
-from bucketeer_async._environment import (
+from bucketeer_async._from_env import (
     CLIENT,
     DISABLED,
     EVALUATED_LOCALLY,

@@ -27,7 +27,7 @@ from bucketeer_async import (
     User,
 )
 from bucketeer_async._evaluation import EvaluationCause, EvaluationError
-from bucketeer_async._evaluators import MeasuredEvaluator, RemoteEvaluator
+from bucketeer_async._flags._evaluators import MeasuredEvaluator, RemoteEvaluator
 from tests.clock import VirtualLoop
 
 USER = User("user-1", {"plan": "pro"})

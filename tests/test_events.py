@@ -25,7 +25,7 @@ from bucketeer_async import (
     StatusError,
     User,
 )
-from bucketeer_async._events import EncodedEvent, EventFactory, IdPool, UnreportedError
+from bucketeer_async._events._encoder import EncodedEvent, EventFactory, IdPool, UnreportedError
 from bucketeer_async._models import evaluation_of
 from bucketeer_async._proto._pool import POOL
 from bucketeer_async._proto.event.client import event_pb2 as pb

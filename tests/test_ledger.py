@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bucketeer_async import EventKind
-from bucketeer_async._events import EncodedEvent
-from bucketeer_async._ledger import Ledger
-from bucketeer_async._records import Receipt, RecordQueue
+from bucketeer_async._events._encoder import EncodedEvent
+from bucketeer_async._events._ledger import Ledger
+from bucketeer_async._events._receipt import Receipt, RecordQueue
 
 EVENT = EncodedEvent(EventKind.GOAL, b"{}")
 

@@ -28,7 +28,7 @@ from bucketeer_async import (
     WrongLoopError,
 )
 from bucketeer_async._evaluation import EvaluationCause, EvaluationError
-from bucketeer_async._local import State
+from bucketeer_async._flags._local import State
 from tests.clock import VirtualLoop
 from tests.flag_server import EPOCH, FlagServer, local, polls, rule_for_segment
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bucketeer_async import ApiId, Processor, ProcessorConfig
-from bucketeer_async._metrics import Metrics
+from bucketeer_async._flags._own_metrics import Metrics
 from tests.clock import VirtualLoop
 from tests.fakes import FakeAnswer, FakeClient
 

@@ -26,7 +26,7 @@ from bucketeer_async import (
     UndeliveredError,
     User,
 )
-from bucketeer_async._events import EventFactory
+from bucketeer_async._events._encoder import EventFactory
 from bucketeer_async._models import evaluation_of
 
 DEFAULT = Reason(ReasonType.DEFAULT)

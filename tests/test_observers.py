@@ -9,9 +9,9 @@ import threading
 import pytest
 
 from bucketeer_async import Drop, EventKind, Processor, ProcessorConfig, User
-from bucketeer_async import _listener as listener_module
-from bucketeer_async._listener import DropListener
-from bucketeer_async._trouble import TroubleLog
+from bucketeer_async._events import _drop_listener as listener_module
+from bucketeer_async._events._drop_listener import DropListener
+from bucketeer_async._log import TroubleLog
 from tests.fakes import FakeClient
 
 LOGGER = logging.getLogger("bucketeer_async")

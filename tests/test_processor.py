@@ -38,9 +38,9 @@ from bucketeer_async import (
     User,
     WrongLoopError,
 )
-from bucketeer_async._delivery import Delivery
-from bucketeer_async._events import EncodedEvent
-from bucketeer_async._ledger import Ledger
+from bucketeer_async._events._batch import Delivery
+from bucketeer_async._events._encoder import EncodedEvent
+from bucketeer_async._events._ledger import Ledger
 from tests.clock import VirtualLoop
 from tests.fakes import FakeAnswer, FakeClient, FakeEventError, accept
 

@@ -8,9 +8,9 @@ import pytest
 
 from bucketeer_async import Evaluation, ReasonType, User, WrongLoopError
 from bucketeer_async._disabled import DisabledProcessor
-from bucketeer_async._questions import Questions
-from bucketeer_async._trouble import TroubleLog
-from bucketeer_async._variations import to_bool
+from bucketeer_async._flags._conversion import to_bool
+from bucketeer_async._flags._evaluations import Questions
+from bucketeer_async._log import TroubleLog
 
 USER = User("user-of-the-test")
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bucketeer_async import DecodeError, Definitions
-from bucketeer_async._reader import Reader
-from bucketeer_async._wire import decode_get_feature_flags, decode_get_segment_users
+from bucketeer_async._transport._codec import decode_get_feature_flags, decode_get_segment_users
+from bucketeer_async._transport._json_reader import Reader
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),

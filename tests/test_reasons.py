@@ -6,8 +6,8 @@ import pytest
 
 from bucketeer_async import ClosedError, DecodeError, ReasonType, RequestTimeoutError, StatusError
 from bucketeer_async._evaluation import EvaluationCause, EvaluationError
-from bucketeer_async._reasons import DisabledError, reason_for
-from bucketeer_async._variations import WrongTypeError
+from bucketeer_async._flags._conversion import WrongTypeError
+from bucketeer_async._flags._reasons import DisabledError, reason_for
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from bucketeer_async._events._spool_file import FILE_NAME, SpoolError, SpoolFile
 from bucketeer_async._models import EventKind
-from bucketeer_async._spool import FILE_NAME, SpoolError, SpoolFile
 
 LARGE = 2**26
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from bucketeer_async import spool
+from bucketeer_async._events._spool_file import FILE_NAME, SpoolFile
 from bucketeer_async._models import EventKind
-from bucketeer_async._spool import FILE_NAME, SpoolFile
 
 LARGE = 2**26
 SECRET = b"user-of-the-test"

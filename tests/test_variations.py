@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bucketeer_async._variations import (
+from bucketeer_async._flags._conversion import (
     WrongTypeError,
     check_default,
     check_float_default,

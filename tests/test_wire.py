@@ -12,8 +12,9 @@ from google.protobuf import json_format
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bucketeer_async import User, _wire
+from bucketeer_async import User
 from bucketeer_async._proto.gateway import service_pb2 as pb
+from bucketeer_async._transport import _codec as _wire
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 ids = texts.filter(bool)
@@ -106,8 +107,9 @@ def test_whether_attributes_are_new_is_a_bool() -> None:
 def test_asking_does_not_load_protobuf_which_would_hold_the_loop() -> None:
     code = """if True:
         import sys
-        from bucketeer_async import User, _wire
-        _wire.get_evaluation_body(User("user"), "flag", tag="tag", source_id=0, sdk_version="1")
+        from bucketeer_async import User
+        from bucketeer_async._transport import _codec
+        _codec.get_evaluation_body(User("user"), "flag", tag="tag", source_id=0, sdk_version="1")
         print([name for name in sys.modules if name.startswith("google")])
     """
 

@@ -1,6 +1,6 @@
 """Which variation a flag gives to a user: plain values and functions that compute what the server computes."""
 
-from bucketeer_async._causes import EvaluationCause, EvaluationError, MalformedError
+from bucketeer_async._evaluation._errors import EvaluationCause, EvaluationError, MalformedError
 from bucketeer_async._evaluation._evaluate import evaluate
 from bucketeer_async._evaluation._flags import Flag, Served, Variation, compile_flag, dependencies, segments
 from bucketeer_async._evaluation._segments import Listed, Segment, compile_segment

@@ -6,7 +6,7 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
-from bucketeer_async import _numbers
+from bucketeer_async import _go_numbers as _numbers
 from bucketeer_async._evaluation import _fields, _versions
 from bucketeer_async._evaluation._fields import Fields
 

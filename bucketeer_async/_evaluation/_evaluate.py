@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
-from bucketeer_async._causes import EvaluationCause, EvaluationError
 from bucketeer_async._evaluation._clauses import Asked
+from bucketeer_async._evaluation._errors import EvaluationCause, EvaluationError
 from bucketeer_async._evaluation._flags import Flag, Served
 from bucketeer_async._evaluation._snapshot import Snapshot
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from bucketeer_async._causes import MalformedError
+from bucketeer_async._evaluation._errors import MalformedError
 
 _T = TypeVar("_T", str, bool, float)
 Fields = Mapping[str, Any]

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from bucketeer_async._causes import EvaluationCause, EvaluationError, MalformedError
 from bucketeer_async._evaluation import _fields
 from bucketeer_async._evaluation._clauses import OPERATORS, Asked, Condition, Question
+from bucketeer_async._evaluation._errors import EvaluationCause, EvaluationError, MalformedError
 from bucketeer_async._evaluation._fields import Fields
 from bucketeer_async._evaluation._rollout import Salt, Strategy, compile_strategy
 from bucketeer_async._evaluation._rules import compile_conditions

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from bucketeer_async._causes import EvaluationCause, EvaluationError
 from bucketeer_async._evaluation import _fields
+from bucketeer_async._evaluation._errors import EvaluationCause, EvaluationError
 from bucketeer_async._evaluation._fields import Fields
 from bucketeer_async._evaluation._murmur import Hash
 

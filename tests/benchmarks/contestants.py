@@ -159,7 +159,7 @@ class Floor:
 
     def load(self) -> None:
         from bucketeer_async import User
-        from bucketeer_async._events import EventFactory
+        from bucketeer_async._events._encoder import EventFactory
 
         factory = EventFactory(tag="shop", source_id=0, sdk_version="1.0.0")
         shown = new_evaluation()

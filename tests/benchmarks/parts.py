@@ -78,7 +78,7 @@ async def least_awaited(work: Callable[[], Awaitable[object]], count: int) -> fl
 
 def ledger_and_queue(events: Sequence[Any]) -> dict[str, float]:
     """Time the ledger alone, and beside it what an `asyncio.Queue` would cost by itself."""
-    from bucketeer_async._ledger import Ledger
+    from bucketeer_async._events._ledger import Ledger
 
     def ignore(*_arguments: object) -> None: ...
 
@@ -160,8 +160,8 @@ def imports() -> dict[str, float]:
 async def run(url: str, count: int) -> dict[str, float]:
     """Time everything."""
     from bucketeer_async import User
-    from bucketeer_async._events import EventFactory, IdPool
-    from bucketeer_async._wire import register_events_body
+    from bucketeer_async._events._encoder import EventFactory, IdPool
+    from bucketeer_async._transport._codec import register_events_body
 
     new_id, shown = IdPool(), new_evaluation()
     factory = EventFactory(tag="shop", source_id=0, sdk_version="1.0.0")

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bucketeer_async import ReasonType, User
-from bucketeer_async._causes import MalformedError
 from bucketeer_async._evaluation import (
     EvaluationCause,
     EvaluationError,
@@ -21,9 +20,10 @@ from bucketeer_async._evaluation import (
     compile_segment,
     evaluate,
 )
+from bucketeer_async._evaluation._errors import MalformedError
 from bucketeer_async._evaluation._versions import version
-from bucketeer_async._held import CompiledFlags, HeldFlag
-from bucketeer_async._numbers import integer, number
+from bucketeer_async._flags._definitions import CompiledFlags, HeldFlag
+from bucketeer_async._go_numbers import integer, number
 
 USER = User("user-1", {"plan": "pro"})
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import pytest
 
 from bucketeer_async import Processor, ProcessorConfig, Receipt, RefusedReason
-from bucketeer_async._events import EventFactory
+from bucketeer_async._events._encoder import EventFactory
 from tests.clock import VirtualLoop
 from tests.fakes import FakeAnswer, FakeClient
 from tests.faults.conftest import FULL

@@ -20,9 +20,9 @@ import httpx
 import pytest
 
 from bucketeer_async import ApiClient, Fate, Processor, ProcessorConfig, RetryPolicy, Spool, User
-from bucketeer_async import _spooling as spooling
+from bucketeer_async._events import _spool_writer as spooling
+from bucketeer_async._events._spool_file import FILE_NAME, SpoolError, SpoolFile
 from bucketeer_async._models import EventKind
-from bucketeer_async._spool import FILE_NAME, SpoolError, SpoolFile
 from bucketeer_async.gateway import Fault, GatewayState, LocalGateway
 from tests.faults.conftest import FULL
 from tests.faults.world import EVALUATION, KEY, USER, Sky, check_counts, fair, refused
@@ -426,7 +426,7 @@ async def test_a_spool_that_cannot_be_used_does_not_fill_the_memory(
 CLAIM = """
 import sys
 from pathlib import Path
-from bucketeer_async._spool import SpoolError, SpoolFile
+from bucketeer_async._events._spool_file import SpoolError, SpoolFile
 try:
     SpoolFile(Path(sys.argv[1]), 2**20)
     print("taken")

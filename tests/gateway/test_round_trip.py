@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bucketeer_async import ApiId, Evaluation, Reason, ReasonType, StatusError, User
-from bucketeer_async._events import EncodedEvent, EventFactory
-from bucketeer_async._wire import register_events_body
+from bucketeer_async._events._encoder import EncodedEvent, EventFactory
+from bucketeer_async._transport._codec import register_events_body
 from bucketeer_async.gateway import GatewayState
 from bucketeer_async.gateway._endpoints import ENDPOINTS, handle
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 
 from bucketeer_async import ApiClient, LocalEvaluation
-from bucketeer_async._local import LocalEvaluator
-from bucketeer_async._polling import PollingMetrics
+from bucketeer_async._flags._local import LocalEvaluator
+from bucketeer_async._flags._poller import PollingMetrics
 
 
 def local_evaluator(api: ApiClient, metrics: PollingMetrics) -> LocalEvaluator:

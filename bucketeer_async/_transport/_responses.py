@@ -1,4 +1,4 @@
-"""What the coroutines of `ApiClient` return: frozen values, decoded by `_wire.py`."""
+"""What the coroutines of `ApiClient` return: frozen values, decoded by `_transport/_codec.py`."""
 
 from __future__ import annotations
 

@@ -15,12 +15,12 @@ from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Final
 
-from bucketeer_async._counting import Counts
-from bucketeer_async._events import EVENT_ID, EncodedEvent
+from bucketeer_async._events._counters import Counts
+from bucketeer_async._events._encoder import EVENT_ID, EncodedEvent
+from bucketeer_async._events._receipt import Receipt, RecordQueue, resolve
 from bucketeer_async._models import EventKind
 from bucketeer_async._options import Overflow
-from bucketeer_async._records import Receipt, RecordQueue, resolve
-from bucketeer_async._reports import DroppedReason, EventCounts, Fate, Outcome, RefusedReason
+from bucketeer_async._results import DroppedReason, EventCounts, Fate, Outcome, RefusedReason
 
 _DELIVERED: Final = Outcome(Fate.DELIVERED)
 _SPOOLED: Final = Outcome(Fate.SPOOLED)

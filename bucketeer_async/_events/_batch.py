@@ -16,12 +16,12 @@ from itertools import accumulate
 from typing import Final, Protocol
 
 from bucketeer_async._errors import ApiError, StatusError
-from bucketeer_async._ledger import Ledger
+from bucketeer_async._events._ledger import Ledger
+from bucketeer_async._events._receipt import Receipt
+from bucketeer_async._log import TroubleLog
 from bucketeer_async._options import RetryPolicy
-from bucketeer_async._records import Receipt
-from bucketeer_async._reports import Fate, Outcome
+from bucketeer_async._results import Fate, Outcome
 from bucketeer_async._retry import Action, Circuit, Decision, Pass, Trouble, backoff, decide
-from bucketeer_async._trouble import TroubleLog
 
 _TOPIC: Final = "delivery"
 _AGAIN: Final = 600.0  # seconds between two lines of one spell

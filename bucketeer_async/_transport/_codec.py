@@ -14,8 +14,8 @@ from typing import Any, Final, TypeVar
 
 from bucketeer_async._errors import DecodeError
 from bucketeer_async._models import Evaluation, Reason, ReasonType, User
-from bucketeer_async._reader import Reader
-from bucketeer_async._responses import (
+from bucketeer_async._transport._json_reader import Reader
+from bucketeer_async._transport._responses import (
     Definitions,
     EventError,
     GetEvaluationResponse,

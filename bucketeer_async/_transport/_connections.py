@@ -21,8 +21,8 @@ import anyio
 
 from bucketeer_async._background import BackgroundTask, Progress, load_anyio, require_loop
 from bucketeer_async._errors import ClosedError, ConfigurationError, ConnectionFailedError, RequestTimeoutError
-from bucketeer_async._http import Answer, HttpClient, Request, exchange
-from bucketeer_async._responses import RegisterEventsResponse
+from bucketeer_async._transport._http import Answer, HttpClient, Request, exchange
+from bucketeer_async._transport._responses import RegisterEventsResponse
 
 
 class State(Enum):

@@ -1,4 +1,4 @@
-"""LocalEvaluator: answers questions from what is polled. How that is kept fresh is left to `_polling.py`."""
+"""LocalEvaluator: answers questions from what is polled. How that is kept fresh is left to `_flags/_poller.py`."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from typing import Final
 
 import anyio
 
-from bucketeer_async import _bootstrap
 from bucketeer_async._background import BackgroundTask, require_loop
 from bucketeer_async._errors import ClosedError, ConfigurationError, NotReadyError
 from bucketeer_async._evaluation import EvaluationCause, EvaluationError, evaluate
+from bucketeer_async._flags import _snapshot_file as _bootstrap
+from bucketeer_async._flags._poller import FlagPoller, PollingApi, PollingMetrics
+from bucketeer_async._flags._schedule import in_turns
 from bucketeer_async._models import Evaluation, User
 from bucketeer_async._options import LocalEvaluation
-from bucketeer_async._pace import in_turns
-from bucketeer_async._polling import FlagPoller, PollingApi, PollingMetrics
-from bucketeer_async._reports import FlagChanges, LocalEvaluationStatistics
+from bucketeer_async._results import FlagChanges, LocalEvaluationStatistics
 
 _OWNER: Final = "local evaluator"
 _PARSED_HERE: Final = 256 * 1024  # bytes; more is parsed off the loop

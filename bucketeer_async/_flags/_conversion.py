@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from types import NoneType
 from typing import Any, Final, NoReturn, TypeVar
 
-from bucketeer_async._numbers import integer, number
+from bucketeer_async._go_numbers import integer, number
 
 _T = TypeVar("_T")
 

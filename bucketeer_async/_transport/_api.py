@@ -1,6 +1,6 @@
 """The client of the gateway's HTTP API: one coroutine per endpoint, requests in tasks of our own.
 
-What a request looks like is left to `_wire.py`, how it travels to `_http.py`, and over what to `_connections.py`.
+What a request looks like is left to `_transport/_codec.py`, how it travels to `_transport/_http.py`, and over what to `_transport/_connections.py`.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from functools import partial
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
-from bucketeer_async import _wire
-from bucketeer_async._connections import Connections, Lease
-from bucketeer_async._endpoint import ApiKey, check_header, normalize_endpoint
 from bucketeer_async._errors import ConfigurationError, ConnectionFailedError
-from bucketeer_async._http import Answer, HttpClient, Request, new_client
 from bucketeer_async._models import User, check_int32, check_text
 from bucketeer_async._options import check_seconds
-from bucketeer_async._responses import (
+from bucketeer_async._transport import _codec as _wire
+from bucketeer_async._transport._connections import Connections, Lease
+from bucketeer_async._transport._endpoint import ApiKey, check_header, normalize_endpoint
+from bucketeer_async._transport._http import Answer, HttpClient, Request, new_client
+from bucketeer_async._transport._responses import (
     GetEvaluationResponse,
     GetEvaluationsResponse,
     GetFeatureFlagsResponse,

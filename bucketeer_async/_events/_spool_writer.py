@@ -1,6 +1,6 @@
 """Keeps events in a spool while they wait, on a thread of its own. Whatever the disk does, nobody else notices.
 
-The file is left to `_spool.py`; which events are left at the end of a drain, and how those of an earlier process come
+The file is left to `_events/_spool_file.py`; which events are left at the end of a drain, and how those of an earlier process come
 back, to the pipeline.
 
 The file belongs to the thread: only its frame knows it, so that a forked child, which has not got the thread, can do
@@ -26,13 +26,13 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from bucketeer_async._background import Progress
-from bucketeer_async._events import EncodedEvent
-from bucketeer_async._ledger import Ledger
+from bucketeer_async._events._encoder import EncodedEvent
+from bucketeer_async._events._ledger import Ledger
+from bucketeer_async._events._receipt import Receipt
+from bucketeer_async._events._spool_file import SpooledEvent, SpoolError, SpoolFile, SpoolFullError
+from bucketeer_async._log import TroubleLog
 from bucketeer_async._options import Spool
-from bucketeer_async._records import Receipt
-from bucketeer_async._reports import Fate, SpoolStatistics
-from bucketeer_async._spool import SpooledEvent, SpoolError, SpoolFile, SpoolFullError
-from bucketeer_async._trouble import TroubleLog
+from bucketeer_async._results import Fate, SpoolStatistics
 
 _T = TypeVar("_T")
 

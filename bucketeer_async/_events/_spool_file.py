@@ -1,6 +1,6 @@
 """The file of a spool: events that must outlive the process, in SQLite. Everything here blocks: call it off the loop.
 
-When something is written, and what becomes of it, is left to `_spooling.py`.
+When something is written, and what becomes of it, is left to `_events/_spool_writer.py`.
 
 A row is believed only if its checksum is right. A file that SQLite finds damaged is set aside, and what can still be
 read of it goes into a new one.

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 from bucketeer_async._errors import BucketeerError, StatusError, WrongLoopError
-from bucketeer_async._evaluators import Evaluator
+from bucketeer_async._events._receipt import Receipt
+from bucketeer_async._flags._conversion import WrongTypeError
+from bucketeer_async._flags._evaluators import Evaluator
+from bucketeer_async._flags._reasons import DisabledError, reason_for
+from bucketeer_async._log import TroubleLog
 from bucketeer_async._models import Evaluation, EvaluationDetails, Reason, ReasonType, User, check_text
-from bucketeer_async._reasons import DisabledError, reason_for
-from bucketeer_async._records import Receipt
-from bucketeer_async._trouble import TroubleLog
-from bucketeer_async._variations import WrongTypeError
 
 _T = TypeVar("_T")
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from json.encoder import encode_basestring as _text
 from typing import Final, NamedTuple
 
-from bucketeer_async._error_metrics import error_detail
+from bucketeer_async._events._error_metrics import error_detail
 from bucketeer_async._models import (
     ApiId,
     Evaluation,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from bucketeer_async._causes import EvaluationCause, EvaluationError
 from bucketeer_async._errors import BucketeerError, StatusError
+from bucketeer_async._evaluation._errors import EvaluationCause, EvaluationError
+from bucketeer_async._flags._conversion import WrongTypeError
 from bucketeer_async._models import ReasonType
-from bucketeer_async._variations import WrongTypeError
 
 _BY_CAUSE: Final = {
     EvaluationCause.FLAG_NOT_FOUND: ReasonType.ERROR_FLAG_NOT_FOUND,

@@ -1,6 +1,6 @@
 """The event processor: the door to the pipeline. A push is checked, encoded, and admitted or refused, at once.
 
-Who delivers, and how, is left to `_pipeline.py`; this file holds the pushes and what a caller sees of the lifecycle.
+Who delivers, and how, is left to `_events/_pipeline.py`; this file holds the pushes and what a caller sees of the lifecycle.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from collections.abc import Callable
 from types import EllipsisType, TracebackType
 from typing import Final, NamedTuple, Protocol, Self, TypeVarTuple
 
-from bucketeer_async._counting import total_counts
 from bucketeer_async._errors import ClosedError, ConfigurationError
-from bucketeer_async._events import EncodedEvent, EventFactory, UnreportedError
+from bucketeer_async._events._counters import total_counts
+from bucketeer_async._events._encoder import EncodedEvent, EventFactory, UnreportedError
+from bucketeer_async._events._pipeline import EventsClient, Pipeline, State
+from bucketeer_async._events._receipt import Receipt
 from bucketeer_async._models import ApiId, Evaluation, EventKind, ReasonType, User
 from bucketeer_async._options import ProcessorConfig
-from bucketeer_async._pipeline import EventsClient, Pipeline, State
-from bucketeer_async._records import Receipt
-from bucketeer_async._reports import DrainReport, RefusedReason, Statistics
+from bucketeer_async._results import DrainReport, RefusedReason, Statistics
 
 _Args = TypeVarTuple("_Args")
 

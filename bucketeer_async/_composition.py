@@ -8,19 +8,19 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, Protocol
 
-from bucketeer_async._api import ApiClient
 from bucketeer_async._disabled import DisabledEvaluator, DisabledProcessor
 from bucketeer_async._errors import ConfigurationError
-from bucketeer_async._evaluators import Evaluator, MeasuredEvaluator, RemoteEvaluator
+from bucketeer_async._events._processor import Processor
+from bucketeer_async._events._receipt import Receipt
+from bucketeer_async._flags._evaluations import EvaluationEvents
+from bucketeer_async._flags._evaluators import Evaluator, MeasuredEvaluator, RemoteEvaluator
+from bucketeer_async._flags._local import LocalEvaluator
+from bucketeer_async._flags._own_metrics import Metrics
 from bucketeer_async._lifecycle import ApiLife, EventsLife
-from bucketeer_async._local import LocalEvaluator
-from bucketeer_async._metrics import Metrics
 from bucketeer_async._models import User
 from bucketeer_async._options import LocalEvaluation, ProcessorConfig
-from bucketeer_async._processor import Processor
-from bucketeer_async._questions import EvaluationEvents
-from bucketeer_async._records import Receipt
-from bucketeer_async._reports import FlagChanges, LocalEvaluationStatistics, Statistics
+from bucketeer_async._results import FlagChanges, LocalEvaluationStatistics, Statistics
+from bucketeer_async._transport._api import ApiClient
 
 _LOGGER: Final = "bucketeer_async"
 _ERRORS_SHARE: Final = 0.1  # of the queue's capacity that error metrics may hold

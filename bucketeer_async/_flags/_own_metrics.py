@@ -6,8 +6,8 @@ import os
 from collections import deque
 from typing import Protocol
 
+from bucketeer_async._events._receipt import Receipt
 from bucketeer_async._models import ApiId
-from bucketeer_async._records import Receipt
 
 
 class MetricsEvents(Protocol):

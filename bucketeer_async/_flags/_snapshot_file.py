@@ -23,10 +23,10 @@ from typing import Any, Final
 
 from bucketeer_async._errors import ConfigurationError
 from bucketeer_async._evaluation import MalformedError, Segment, compile_segment
-from bucketeer_async._held import HeldFlag, HeldSegment, Steps
-from bucketeer_async._reader import Reader
-from bucketeer_async._replica import HeldFlags, HeldSegments, applying_flags
-from bucketeer_async._responses import Definitions, GetFeatureFlagsResponse
+from bucketeer_async._flags._definitions import HeldFlag, HeldSegment, Steps
+from bucketeer_async._flags._sync import HeldFlags, HeldSegments, applying_flags
+from bucketeer_async._transport._json_reader import Reader
+from bucketeer_async._transport._responses import Definitions, GetFeatureFlagsResponse
 
 _FORMAT: Final = "bucketeer-async-snapshot"
 _VERSION: Final = 1

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from bucketeer_async._models import EventKind
-from bucketeer_async._reports import DrainCounts, DrainReport, DroppedReason, EventCounts, Fate, Outcome, RefusedReason
+from bucketeer_async._results import DrainCounts, DrainReport, DroppedReason, EventCounts, Fate, Outcome, RefusedReason
 
 
 class Counts:

@@ -1,6 +1,6 @@
 """What is held of the server's flags and segments: what to ask for next, and what an answer makes of it.
 
-Plain functions over frozen values; who asks, and when, is left to `_polling.py`. Functions named ``applying_*`` work in
+Plain functions over frozen values; who asks, and when, is left to `_flags/_poller.py`. Functions named ``applying_*`` work in
 short steps, so that others can be let in between.
 
 The gateway answers with what has changed, and leaves some changes out. The remedies are all here:
@@ -25,9 +25,9 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from bucketeer_async._evaluation import Snapshot
-from bucketeer_async._held import CompiledFlags, HeldFlag, HeldSegment, Steps, hold_flag, holding_segment
-from bucketeer_async._reports import FlagChanges
-from bucketeer_async._responses import GetFeatureFlagsResponse, GetSegmentUsersResponse
+from bucketeer_async._flags._definitions import CompiledFlags, HeldFlag, HeldSegment, Steps, hold_flag, holding_segment
+from bucketeer_async._results import FlagChanges
+from bucketeer_async._transport._responses import GetFeatureFlagsResponse, GetSegmentUsersResponse
 
 #: Seconds after which segments are asked for again that the gateway did not have though a flag names them: what its
 #: servers know may differ for so long, by their own grace for it.

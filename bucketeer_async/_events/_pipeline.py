@@ -1,7 +1,7 @@
 """One life of the event pipeline: its start, the task group that everything runs under, and the drain.
 
 All of it runs in one background task, so that it does not matter which tasks start and close it. What becomes of a
-record is left to `_ledger.py`, batches to `_collector.py` and `_delivery.py`.
+record is left to `_events/_ledger.py`, batches to `_events/_collector.py` and `_events/_batch.py`.
 
 States, moved by `start`, `begin_closing` and the end of the background task alone::
 
@@ -25,21 +25,21 @@ from typing import TYPE_CHECKING, Final, Protocol
 import anyio
 
 from bucketeer_async._background import BackgroundTask, Progress, require_loop
-from bucketeer_async._collector import Collector
-from bucketeer_async._counting import drain_report
-from bucketeer_async._delivery import Delivery, EventsApi
 from bucketeer_async._errors import ClosedError, ConfigurationError
-from bucketeer_async._ledger import Ledger
-from bucketeer_async._listener import DropListener
+from bucketeer_async._events._batch import Delivery, EventsApi
+from bucketeer_async._events._collector import Collector
+from bucketeer_async._events._counters import drain_report
+from bucketeer_async._events._drop_listener import DropListener
+from bucketeer_async._events._ledger import Ledger
+from bucketeer_async._events._receipt import Receipt
+from bucketeer_async._log import TroubleLog
 from bucketeer_async._models import EventKind
 from bucketeer_async._options import ProcessorConfig, Spool
-from bucketeer_async._records import Receipt
-from bucketeer_async._reports import DrainReport, Drop, DroppedReason, EventCounts, Fate
+from bucketeer_async._results import DrainReport, Drop, DroppedReason, EventCounts, Fate
 from bucketeer_async._retry import Circuit, CircuitState
-from bucketeer_async._trouble import TroubleLog
 
 if TYPE_CHECKING:
-    from bucketeer_async._spooling import Spooler
+    from bucketeer_async._events._spool_writer import Spooler
 
 _PER_TURN: Final = 1000  # records settled between two turns of the loop
 _CLOSING_PAUSE: Final = 1.0  # seconds; longest backoff of single events while closing
@@ -63,7 +63,7 @@ class EventsClient(Protocol):
 
 def _spooler_for(spool: Spool, log: TroubleLog) -> Callable[..., Spooler]:
     try:
-        from bucketeer_async._spooling import Spooler  # noqa: PLC0415 - loads SQLite, which most processes do not need
+        from bucketeer_async._events._spool_writer import Spooler  # noqa: PLC0415 - loads SQLite, which most processes do not need
     except ImportError as error:
         raise ConfigurationError("ProcessorConfig.spool needs sqlite3, and this Python was built without it") from error
     return partial(Spooler, spool, log=log)

@@ -1,6 +1,6 @@
 """Makes batches of what waits in the ledger, each when it is due, and hosts the flush tasks that deliver them.
 
-When a batch may leave is asked of the circuit; what becomes of it is left to `_delivery.py`.
+When a batch may leave is asked of the circuit; what becomes of it is left to `_events/_batch.py`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Final
 import anyio
 from anyio.abc import TaskGroup
 
-from bucketeer_async._delivery import Delivery
-from bucketeer_async._ledger import Ledger
+from bucketeer_async._events._batch import Delivery
+from bucketeer_async._events._ledger import Ledger
+from bucketeer_async._events._receipt import Receipt
 from bucketeer_async._options import ProcessorConfig
-from bucketeer_async._records import Receipt
 from bucketeer_async._retry import Action, Circuit, Decision, Pass
 
 _PER_TURN: Final = 1000  # records handled between two turns of the loop

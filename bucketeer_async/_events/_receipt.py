@@ -11,9 +11,9 @@ from collections import deque
 from collections.abc import Sequence
 
 from bucketeer_async._background import require_loop
-from bucketeer_async._events import EVENT_ID, EncodedEvent
+from bucketeer_async._events._encoder import EVENT_ID, EncodedEvent
 from bucketeer_async._models import EventKind
-from bucketeer_async._reports import Outcome
+from bucketeer_async._results import Outcome
 
 
 class Receipt:

@@ -1,6 +1,6 @@
 """FlagPoller: keeps a snapshot of the gateway's flags and segments fresh.
 
-What to ask for, and what an answer makes of what is held, is decided in `_replica.py`; this file asks, waits and tells.
+What to ask for, and what an answer makes of what is held, is decided in `_flags/_sync.py`; this file asks, waits and tells.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import Enum
 from typing import Final, NamedTuple, Protocol, TypeVar
 
-from bucketeer_async import _replica
 from bucketeer_async._background import Progress
 from bucketeer_async._errors import ApiError, ClosedError, StatusError
 from bucketeer_async._evaluation import Snapshot
-from bucketeer_async._held import HeldFlag, HeldSegment, Steps
+from bucketeer_async._flags import _sync as _replica
+from bucketeer_async._flags._definitions import HeldFlag, HeldSegment, Steps
+from bucketeer_async._flags._schedule import in_turns, pause
+from bucketeer_async._flags._sync import HeldFlags, HeldSegments
+from bucketeer_async._log import TroubleLog
 from bucketeer_async._models import ApiId
 from bucketeer_async._options import LocalEvaluation
-from bucketeer_async._pace import in_turns, pause
-from bucketeer_async._replica import HeldFlags, HeldSegments
-from bucketeer_async._reports import FlagChanges, LocalEvaluationStatistics, SnapshotSource
-from bucketeer_async._responses import GetFeatureFlagsResponse, GetSegmentUsersResponse
+from bucketeer_async._results import FlagChanges, LocalEvaluationStatistics, SnapshotSource
 from bucketeer_async._retry import Action, decide
-from bucketeer_async._trouble import TroubleLog
+from bucketeer_async._transport._responses import GetFeatureFlagsResponse, GetSegmentUsersResponse
 
 _T = TypeVar("_T")
 _A = TypeVar("_A", GetFeatureFlagsResponse, GetSegmentUsersResponse)

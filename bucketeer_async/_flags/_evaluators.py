@@ -11,10 +11,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, Protocol
 
-from bucketeer_async._causes import EvaluationCause, EvaluationError
 from bucketeer_async._errors import ApiError, ConfigurationError, DecodeError, RequestTimeoutError
+from bucketeer_async._evaluation._errors import EvaluationCause, EvaluationError
 from bucketeer_async._models import ApiId, Evaluation, User
-from bucketeer_async._responses import GetEvaluationResponse
+from bucketeer_async._transport._responses import GetEvaluationResponse
 
 _QUESTIONS_PER_TURN: Final = 100  # answered without waiting for anything, between two turns of the loop
 

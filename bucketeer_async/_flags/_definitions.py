@@ -21,7 +21,7 @@ from bucketeer_async._evaluation import (
     segments,
 )
 from bucketeer_async._evaluation._fields import Fields, texts
-from bucketeer_async._reader import Reader
+from bucketeer_async._transport._json_reader import Reader
 
 _T = TypeVar("_T")
 Steps = Generator[None, None, _T]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Final
 
-from bucketeer_async._reports import Drop
+from bucketeer_async._results import Drop
 
 _MOST_WAITING: Final = 100_000  # drops not yet told; with a callback slower than that, further ones are only counted
 

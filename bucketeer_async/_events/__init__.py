@@ -1,0 +1,1 @@
+"""Events, from a push to a settled receipt."""

@@ -1,0 +1,1 @@
+"""Flags, from a poll or a request to a value."""
