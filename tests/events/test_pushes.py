@@ -26,7 +26,7 @@ from bucketeer_async import (
     User,
 )
 
-GOLDEN = Path(__file__).with_name("wire")
+GOLDEN = Path(__file__).parents[1] / "wire"
 UUID4 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 USER = User("user-42", {"plan": "pro", "country": "日本"})
 EVALUATION = Evaluation(
