@@ -1,27 +1,31 @@
-"""Hosts work beside the application: one task, started by anybody, awaited by many.
+"""Tools for work beside the application: a background task, values of one process, wake-ups, long work in steps.
 
-A task group must be left by the task that entered it; ``start()`` and ``aclose()`` are called from any task. So the
-group lives in a task of its own. What the work is, and how it is told to end, is left to its owner.
+A task group must be left by the task that entered it, but ``start()`` and ``aclose()`` are called from any task: so a
+task group lives in a background task. What the work is, and how it ends, is left to its owner.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
 from importlib import import_module
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 from bucketeer_async._errors import WrongLoopError
 
+_T = TypeVar("_T")
+
 _ANYIO: Final = "anyio._backends._asyncio"  # the name by which anyio itself loads it
+_TURN: Final = 0.002  # seconds of work between two turns of the loop
 
 
 async def load_anyio() -> None:
-    """Load what anyio would load at the first scope, for which it would hold the loop for tens of milliseconds."""
+    """Load anyio's backend in a thread: loaded at the first scope, it would hold the loop for tens of milliseconds."""
     if _ANYIO not in sys.modules:
         with contextlib.suppress(ImportError):  # under another name it is loaded when it is needed
             await asyncio.to_thread(import_module, _ANYIO)
@@ -31,12 +35,39 @@ def require_loop(loop: asyncio.AbstractEventLoop, owner: str) -> None:
     """Do nothing on ``loop``.
 
     Raises:
-        WrongLoopError: If another event loop runs here.
+        WrongLoopError: On another event loop.
     """
     if asyncio.get_running_loop() is not loop:
         raise WrongLoopError(
             f"this {owner} belongs to another event loop: create and start one per loop, or call it from its own"
         )
+
+
+class PerProcess(Generic[_T]):
+    """A value that belongs to one process: made when it is first needed, and made anew in a forked child.
+
+    A fork is noticed by the process id, so that a fork by a C library counts too. The parent's value is kept in the
+    child, untouched: its tasks, sockets and threads are the parent's, and a finalizer would act on them.
+
+    Args:
+        make: Makes the value; called once in each process, or more often if threads race for the first call.
+    """
+
+    __slots__ = ("_make", "_values")
+
+    def __init__(self, make: Callable[[], _T]) -> None:
+        self._make = make
+        self._values: dict[int, _T] = {}
+
+    def get(self) -> _T:
+        """Return this process's value; all threads get the same one."""
+        pid = os.getpid()
+        value = self._values.get(pid)
+        return self._values.setdefault(pid, self._make()) if value is None else value
+
+    def made(self) -> _T | None:
+        """Return this process's value if it was made before."""
+        return self._values.get(os.getpid())
 
 
 class BackgroundTask:
@@ -45,7 +76,7 @@ class BackgroundTask:
     Args:
         work: Called with a function that it calls once when it is ready.
         name: Name of the task.
-        owner: What a `WrongLoopError` calls the object that it belongs to.
+        owner: What a `WrongLoopError` calls the object that the task belongs to.
     """
 
     def __init__(
@@ -54,8 +85,9 @@ class BackgroundTask:
         self.loop = asyncio.get_running_loop()
         self._owner = owner
         self._ready: asyncio.Future[None] = self.loop.create_future()
-        # An empty context: nothing of the request that happened to start it is kept alive or inherited. Not made by
-        # the loop, whose factory may make eager tasks: the work must not begin before its owner has this object.
+        # An empty context: nothing of the request that happened to start it is kept alive or inherited. The loop's
+        # task factory is not used, because it may make eager tasks: the work must not begin before its owner has
+        # this object.
         self._task = asyncio.Task(self._run(work), loop=self.loop, name=name, context=Context())
 
     async def _run(self, work: Callable[[Callable[[], None]], Coroutine[Any, Any, None]]) -> None:
@@ -65,16 +97,28 @@ class BackgroundTask:
             if self._ready.done():
                 raise
             self._ready.set_exception(error)
-            self._ready.exception()  # marks it as seen: the one who waits may be gone
+            self._ready.exception()  # marks the exception as retrieved: every waiting caller may be gone
         self._set_ready()
 
     def _set_ready(self) -> None:
         if not self._ready.done():
             self._ready.set_result(None)
 
-    async def ready(self) -> None:
-        """Wait until the work is ready, or raise what it raised before that; a cancelled caller only stops waiting."""
+    def require_loop(self) -> None:
+        """Do nothing on the loop of the task.
+
+        Raises:
+            WrongLoopError: On another event loop.
+        """
         require_loop(self.loop, self._owner)
+
+    def cancel(self) -> None:
+        """Cancel the work."""
+        self._task.cancel()
+
+    async def ready(self) -> None:
+        """Wait until the work is ready, or raise what it raised before; a cancelled caller only stops waiting."""
+        self.require_loop()
         await asyncio.shield(self._ready)
 
     async def join(self) -> None:
@@ -83,20 +127,20 @@ class BackgroundTask:
         Raises:
             WrongLoopError: If awaited on another event loop.
         """
-        require_loop(self.loop, self._owner)
+        self.require_loop()
         await asyncio.wait([self._task])
         if not self._task.cancelled():
             self._task.result()
 
 
 class Progress:
-    """Wakes those who wait, first come first served, each time something has moved on."""
+    """Wakes waiting callers, in the order of their coming, each time something has moved on."""
 
     def __init__(self) -> None:
         self._waiters: dict[asyncio.Future[None], None] = {}  # in the order of their coming
 
     def notify(self, count: int | None = None) -> None:
-        """Wake those who wait now, or the first ``count`` of them; those that were woken and did not run yet count."""
+        """Wake all waiting callers, or the first ``count``, including those that were woken and have not run yet."""
         for waiter in islice(self._waiters, count):
             if not waiter.done():
                 waiter.set_result(None)
@@ -109,3 +153,22 @@ class Progress:
             await waiter
         finally:
             del self._waiters[waiter]
+
+
+async def in_turns(steps: Generator[None, None, _T], work_clock: Callable[[], float]) -> _T:
+    """Take all steps of long work, with a turn of the loop after every 2 ms of it; return the result.
+
+    Args:
+        steps: The work, cut into short steps.
+        work_clock: Monotonic seconds, fine enough for milliseconds.
+    """
+    turn_ends = work_clock() + _TURN
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: _T = end.value
+            return result
+        if work_clock() >= turn_ends:
+            await asyncio.sleep(0)
+            turn_ends = work_clock() + _TURN

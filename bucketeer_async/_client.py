@@ -15,13 +15,13 @@ from typing import Any, Self, overload
 
 from bucketeer_async import _composition as parts
 from bucketeer_async import _from_env as _environment
+from bucketeer_async._client_life import Lifecycle
 from bucketeer_async._composition import LocalFlags, Parts
 from bucketeer_async._errors import ConfigurationError
 from bucketeer_async._events._receipt import Receipt
 from bucketeer_async._flags import _conversion as variations
 from bucketeer_async._flags._conversion import Json
 from bucketeer_async._flags._evaluations import Questions
-from bucketeer_async._lifecycle import Lifecycle
 from bucketeer_async._log import TroubleLog
 from bucketeer_async._models import EvaluationDetails, User
 from bucketeer_async._options import LocalEvaluation, ProcessorConfig

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, Protocol
 
+from bucketeer_async._client_life import ApiLife, EventsLife
 from bucketeer_async._disabled import DisabledEvaluator, DisabledProcessor
 from bucketeer_async._errors import ConfigurationError
 from bucketeer_async._events._processor import Processor
@@ -16,7 +17,6 @@ from bucketeer_async._flags._evaluations import EvaluationEvents
 from bucketeer_async._flags._evaluators import Evaluator, MeasuredEvaluator, RemoteEvaluator
 from bucketeer_async._flags._local import LocalEvaluator
 from bucketeer_async._flags._own_metrics import Metrics
-from bucketeer_async._lifecycle import ApiLife, EventsLife
 from bucketeer_async._models import User
 from bucketeer_async._options import LocalEvaluation, ProcessorConfig
 from bucketeer_async._results import FlagChanges, LocalEvaluationStatistics, Statistics

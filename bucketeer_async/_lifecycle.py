@@ -1,189 +1,199 @@
-"""The life of a client: its parts start together, and are closed in the order that loses nothing.
+"""The states of an object that is started and closed: one machine for processor, client, connections and poller.
 
-All of it runs in one background task, so that it does not matter which tasks start and close it.
+The work of such an object runs in a background task, the host, so that it does not matter which tasks start and close
+the object. `Lifecycle` decides when the host may go on; what the work is, its owner says by four functions.
 
-States, moved by `start`, `_begin_closing` and the end of the background task alone::
+::
 
-    NEW --start--> RUNNING --aclose--> CLOSING --answers, events and connections are done--> CLOSED
-     '----------------------------aclose-----------------------------------------------------^
+    NEW --start--> STARTING --prepared--> RUNNING --begin_closing--> CLOSING --finished--> CLOSED
+     |                 '---- begin_closing, an error, or every caller of start cancelled ----^       ^
+     '---------------------------------- begin_closing ----------------------------------------------'
+
+Invariants:
+
+- A state is only ever left for one further to the right.
+- ``prepare`` runs while STARTING, ``run`` while RUNNING and CLOSING, ``finish`` last, once, whatever happened before.
+- ``on_closing`` is called once, in the same step as the change to CLOSING.
+- The start belongs to all of its callers: a cancelled one only stops waiting, and the last one undoes the start.
+- A lifecycle belongs to one event loop of one process. In a forked child the copy of the host does nothing any more.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from enum import Enum
-from types import EllipsisType
-from typing import Protocol
 
-import anyio
-
-from bucketeer_async._background import BackgroundTask, load_anyio, require_loop
+from bucketeer_async._background import BackgroundTask, load_anyio
 from bucketeer_async._errors import ClosedError
-from bucketeer_async._flags._evaluators import Evaluator
-from bucketeer_async._results import DrainReport
 
 
 class State(Enum):
-    """See the module."""
+    """The states of a `Lifecycle`, in their order."""
 
     NEW = "new"
+    STARTING = "starting"
     RUNNING = "running"
     CLOSING = "closing"
     CLOSED = "closed"
 
 
-class EventsLife(Protocol):
-    """What is needed of a `Processor`."""
-
-    async def start(self) -> None: ...
-    async def flush(self, timeout: float | None = None) -> bool: ...  # noqa: ASYNC109
-    async def aclose(self, timeout: float | EllipsisType | None = ...) -> DrainReport: ...  # noqa: ASYNC109
-
-
-class ApiLife(Protocol):
-    """What is needed of an `ApiClient`, which is started by those who use it."""
-
-    async def aclose(self) -> None: ...
+async def _nothing() -> None:
+    return
 
 
 class Lifecycle:
-    """Starts and closes an evaluator, a processor, and the API client under both.
+    """The life of one object.
 
     Args:
-        events: The processor.
-        api: The API client, or None if there is none.
-        new_evaluator: Makes an evaluator; called once in each process that uses the client.
+        owner: What error messages call the object.
+        task_name: Name of the host task.
+        prepare: What has to be done before the object runs; interrupted when closing begins.
+        run: The work itself, which ends some time after closing began. By default it ends at once then.
+        finish: What has to be done in the end; everything but an interruption by the loop's own end leads here.
+        on_closing: Called when closing begins.
     """
 
-    # Made by `start`, for they belong to a loop.
-    _open: anyio.CancelScope  # left when closing begins, whether the start is over or not
-    _grace: anyio.CancelScope  # in which the last questions are answered
-
-    def __init__(self, events: EventsLife, api: ApiLife | None, new_evaluator: Callable[[], Evaluator]) -> None:
-        self._events = events
-        self._api = api
-        self._new_evaluator = new_evaluator
-        self._begin_life()
-
-    def _begin_life(self) -> None:
-        self._pid = os.getpid()
+    def __init__(
+        self,
+        owner: str,
+        *,
+        task_name: str,
+        prepare: Callable[[], Awaitable[None]] = _nothing,
+        run: Callable[[], Awaitable[None]] | None = None,
+        finish: Callable[[], Awaitable[None]] = _nothing,
+        on_closing: Callable[[], None] = lambda: None,
+    ) -> None:
         self.state = State.NEW
-        self._evaluator = self._new_evaluator()
+        self._owner = owner
+        self._task_name = task_name
+        self._prepare = prepare
+        self._run = run
+        self._finish = finish
+        self._on_closing = on_closing
+        self._pid = os.getpid()
         self._host: BackgroundTask | None = None
-        self._answered = asyncio.Event()
-        self._report = DrainReport()
+        self._starters = 0
+        self._is_preparing = False  # then closing may interrupt the host; before its first step it could not clean up
+        self._closing = asyncio.Event()
 
-    def _notice_fork(self) -> None:
-        """In a forked child, begin anew, as the parts do."""
-        if os.getpid() != self._pid:
-            self._begin_life()
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop that the object was started on; None before."""
+        return None if self._host is None else self._host.loop
 
-    def evaluator(self) -> Evaluator:
-        """Return the evaluator.
+    def require_loop(self) -> None:
+        """Do nothing on the loop that started the object, or before the start.
 
         Raises:
-            ClosedError: If the client is not running.
-            WrongLoopError: If it was started on another event loop.
+            WrongLoopError: On another loop.
         """
-        self._notice_fork()
-        if self._host is None or self.state is not State.RUNNING:
-            raise ClosedError(f"the client is {'not started' if self.state is State.NEW else 'closed'}")
-        require_loop(self._host.loop, "client")
-        return self._evaluator
+        if self._host is not None:
+            self._host.require_loop()
+
+    def require_running(self) -> None:
+        """Do nothing while the object runs, on its loop.
+
+        Raises:
+            ClosedError: Before the start has succeeded, and once closing has begun.
+            WrongLoopError: On another loop.
+        """
+        if self.state is not State.RUNNING:
+            not_yet = self.state in {State.NEW, State.STARTING}
+            raise ClosedError(f"the {self._owner} is {'not started' if not_yet else 'closed'}")
+        self.require_loop()
 
     async def start(self) -> None:
-        """Start everything, or nothing; no effect while running.
+        """Start the object, or join a start under way; no effect while it runs.
 
         Raises:
-            ClosedError: If it is closing or closed.
+            ClosedError: If the object is closing or closed, or is closed before it runs.
             WrongLoopError: If it was started on another event loop.
+            Exception: What ``prepare`` raised.
         """
-        self._notice_fork()
-        await load_anyio()
         if self.state is State.NEW:
-            self.state = State.RUNNING
-            self._open, self._grace = anyio.CancelScope(), anyio.CancelScope()
-            self._host = BackgroundTask(self._live, name="bucketeer-client", owner="client")
-        if self._host is None or self.state is not State.RUNNING:
-            raise ClosedError("the client is closed; make a new one")
+            self.state = State.STARTING
+            self._host = BackgroundTask(self._live, name=self._task_name, owner=self._owner)
+        self.require_loop()
+        if self.state is State.STARTING:
+            await self._started()
+        elif self.state is not State.RUNNING:
+            raise ClosedError(f"the {self._owner} is closed; make a new one")
+
+    async def _started(self) -> None:
+        """Wait until the object runs; the last of the waiting callers that is cancelled undoes the start."""
+        assert self._host is not None  # noqa: S101 - made by the first caller of `start`
+        self._starters += 1
         try:
             await self._host.ready()
         except asyncio.CancelledError:
-            self._begin_closing()  # half started: leave nothing behind
+            if self._starters == 1 and self.state is State.STARTING:
+                self.begin_closing()
             raise
+        finally:
+            self._starters -= 1
         if self.state is not State.RUNNING:
-            raise ClosedError("the client was closed while it was starting")
+            raise ClosedError(f"the {self._owner} was closed while it was starting")
 
-    async def flush(self, timeout: float | None) -> bool:  # noqa: ASYNC109 - running out is an answer here
-        """Have the processor send what waits; False after ``timeout``.
+    def begin_closing(self) -> None:
+        """Have the work end, in its own time; no effect while closing or closed."""
+        match self.state:
+            case State.NEW:
+                self.state = State.CLOSED
+            case State.STARTING | State.RUNNING:
+                self.state = State.CLOSING
+                self._on_closing()
+                self._closing.set()
+                if self._is_preparing and self._host is not None:
+                    self._host.cancel()
+
+    async def until_closing(self) -> None:
+        """Wait until closing begins."""
+        await self._closing.wait()
+
+    async def closed(self) -> None:
+        """Wait for the end of the work; a cancelled caller only stops waiting.
 
         Raises:
-            ClosedError: If it was never started.
-            WrongLoopError: If it was started on another event loop.
+            WrongLoopError: If awaited on another event loop.
+            Exception: What ``run`` or ``finish`` raised.
         """
-        self._notice_fork()
-        if self.state is State.NEW:
-            raise ClosedError("the client is not started")
-        return await self._events.flush(timeout)
+        if self._host is not None:
+            await self._host.join()
 
-    async def aclose(self, timeout: float | EllipsisType | None) -> DrainReport:  # noqa: ASYNC109 - as flush
-        """Take no more questions, wait for the last answers, drain, and close the connections.
-
-        Raises:
-            WrongLoopError: If it was started on another event loop.
-        """
-        self._notice_fork()
-        if self._host is None:
-            return await self._never_started()
-        require_loop(self._host.loop, "client")
-        self._begin_closing()
-        if timeout is not None and not isinstance(timeout, EllipsisType):
-            await self._hurry(timeout)
-        await self._host.join()
-        return self._report
-
-    async def _never_started(self) -> DrainReport:
+    def abandon(self) -> None:
+        """Take the object for closed, because its loop is gone."""
         self.state = State.CLOSED
-        if self._api is not None:
-            await self._api.aclose()
-        return await self._events.aclose()
-
-    async def _hurry(self, timeout: float) -> None:  # noqa: ASYNC109 - as flush
-        """Let answers and drain together take at most ``timeout`` seconds."""
-        clock = asyncio.get_running_loop().time
-        deadline = clock() + timeout
-        with anyio.move_on_after(max(timeout, 0.0)):
-            await self._answered.wait()
-        self._grace.cancel()
-        await self._events.aclose(max(deadline - clock(), 0.0))
-
-    def _begin_closing(self) -> None:
-        if self.state is State.RUNNING:
-            self.state = State.CLOSING
-            self._open.cancel()
 
     async def _live(self, ready: Callable[[], None]) -> None:
+        """Do the work of the host task."""
         try:
-            with self._open:
-                await self._events.start()
-                await self._evaluator.start()
+            if await self._prepared():
+                self.state = State.RUNNING
                 ready()
-                await anyio.sleep_forever()
+                await (self._run or self.until_closing)()
         finally:
-            await self._end()
+            # The copy of the host in a forked child is cancelled when the child ends: nothing of it is the child's.
+            if os.getpid() == self._pid:
+                self.begin_closing()  # an error, or the end of the loop, comes here while starting or running
+                try:
+                    await self._finish()
+                finally:
+                    self.state = State.CLOSED
 
-    async def _end(self) -> None:
-        """Close the parts; the last thing that the background task does."""
-        self._begin_closing()  # a start that failed, or a loop that shuts down, come here while running
+    async def _prepared(self) -> bool:
+        """Prepare; return False if closing began before that was done."""
+        self._is_preparing = self.state is State.STARTING
         try:
-            with self._grace:
-                await self._evaluator.aclose()
-            self._answered.set()
-            self._report = await self._events.aclose()
+            if self._is_preparing:
+                await load_anyio()
+                await self._prepare()
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self.state is State.STARTING or task is None:
+                raise  # the loop ends
+            task.uncancel()
         finally:
-            self._answered.set()
-            if self._api is not None:
-                await self._api.aclose()
-            self.state = State.CLOSED
+            self._is_preparing = False
+        return self.state is State.STARTING

@@ -17,12 +17,13 @@ LAYERS = [
     "_models",
     "_results",
     "_options _proto",
-    "_go_numbers _log _background _retry",  # tools
+    "_go_numbers _log _background _retry",
+    "_lifecycle",  # tools
     "_from_env",
     "_transport _evaluation",  # subjects
     "_events",
     "_flags",
-    "_disabled _lifecycle",  # the client
+    "_disabled _client_life",  # the client
     "_composition",
     "_client",
     "spool gateway",  # doors

@@ -15,12 +15,11 @@ from typing import Final
 
 import anyio
 
-from bucketeer_async._background import BackgroundTask, require_loop
+from bucketeer_async._background import BackgroundTask, in_turns, require_loop
 from bucketeer_async._errors import ClosedError, ConfigurationError, NotReadyError
 from bucketeer_async._evaluation import EvaluationCause, EvaluationError, evaluate
 from bucketeer_async._flags import _snapshot_file as _bootstrap
 from bucketeer_async._flags._poller import FlagPoller, PollingApi, PollingMetrics
-from bucketeer_async._flags._schedule import in_turns
 from bucketeer_async._models import Evaluation, User
 from bucketeer_async._options import LocalEvaluation
 from bucketeer_async._results import FlagChanges, LocalEvaluationStatistics

@@ -15,12 +15,12 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import Enum
 from typing import Final, NamedTuple, Protocol, TypeVar
 
-from bucketeer_async._background import Progress
+from bucketeer_async._background import Progress, in_turns
 from bucketeer_async._errors import ApiError, ClosedError, StatusError
 from bucketeer_async._evaluation import Snapshot
 from bucketeer_async._flags import _sync as _replica
 from bucketeer_async._flags._definitions import HeldFlag, HeldSegment, Steps
-from bucketeer_async._flags._schedule import in_turns, pause
+from bucketeer_async._flags._schedule import pause
 from bucketeer_async._flags._sync import HeldFlags, HeldSegments
 from bucketeer_async._log import TroubleLog
 from bucketeer_async._models import ApiId

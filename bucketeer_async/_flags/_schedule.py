@@ -1,19 +1,15 @@
-"""How a poller keeps pace: when the next poll is due, and how long an answer is worked on at once."""
+"""When the next poll is due."""
 
 from __future__ import annotations
 
-import asyncio
 import random
-from collections.abc import Callable, Generator, Sequence
-from typing import Final, TypeVar
+from collections.abc import Sequence
+from typing import Final
 
 from bucketeer_async._errors import ApiError
 from bucketeer_async._options import LocalEvaluation
 from bucketeer_async._retry import CONFIGURATION_PAUSE, Action, Decision, Trouble, backoff, decide
 
-_T = TypeVar("_T")
-
-_TURN: Final = 0.002  # seconds that are worked on an answer before others get their turn on the loop
 _JITTER: Final = 0.1  # share of a pause
 _BUG: Final = Decision(action=Action.PAUSE)
 
@@ -40,17 +36,3 @@ def _pause_after(error: Exception, failures: int, options: LocalEvaluation, rng:
     if decision.trouble is Trouble.CONFIGURATION:
         return max(asked, CONFIGURATION_PAUSE * rng.uniform(1, 1 + _JITTER))
     return max(asked, backoff(options.retry, failures, rng))
-
-
-async def in_turns(steps: Generator[None, None, _T], work_clock: Callable[[], float]) -> _T:
-    """Take all steps, and let others have the loop after every 2 ms of them."""
-    turn_ends = work_clock() + _TURN
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            result: _T = end.value
-            return result
-        if work_clock() >= turn_ends:
-            await asyncio.sleep(0)
-            turn_ends = work_clock() + _TURN

@@ -31,12 +31,13 @@ from bucketeer_async import (
     StatusError,
     User,
 )
+from bucketeer_async._background import in_turns
 from bucketeer_async._evaluation import EvaluationError
 from bucketeer_async._flags import _definitions as held_module
 from bucketeer_async._flags import _sync as replica
 from bucketeer_async._flags._local import LocalEvaluator
 from bucketeer_async._flags._poller import Range
-from bucketeer_async._flags._schedule import in_turns, pause
+from bucketeer_async._flags._schedule import pause
 from tests.clock import VirtualLoop
 from tests.flag_server import EPOCH, FakeMetrics, FlagServer, GatewayFlagServer, fnv, local, polls, rule_for_segment
 
