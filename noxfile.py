@@ -1,4 +1,4 @@
-"""The project's habits: `nox -l` lists them. Each session makes its own environment from pyproject.toml."""
+"""The project's sessions; `nox -l` lists them. Each session creates its own environment from pyproject.toml."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PYTHONS = nox.project.python_versions(PROJECT)
 
 
 def group(*names: str) -> list[str]:
-    """Return what the dependency groups hold."""
+    """Return the requirements of the dependency groups."""
     return list(nox.project.dependency_groups(PROJECT, *names))
 
 
@@ -37,7 +37,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Check the types inside, and how complete they are for users."""
+    """Check the types inside the package, and that the public types are complete."""
     session.install("-e", ".[gateway]", *group("types"))
     session.run("mypy")
     session.run("pyright", "--verifytypes", "bucketeer_async", "--ignoreexternal")
@@ -45,14 +45,14 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the test suite on the Python at hand, with coverage."""
+    """Run the test suite on the current Python, with coverage."""
     session.install("-e", ".[gateway]", *group("test"))
     session.run("pytest", "--cov", "--cov-report=term", *session.posargs)
 
 
 @nox.session
 def matrix(session: nox.Session) -> None:
-    """Run the suite on every supported Python that is here, and with lowest and newest dependencies."""
+    """Run the suite on every supported Python that is installed, and with the lowest and newest dependencies."""
     found = [version for version in PYTHONS if _interpreter(version)]
     missing = sorted(set(PYTHONS) - set(found))
     session.install("uv")
@@ -60,14 +60,14 @@ def matrix(session: nox.Session) -> None:
         _run_suite(session, version, "highest")
     _run_suite(session, found[0], "lowest-direct")
     _run_suite(session, found[0], "highest", env={"BUCKETEER_TEST_LOOP": "uvloop"})
-    if found[-1] != "3.11":
-        _run_suite(session, found[-1], "highest", env={"BUCKETEER_TEST_LOOP": "eager"})  # tasks are never so in 3.11
+    if found[-1] != "3.11":  # which has no eager tasks
+        _run_suite(session, found[-1], "highest", env={"BUCKETEER_TEST_LOOP": "eager"})
     if missing:
         session.error(f"passed on {', '.join(found)}; not found here: {', '.join(missing)}")
 
 
 def _interpreter(version: str) -> str | None:
-    """Where a Python is, pyenv's included: its shims exist for versions that are not selected, and do not run."""
+    """Return the path of an interpreter. pyenv's come first, because its shims fail for versions not selected."""
     root = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
     installed = sorted(root.glob(f"{version}.*/bin/python")) if root.is_dir() else []
     if installed:
@@ -80,7 +80,7 @@ def _interpreter(version: str) -> str | None:
 def _run_suite(session: nox.Session, version: str, resolution: str, env: dict[str, str] | None = None) -> None:
     folder = Path(session.create_tmp()) / f"{version}-{resolution}"
     interpreter = _interpreter(version)
-    assert interpreter is not None  # noqa: S101 - only those that were found
+    assert interpreter is not None  # noqa: S101 - only installed versions are passed
     session.run("uv", "venv", "-q", "--clear", "-p", interpreter, str(folder))
     python = str(folder / "bin" / "python")
     packages = ("-e", ".[gateway]", *group("test"))
@@ -90,7 +90,7 @@ def _run_suite(session: nox.Session, version: str, resolution: str, env: dict[st
 
 @nox.session
 def faults(session: nox.Session) -> None:
-    """Run the whole fault matrix with its full numbers; print it, and write it into the documentation."""
+    """Run the whole fault matrix with its full numbers, print it, and write it into the documentation."""
     session.install("-e", ".[gateway]", *group("test"))
     env = {"BUCKETEER_FAULTS": "1", "BUCKETEER_FAULT_PAGE": "docs/guide/delivery.md"}
     session.run("pytest", "-q", "tests/faults", *session.posargs, env=env)
@@ -98,32 +98,30 @@ def faults(session: nox.Session) -> None:
 
 @nox.session
 def soak(session: nox.Session) -> None:
-    """Push for ten minutes in changing weather, and see that memory stays flat and every count exact."""
+    """Push events for ten minutes under changing faults; check that memory stays flat and that all counts are exact."""
     session.install("-e", ".[gateway]", *group("soak"))
     session.run("python", "-m", "tests.faults.soak", *session.posargs)
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure this SDK beside others, and write the page about it; ``-- --quick`` writes nothing."""
+    """Measure this SDK and others, and write the page "Performance"; ``-- --quick`` writes nothing."""
     session.install("-e", ".[gateway]", *group("bench"))
-    speed = (
-        Path(session.create_tmp()) / "speed"
-    ).resolve()  # what the extra brings, for the one contestant that has it
+    speed = (Path(session.create_tmp()) / "speed").resolve()  # only one contestant uses the packages of this extra
     session.install("--target", str(speed), *PROJECT["project"]["optional-dependencies"]["speed"])
     session.run("python", "-m", "tests.benchmarks", *session.posargs, env={"BUCKETEER_BENCH_SPEED": str(speed)})
 
 
 @nox.session
 def protos(session: nox.Session) -> None:
-    """Write the generated messages again; with `-- --check` only compare."""
+    """Generate the protobuf messages; with `-- --check`, only compare them."""
     session.install(*group("protos"))
     session.run("python", "bucketeer_async/_proto/_generate.py", *session.posargs)
 
 
 @nox.session
 def runtimes(session: nox.Session) -> None:
-    """Load the generated messages with the lowest and the newest protobuf runtime of the declared range."""
+    """Test the generated messages with the lowest and the newest protobuf runtime of the declared range."""
     for requirement in ("protobuf==5.29.0", "protobuf<8"):
         session.install("--upgrade", requirement, "-e", ".[gateway]", *group("test"))
         session.run(
@@ -142,6 +140,6 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """Run the main job: a web service under load, a local gateway, and both of their counts."""
+    """Run the demo: a web service under load and a local gateway, whose counts are compared."""
     session.install("-e", ".[gateway]", *group("demo"))
     session.run("python", "docs/examples/demo.py", *session.posargs)

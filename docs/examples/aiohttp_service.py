@@ -1,4 +1,4 @@
-"""An aiohttp service that asks for a flag and tracks a goal with every checkout.
+"""An aiohttp service that evaluates a flag and tracks a goal with every checkout.
 
 Run it:  BUCKETEER_API_ENDPOINT=... BUCKETEER_API_KEY=... BUCKETEER_TAG=... python -m aiohttp.web aiohttp_service:create_app
 """
@@ -25,7 +25,7 @@ async def flags(app: web.Application) -> AsyncIterator[None]:
 
 
 async def checkout(request: web.Request) -> web.Response:
-    """Sell something, by the checkout that the flag says, and tell the experiment about it."""
+    """Choose the old or the new checkout by the flag, and track the purchase as a goal."""
     client = request.app[CLIENT]
     user = User(request.match_info["user_id"], {"plan": "pro"})
     new = await client.bool_variation(user, "new-checkout", False)
@@ -34,14 +34,14 @@ async def checkout(request: web.Request) -> web.Response:
 
 
 async def stats(request: web.Request) -> web.Response:
-    """Say what has become of the events so far."""
+    """Return how many events were accepted, were delivered, and still wait."""
     total = request.app[CLIENT].statistics().total
     waiting = total.queued + total.in_flight
     return web.json_response({"accepted": total.accepted, "delivered": total.delivered, "waiting": waiting})
 
 
 def create_app(_arguments: list[str] | None = None) -> web.Application:
-    """Put the service together."""
+    """Create the service."""
     app = web.Application()
     app.cleanup_ctx.append(flags)
     app.router.add_post("/checkout/{user_id}", checkout)

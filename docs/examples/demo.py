@@ -1,8 +1,9 @@
-"""The main job, end to end: a web service under load, a local gateway, and what both of them counted.
+"""A demo of the SDK, end to end: a web service under load and a local gateway, whose counts are compared.
 
-Starts the gateway and a service as two processes and drives real HTTP requests at the service: each asks for a flag
-and tracks a goal. Half-way the flag is switched on. Then the service is ended with SIGTERM, and everything compared.
-Exits with 1 unless both agree to the event, and nobody got the old variation after the new one had arrived.
+The demo starts the gateway and a service as two processes and sends real HTTP requests to the service. Each request
+evaluates a flag and tracks a goal. Halfway through, the demo switches the flag on. At the end, it stops the service
+with SIGTERM and compares all counts. The exit status is 1 unless both sides agree exactly, and no request got the old
+variation after the new variation had arrived.
 """
 
 from __future__ import annotations
@@ -30,15 +31,15 @@ from bucketeer_async.gateway import flag
 
 HERE = Path(__file__).parent
 CONNECTIONS = 32
-AFTERWARDS = 100  # requests at least that are sent once the switch has shown
-ARRIVE_WITHIN = 30.0  # seconds from the switch until it has to show; without it the traffic would never end
-STOP_WITHIN = 60.0  # seconds for the drain, and the end of the process
+AFTERWARDS = 100  # minimum number of requests that are sent after the switch has taken effect
+ARRIVE_WITHIN = 30.0  # seconds after which the switch must have taken effect; otherwise the traffic would never end
+STOP_WITHIN = 60.0  # seconds for the drain and for the exit of the process
 OUTAGE = 3.0  # seconds
 KINDS = ("evaluation", "goal", "metrics")
 
 FLAG = "new-checkout"
-VARIATIONS = {"old": "off", "new": "on"}  # by the answer that they make the service give
-#: How the service gets its flags: by polling twice a second, or from the gateway for each request.
+VARIATIONS = {"old": "off", "new": "on"}  # variations by the answer that they make the service give
+#: Settings of the service: evaluate flags locally, polling twice a second, or have the gateway evaluate each flag.
 SETTINGS = {
     "local": {
         "BUCKETEER_API_KEY": "server-key",
@@ -51,7 +52,7 @@ SETTINGS = {
 
 @contextlib.asynccontextmanager
 async def process(*arguments: str, **environment: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
-    """Run a Python program that prints its URL first; give the process and the URL."""
+    """Run a Python program that prints its URL first; yield the process and the URL."""
     child = await asyncio.create_subprocess_exec(
         sys.executable, *arguments, stdout=asyncio.subprocess.PIPE, env=os.environ | environment, cwd=HERE
     )
@@ -75,14 +76,14 @@ async def process(*arguments: str, **environment: str) -> AsyncIterator[tuple[as
 
 @dataclass
 class Traffic:
-    """What the visitors saw.
+    """The answers that the visitors got.
 
     Attributes:
-        answers: By phase and answer: ``before`` the switch, ``until`` it arrived, and ``after``, by the time when
-            the request was sent.
-        switched_at: When the flag was switched on.
-        arrived_at: When the first visitor saw the new checkout.
-        seconds: How long all of it took.
+        answers: Counts by phase and answer. The phase is that in which the request was sent: ``before`` the switch,
+            ``until`` the switch took effect, or ``after`` that.
+        switched_at: Time when the flag was switched on.
+        arrived_at: Time when the first visitor saw the new checkout.
+        seconds: Duration of the whole traffic.
     """
 
     answers: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -92,16 +93,16 @@ class Traffic:
 
     @property
     def requests(self) -> int:
-        """How many requests were answered."""
+        """Number of requests that were answered."""
         return self.answers.total()
 
     @property
     def requests_after(self) -> int:
-        """How many of them were sent when the switch had shown."""
+        """Number of requests that were sent after the switch had taken effect."""
         return self.answers["after", "old"] + self.answers["after", "new"]
 
     def phase(self) -> str:
-        """Where a request belongs that is sent now."""
+        """Return the phase of a request that is sent now."""
         if self.switched_at is None:
             return "before"
         return "until" if self.arrived_at is None else "after"
@@ -113,14 +114,14 @@ class Traffic:
             self.arrived_at = time.perf_counter()
 
     def goes_on(self, sent: int, wanted: int) -> bool:
-        """Whether another request is sent: all that were wanted, and more until the switch has shown for a while."""
+        """Return whether to send another request: at least ``wanted``, and more until enough followed the switch."""
         waited = 0.0 if self.switched_at is None else time.perf_counter() - self.switched_at
         overdue = self.arrived_at is None and waited > ARRIVE_WITHIN
         return sent < wanted or (self.requests_after < AFTERWARDS and not overdue)
 
 
 async def drive(service: str, gateway: str, count: int) -> Traffic:
-    """Send ``count`` requests over some connections; after half of them, switch the flag on."""
+    """Send ``count`` requests over several connections; after half of the requests, switch the flag on."""
     traffic = Traffic()
     sent, half_way = 0, asyncio.Event()
     connector = aiohttp.TCPConnector(limit=CONNECTIONS)
@@ -153,13 +154,13 @@ async def drive(service: str, gateway: str, count: int) -> Traffic:
 
 
 async def tell(gateway: str, method: str, path: str, content: dict[str, Any]) -> None:
-    """Change something about the gateway."""
+    """Change the gateway by a request to its development API."""
     async with httpx.AsyncClient(base_url=gateway) as client:
         (await client.request(method, path, json=content)).raise_for_status()
 
 
 async def break_for_a_while(gateway: str) -> None:
-    """Make the gateway answer 503 to events for some seconds, soon after the start."""
+    """Soon after the start, make the gateway respond to events with 503 for some seconds."""
     await asyncio.sleep(0.5)
     await tell(gateway, "POST", "/_dev/faults", {"status": 503, "seconds": OUTAGE})
     print(f"the gateway answers 503 for {OUTAGE:g} s")
@@ -189,7 +190,7 @@ async def run(options: argparse.Namespace) -> int:
 
 
 def report(figures: dict[str, Any], state: dict[str, Any], traffic: Traffic) -> int:
-    """Print what was counted on all sides; return 0 if it is the same."""
+    """Print the counts of the visitors, the service and the gateway; return 0 if they agree."""
     agree = report_flag(state["served"].get(FLAG, {}), traffic) & report_events(figures["statistics"], state, traffic)
     statistics, requests, seconds = figures["statistics"], traffic.requests, traffic.seconds
     posts = statistics["posts"]
@@ -201,7 +202,7 @@ def report(figures: dict[str, Any], state: dict[str, Any], traffic: Traffic) -> 
 
 
 def report_flag(served: dict[str, int], traffic: Traffic) -> bool:
-    """Print who saw what of the flag; return whether the gateway was told the same, and the switch was obeyed."""
+    """Print which variations were served; return whether the gateway counted the same, and the switch took effect."""
     phases = {"before": "before it was on", "until": "until that arrived", "after": "from then on"}
     print(f"\n{FLAG:20}{'old':>10}{'new':>10}")
     for phase, title in phases.items():
@@ -217,7 +218,7 @@ def report_flag(served: dict[str, int], traffic: Traffic) -> bool:
 
 
 def report_events(statistics: dict[str, Any], state: dict[str, Any], traffic: Traffic) -> bool:
-    """Print what became of the events; return whether each of them was pushed, delivered and counted by the gateway."""
+    """Print the fates of the events; return whether each event was pushed, delivered and counted by the gateway."""
     print(
         f"\n{'':12}{'pushed':>10}{'delivered':>11}{'rejected':>10}{'dropped':>9} | {'gateway, unique':>16}{'repeated':>10}"
     )

@@ -1,4 +1,4 @@
-"""Runs one of the example services for the demo: on a free port, watched, with its last figures in a file."""
+"""Run one of the example services for the demo: on a free port, monitored, with its final figures in a file."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 
 from bucketeer_async import DrainReport, Processor
 
-WATCH_INTERVAL = 0.005  # seconds between two looks at the clock
+WATCH_INTERVAL = 0.005  # seconds between two measurements
 
 
 class Watched:
-    """Remembers how long the loop was ever held up, and writes all figures once the processor has closed."""
+    """Records the longest stall of the event loop, and writes all figures when the processor has closed."""
 
     def __init__(self, figures: Path) -> None:
         self._figures = figures
@@ -25,7 +25,7 @@ class Watched:
         self._start, self._aclose = Processor.start, Processor.aclose
 
     def install(self) -> None:
-        """Look over the shoulder of `Processor`, so that the example itself stays as a user would write it."""
+        """Wrap methods of `Processor`, so that the example itself stays as a user would write it."""
         watched = self
 
         async def start(processor: Processor) -> None:
@@ -40,7 +40,7 @@ class Watched:
         Processor.start, Processor.aclose = start, aclose  # type: ignore[method-assign, assignment]
 
     async def _watch(self) -> None:
-        """Measure by how much a short sleep is late."""
+        """Measure how late the event loop wakes up from a short sleep."""
         loop = asyncio.get_running_loop()
         while True:
             before = loop.time()

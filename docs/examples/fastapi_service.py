@@ -1,4 +1,4 @@
-"""A FastAPI service that asks for a flag and tracks a goal with every checkout.
+"""A FastAPI service that evaluates a flag and tracks a goal with every checkout.
 
 Run it:  BUCKETEER_API_ENDPOINT=... BUCKETEER_API_KEY=... BUCKETEER_TAG=... uvicorn fastapi_service:app
 """
@@ -28,7 +28,7 @@ app = FastAPI(lifespan=lifespan)
 
 @app.post("/checkout/{user_id}")
 async def checkout(user_id: str, request: Request) -> dict[str, bool | str]:
-    """Sell something, by the checkout that the flag says, and tell the experiment about it."""
+    """Choose the old or the new checkout by the flag, and track the purchase as a goal."""
     client: Client = request.app.state.client
     user = User(user_id, {"plan": "pro"})
     new = await client.bool_variation(user, "new-checkout", False)
@@ -38,6 +38,6 @@ async def checkout(user_id: str, request: Request) -> dict[str, bool | str]:
 
 @app.get("/stats")
 async def stats(request: Request) -> dict[str, int]:
-    """Say what has become of the events so far."""
+    """Return how many events were accepted, were delivered, and still wait."""
     total = request.app.state.client.statistics().total
     return {"accepted": total.accepted, "delivered": total.delivered, "waiting": total.queued + total.in_flight}

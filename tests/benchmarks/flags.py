@@ -12,8 +12,8 @@ from bucketeer_async.gateway import GatewayState, flag
 #: What is asked for, by flag.
 QUESTIONS: Final = {
     "fixed": "a fixed variation",
-    "targeting": "one of 10 000 targeted users",
-    "rules": "10 rules with 5 clauses, the last one matches",
+    "targeting": "a user who is one of 10 000 targeted users",
+    "rules": "10 rules of 5 clauses each, of which the last rule matches",
     "rollout": "a percentage rollout",
     "chain-5": "a chain of 5 prerequisites",
 }

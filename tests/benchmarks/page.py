@@ -41,8 +41,8 @@ def save(results: dict[str, Any]) -> None:
 def tables(results: dict[str, Any]) -> str:
     """Return the tables of all sections there are, in the order of the page."""
     return "\n\n".join(
-        f"## {title}\n\n{write(results[name]['found'])}\n\nMedians (least to most) of {results[name]['repeats']} "
-        f"repeats, CPython {results[name]['python']}, {results[name]['machine']}."
+        f"## {title}\n\n{write(results[name]['found'])}\n\nMedians (minimum to maximum) of {results[name]['repeats']} "
+        f"repetitions, CPython {results[name]['python']}, {results[name]['machine']}."
         for name, (title, write) in _SECTIONS.items()
         if name in results
     )
@@ -104,8 +104,8 @@ def column(runs: Runs, key: str) -> list[float]:
 def _questions(found: dict[str, Any]) -> str:
     parts = []
     titles = {
-        "evaluation": "The evaluation alone, microseconds",
-        "bool_variation": "A bool variation with its event, microseconds of the caller, delivery in between included",
+        "evaluation": "Evaluation only, microseconds",
+        "bool_variation": "A bool variation with its event, microseconds in the caller, including delivery in between",
     }
     for kind, title in titles.items():
         rows = [
@@ -120,12 +120,12 @@ def _questions(found: dict[str, Any]) -> str:
 def _environment(found: Runs) -> str:
     figures = {
         "ready_s": "from `start()` until `wait_ready()` returns, s",
-        "memory_mb": "memory for it at most, MB",
-        "start_stall_ms": "worst stall of the loop in `start()`, ms",
-        "ready_stall_ms": "worst stall until ready, ms",
-        "refresh_stall_ms": "worst stall of three polls that bring everything anew, ms",
-        "first_question_us": "a flag's first question (it is compiled then), us",
-        "later_question_us": "its later ones, us",
+        "memory_mb": "peak memory growth until then, MB",
+        "start_stall_ms": "worst stall of the event loop in `start()`, ms",
+        "ready_stall_ms": "worst stall between `start()` and ready, ms",
+        "refresh_stall_ms": "worst stall during three polls that fetch everything again, ms",
+        "first_question_us": "first evaluation of a flag, which compiles the flag, us",
+        "later_question_us": "later evaluations of a flag, us",
     }
     return table(["", "bucketeer_async"], [[text, spread(column(found, key))] for key, text in figures.items()])
 
@@ -138,8 +138,8 @@ def _burst(found: Mapping[str, Runs]) -> str:
         found,
         {
             "CPU us/event": _spread_of("cpu_us"),
-            "to LaunchDarkly async": to(_RIVAL),
-            "to the floor": to(_FLOOR),
+            "ratio to LaunchDarkly async": to(_RIVAL),
+            "ratio to the floor": to(_FLOOR),
             "events/s": _middle_of("events_per_s", 0),
             "posts": _middle_of("posts", 0),
             "bytes/event": lambda runs: middle((run["body_bytes"] / max(run["events"], 1) for run in runs), 0),
@@ -152,7 +152,7 @@ def _burst(found: Mapping[str, Runs]) -> str:
             "push us": _middle_of("push_us"),
             "p99": _middle_of("push_p99_us"),
             "worst stall ms": _spread_of("stall_ms"),
-            "with start and close": _spread_of("whole_stall_ms"),
+            "worst stall with start and close": _spread_of("whole_stall_ms"),
             "start ms": _middle_of("start_ms", 0),
             "peak MB": _middle_of("memory_mb"),
             "sink us/event": _middle_of("sink_us"),
@@ -222,9 +222,9 @@ def _growth(found: Mapping[str, Mapping[str, Runs]]) -> str:
 
 def _profile(found: Mapping[str, Sequence[float]]) -> str:
     rows = [[text, spread(found[key], 2)] for key, text in PARTS.items() if key in found]
-    parts = table(["An event's microseconds of CPU", "us"], rows)
+    parts = table(["CPU time of an event, by part", "us"], rows)
     imports = table(
-        ["An import, in a process of its own", "ms"],
+        ["Import time, in a new process", "ms"],
         [
             ["`import httpx`", spread(found["import_httpx_ms"])],
             ["`import bucketeer_async` after it", spread(found["import_ms"])],
@@ -236,11 +236,11 @@ def _profile(found: Mapping[str, Sequence[float]]) -> str:
 _SECTIONS: Final[dict[str, tuple[str, Callable[[Any], str]]]] = {
     "burst": ("A burst of 40 000 events", _burst),
     "paced": ("Steady traffic", _races),
-    "delayed": ("Answers that take their time", _races),
+    "delayed": ("Slow responses", _races),
     "defaults": ("A burst of 100 000 events with default settings", _defaults),
     "outage": ("An outage of 5 s", _race),
     "growth": ("Growth", _growth),
-    "profile": ("Where an event's time goes", _profile),
-    "questions": ("Questions", _questions),
+    "profile": ("CPU time of an event", _profile),
+    "questions": ("Flag evaluation", _questions),
     "environment": ("A large environment", _environment),
 }

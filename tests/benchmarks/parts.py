@@ -27,11 +27,11 @@ _POSTS: Final = 20
 #: What is timed, in the words of the page, in the order of an event's life.
 PARTS: Final = {
     "id": "the id (UUID v4)",
-    "encoding": "encoding, time included, of a user and a variation that were encoded before",
+    "encoding": "encoding, including the timestamp; the user and the variation are already encoded",
     "queue": "asyncio.Queue, put and get, for comparison",
-    "ledger": "receipts and conservation: bounds, counters, lock, the record in the queue and out of it, settled",
+    "ledger": "receipts and accounting: bounds, counters, lock; queueing, dequeueing and settling the record",
     "layers": "the rest of a nowait push",
-    "awaiting": "what an awaited push costs on top",
+    "awaiting": "additional cost of an awaited push",
     "joining": "joining bodies of 500 events",
     "post": "a post of 500 events by httpx, per event",
     "post_speed": "the same with the extra `speed`",

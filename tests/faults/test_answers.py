@@ -178,7 +178,7 @@ async def test_a_key_that_was_just_made_works_within_35_seconds(measured: Measur
 
         assert now() <= 35.0
         assert here.lost == 0
-        measured(f"lost {here.lost} of 10 000, went on after {now():.0f} s")
+        measured(f"lost {here.lost} of 10 000, resumed after {now():.0f} s")
 
 
 @pytest.mark.fault("F14")
@@ -480,7 +480,7 @@ async def test_a_compressed_answer_is_never_expanded(status: int, encoding: str,
         assert all(body.taken == 0 for body in bodies) or status != 200
         assert peak <= 2 * MIB
         assert here.lost == 0
-        measured("never expanded")
+        measured("never decompressed")
 
 
 # What is said about single events
@@ -509,7 +509,7 @@ async def test_exactly_the_events_that_are_asked_for_again_are_sent_again(measur
         assert [set(ids) for _, ids, _ in here.sky.posts[1:]] == [asked[0]]
         assert len(here.sky.posts[1][1]) == len(asked[0])
         assert here.lost == 0
-        measured(f"{len(asked[0])} of 100 asked for again, the next post carries these")
+        measured(f"{len(asked[0])} of 100 requested again, and sent in the next post")
 
 
 @pytest.mark.fault("F29")
@@ -525,7 +525,7 @@ async def test_nothing_that_was_taken_is_sent_again_and_nothing_is_lost(measured
         assert here.repeated == again > 1_000
         assert all(count["accepted"] == count["unique"] for count in counts)
         assert here.lost == 0
-        measured(f"of 10 000: {again} asked for and sent again, lost {here.lost}")
+        measured(f"of 10 000: {again} requested and sent again, lost {here.lost}")
 
 
 @pytest.mark.fault("F30")

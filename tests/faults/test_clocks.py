@@ -68,7 +68,7 @@ async def test_a_clock_two_hours_ahead_is_told_once_and_events_are_sent_as_they_
         for receipt in receipts:
             assert receipt.outcome
             assert receipt.outcome.fate is (Fate.DELIVERED if receipt.kind is EventKind.METRICS else Fate.REJECTED)
-        measured(f"1 warning in {len(here.sky.posts)} posts, every event sent as it was")
+        measured(f"1 warning in {len(here.sky.posts)} posts, every event sent unchanged")
 
 
 async def test_a_clock_that_was_set_right_and_goes_wrong_again_is_told_again(caplog: pytest.LogCaptureFixture) -> None:

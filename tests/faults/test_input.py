@@ -174,7 +174,7 @@ async def test_strange_text_arrives_as_it_is(measured: Measured) -> None:
             assert getattr(message, "goal_id", "") == text or message.feature_id == text
         assert here.lost == here.repeated == 0
         assert statuses.keys() == {200}
-        measured(f"{len(TEXTS)} strange texts arrive unchanged, no 400")
+        measured(f"{len(TEXTS)} unusual texts arrive unchanged, no 400")
 
 
 @pytest.mark.fault("F50")
@@ -265,7 +265,7 @@ async def test_a_number_beyond_its_range_is_refused(measured: Measured) -> None:
         assert refusals(bad) == {RefusedReason.INVALID: len(bad)}
         assert here.lost == here.repeated == 0
         assert statuses == {200: 1}
-        measured(f"{len(bad)} refused, the {len(good)} at the edge delivered, no 400")
+        measured(f"{len(bad)} refused, the {len(good)} at the limits delivered, no 400")
 
 
 @pytest.mark.fault("F55")

@@ -196,7 +196,7 @@ async def test_a_body_that_raises_is_drained_and_keeps_its_exception(measured: M
     assert here.lost == 0
     assert here.processor.statistics().total.delivered == 1_000
     here.check()
-    measured("1 000 of 1 000 delivered, the very exception")
+    measured("1 000 of 1 000 delivered, the exception was raised unchanged")
 
 
 @pytest.mark.fault("F42")
@@ -486,7 +486,7 @@ async def test_an_on_drop_that_pushes_what_is_dropped_again_does_not_feed_itself
         assert heard == 100
         assert processor.statistics().total.refused == 200
         assert processor.statistics().total.delivered == 100
-    measured(f"pushes {heard} times, refused each time: counted, and heard {heard} times")
+    measured(f"pushes {heard} times, refused each time: counted, and `on_drop` called {heard} times")
 
 
 async def push_good_and_bad(here: World, count: int) -> None:

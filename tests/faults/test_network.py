@@ -139,8 +139,8 @@ async def test_posts_that_are_never_answered_are_repeated_with_the_same_ids(
             assert here.processor.statistics().total.delivered == N
             assert bool(stored_in_the_silence) == heard
             measured(
-                f"{'stored' if heard else 'unheard'}: lost {here.lost} of {MANY} after {in_the_silence.posts} posts, "
-                f"{stored_again(gateway)} stored again under the same id"
+                f"{'responses' if heard else 'requests'} lost: lost {here.lost} of {MANY} after "
+                f"{in_the_silence.posts} posts, {stored_again(gateway)} stored again under the same id"
             )
 
 
@@ -227,7 +227,7 @@ async def test_a_reset_anywhere_in_an_answer_costs_nothing(
             assert here.lost == 0
         assert stored_again(gateway) == 2 * 5 * len(cuts)
         assert here.processor.statistics().total.delivered == 5 * (1 + 2 * len(cuts))
-        measured(f"cut at {len(cuts)} places of the answer: lost {here.lost}, each sent again once")
+        measured(f"cut at {len(cuts)} positions in the response: lost {here.lost}, each sent again once")
 
 
 @pytest.mark.fault("F7")
@@ -247,7 +247,7 @@ async def test_a_reset_anywhere_in_a_request_costs_nothing(
             assert here.lost == 0
         assert stored_again(gateway) == 0
         assert here.processor.statistics().total.delivered == 5 * (1 + 2 * len(cuts))
-        measured(f"cut at {len(cuts)} places of the request: lost {here.lost}, none stored twice")
+        measured(f"cut at {len(cuts)} positions in the request: lost {here.lost}, none stored twice")
 
 
 @pytest.mark.fault("F7")
@@ -552,7 +552,7 @@ async def test_client_certificates_work_by_configuration(
             await deliver(here, N)
 
             assert here.lost == stored_again(gateway) == 0
-    measured(f"client certificate: lost 0 of {MANY}; without one 0 stored")
+    measured(f"client certificate: lost 0 of {MANY}; without one, 0 stored")
 
 
 # Proxies
@@ -668,7 +668,7 @@ async def test_no_proxy_bypasses_the_proxy_of_the_environment(
 
             assert here.lost == stored_again(gateway) == 0
     assert password_proxy.asked == []
-    measured("NO_PROXY: lost 0 of 300, the proxy was not asked")
+    measured("NO_PROXY: lost 0 of 300, the proxy was not used")
 
 
 BAD_PROXIES = [

@@ -85,7 +85,7 @@ async def test_a_full_queue_does_what_its_policy_says_to_the_event(overflow: Pol
                 assert reasons(nowait) == {"queue_full": 100}
                 assert (statistics.refused, statistics.dropped, statistics.delivered) == (100, 0, 1_500)
         measured(
-            f"{overflow}: 600 too many, {statistics.refused} refused, {statistics.dropped} displaced, "
+            f"{overflow}: 600 above the limit, {statistics.refused} refused, {statistics.dropped} displaced, "
             f"{statistics.delivered} delivered"
         )
 
@@ -146,7 +146,7 @@ async def test_full_bytes_do_what_a_full_queue_does_and_the_bound_is_never_excee
             "wait": set(),
         }[overflow]
         lost = statistics.refused + statistics.dropped
-        measured(f"{overflow}: at most {most} of {bound} bytes, {lost} refused or displaced, rest delivered")
+        measured(f"{overflow}: at most {most} of {bound} bytes, {lost} refused or displaced, the rest delivered")
 
 
 # Clocks
@@ -313,4 +313,4 @@ async def test_a_failed_post_makes_at_most_one_event_of_ours(measured: Measured)
         assert failed >= 20
         assert ours <= failed
         assert here.processor.statistics().metrics.pushed <= failed
-        measured(f"{failed} failed posts made {ours} events")
+        measured(f"{failed} failed posts created {ours} events")

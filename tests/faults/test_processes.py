@@ -229,7 +229,7 @@ async def test_a_second_sigterm_does_not_end_the_drain(measured: Measured) -> No
     async with asyncio.TaskGroup() as at_once:  # they mostly wait
         servers = [at_once.create_task(tell_twice(server), name=server) for server in SERVERS]
 
-    measured(f"lost 0 of {EVENTS * len(servers)} by five servers that were told twice")
+    measured(f"lost 0 of {EVENTS * len(servers)} with five servers that received SIGTERM twice")
 
 
 async def tell_twice(server: str) -> None:
@@ -357,7 +357,7 @@ async def test_a_forked_child_starts_empty_and_each_delivers_its_own(
     ]
     assert Counter(each.event["user"]["id"] for each in gateway.events) == {"parent": 1000, "child": 500}
     assert gateway.state.counts()["goal"] == {"accepted": 1500, "unique": 1500}
-    measured(f"{way}: lost 0, doubled 0 of 1 500")
+    measured(f"{way}: lost 0, duplicated 0 of 1 500")
 
 
 @pytest.mark.fault("F69")

@@ -292,7 +292,7 @@ async def test_sigkill_loses_nothing_that_is_older_than_100_ms(tmp_path: Path, m
     assert safe - arrived == set()
     assert counts["unique"] >= len(safe) > 0
     measured(
-        f"{KILLS} kills amid {pushed} events: lost 0 of the {len(safe)} that were older than {SAFE_AFTER * 1000:.0f} ms; "
+        f"{KILLS} kills during {pushed} pushes: lost 0 of the {len(safe)} that were older than {SAFE_AFTER * 1000:.0f} ms; "
         f"{counts['accepted'] - counts['unique']} delivered again, with the same id"
     )
 
@@ -329,7 +329,7 @@ async def test_a_second_owner_works_without_and_takes_over_later(
         ]
     await until(lambda: second.statistics().spool.ready)  # type: ignore[union-attr]
     await other.__aexit__(None, None, None)
-    measured("in use: 1 warning, 100 of 100 delivered from memory, taken over once it is free")
+    measured("in use: 1 warning, 100 of 100 delivered from memory, taken over once it is released")
 
 
 @pytest.mark.fault("F62")
@@ -366,7 +366,7 @@ async def test_a_bad_disk_costs_one_warning(
     assert len(warnings(caplog)) == 1
     assert report.total.spooled == 0
     assert report.total.undelivered + report.total.unconfirmed == (0 if durable else 600)
-    measured(f"{way}: 1 warning, the service goes on")
+    measured(f"{way}: 1 warning, the service continues")
 
 
 @pytest.mark.fault("F62")
@@ -529,7 +529,7 @@ async def test_a_disk_that_does_not_answer_is_not_waited_for(
     assert [words for words in warnings(caplog) if "spool" in words.partition("(")[0]] == [
         "the spool cannot be used (the disk does not answer); events are kept in memory alone until it can"
     ]
-    measured(f"no answer: 1 warning, closed {seconds - 0.1:.1f} s after the deadline")
+    measured(f"unresponsive: 1 warning, closed {seconds - 0.1:.1f} s after the deadline")
 
 
 async def test_what_was_written_too_late_is_not_sent_by_the_next_process(
