@@ -178,7 +178,7 @@ class Client:
         """
         await self._life.evaluator().wait_ready()
 
-    async def flush(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109 - running out is an answer here
+    async def flush(self, timeout: float | None = None) -> bool:
         """Send the events that wait now, and wait until every event accepted before this call is settled.
 
         Args:
@@ -193,7 +193,7 @@ class Client:
         """
         return await self._life.flush(timeout)
 
-    async def aclose(self, timeout: float | EllipsisType | None = ...) -> DrainReport:  # noqa: ASYNC109 - as flush
+    async def aclose(self, timeout: float | EllipsisType | None = ...) -> DrainReport:
         """Take no more questions, wait for the answers under way, deliver all events, and say what was left.
 
         The closing goes on when a caller is cancelled; every caller waits for the same one and gets the same report.

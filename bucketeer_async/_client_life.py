@@ -38,8 +38,8 @@ class EventsLife(Protocol):
     """What is needed of a `Processor`."""
 
     async def start(self) -> None: ...
-    async def flush(self, timeout: float | None = None) -> bool: ...  # noqa: ASYNC109
-    async def aclose(self, timeout: float | EllipsisType | None = ...) -> DrainReport: ...  # noqa: ASYNC109
+    async def flush(self, timeout: float | None = None) -> bool: ...
+    async def aclose(self, timeout: float | EllipsisType | None = ...) -> DrainReport: ...
 
 
 class ApiLife(Protocol):
@@ -116,7 +116,7 @@ class Lifecycle:
         if self.state is not State.RUNNING:
             raise ClosedError("the client was closed while it was starting")
 
-    async def flush(self, timeout: float | None) -> bool:  # noqa: ASYNC109 - running out is an answer here
+    async def flush(self, timeout: float | None) -> bool:
         """Have the processor send what waits; False after ``timeout``.
 
         Raises:
@@ -128,7 +128,7 @@ class Lifecycle:
             raise ClosedError("the client is not started")
         return await self._events.flush(timeout)
 
-    async def aclose(self, timeout: float | EllipsisType | None) -> DrainReport:  # noqa: ASYNC109 - as flush
+    async def aclose(self, timeout: float | EllipsisType | None) -> DrainReport:
         """Take no more questions, wait for the last answers, drain, and close the connections.
 
         Raises:
@@ -150,7 +150,7 @@ class Lifecycle:
             await self._api.aclose()
         return await self._events.aclose()
 
-    async def _hurry(self, timeout: float) -> None:  # noqa: ASYNC109 - as flush
+    async def _hurry(self, timeout: float) -> None:
         """Let answers and drain together take at most ``timeout`` seconds."""
         clock = asyncio.get_running_loop().time
         deadline = clock() + timeout

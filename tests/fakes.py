@@ -35,7 +35,7 @@ class FakeLease:
         self.begin_closing = begin_closing
         self.released = False
 
-    async def register_events(self, events: Sequence[bytes], *, timeout: float) -> FakeAnswer:  # noqa: ASYNC109
+    async def register_events(self, events: Sequence[bytes], *, timeout: float) -> FakeAnswer:
         return await self._client.answer(events, timeout)
 
     def release(self) -> None:
@@ -66,7 +66,7 @@ class FakeClient:
         self.leases.append(FakeLease(self, begin_closing))
         return self.leases[-1]
 
-    async def answer(self, bodies: Sequence[bytes], timeout: float) -> FakeAnswer:  # noqa: ASYNC109
+    async def answer(self, bodies: Sequence[bytes], timeout: float) -> FakeAnswer:
         assert timeout > 0
         events = [json.loads(body) for body in bodies]
         self.batches.append(events)

@@ -106,7 +106,7 @@ class FlagServer:
         tag: str,
         feature_flags_id: str,
         requested_at: int,
-        timeout: float | None,  # noqa: ASYNC109
+        timeout: float | None,
     ) -> GetFeatureFlagsResponse:
         self.flag_requests.append((tag, feature_flags_id, requested_at))
         await self.weather("flags")
@@ -129,7 +129,7 @@ class FlagServer:
         *,
         segment_ids: Sequence[str],
         requested_at: int,
-        timeout: float | None,  # noqa: ASYNC109
+        timeout: float | None,
     ) -> GetSegmentUsersResponse:
         self.segment_requests.append((list(segment_ids), requested_at))
         await self.weather("segments")

@@ -62,11 +62,11 @@ class _Processor:
     async def start(self) -> None:
         self._parts.note("processor starts")
 
-    async def flush(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109
+    async def flush(self, timeout: float | None = None) -> bool:
         self._parts.note(f"processor flushes {timeout}")
         return True
 
-    async def aclose(self, timeout: float | EllipsisType | None = ...) -> DrainReport:  # noqa: ASYNC109
+    async def aclose(self, timeout: float | EllipsisType | None = ...) -> DrainReport:
         self._parts.note(f"processor drains {timeout}".replace(" Ellipsis", ""))
         if isinstance(timeout, float):
             self._deadline = min(self._deadline, now() + timeout)

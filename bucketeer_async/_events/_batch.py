@@ -54,7 +54,7 @@ class RegisterEventsAnswer(Protocol):
 class EventsApi(Protocol):
     """Posts the JSON of events; raises an `ApiError` if there is no usable answer."""
 
-    async def register_events(self, events: Sequence[bytes], *, timeout: float) -> RegisterEventsAnswer: ...  # noqa: ASYNC109
+    async def register_events(self, events: Sequence[bytes], *, timeout: float) -> RegisterEventsAnswer: ...
 
 
 class Delivery:

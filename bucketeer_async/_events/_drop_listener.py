@@ -71,7 +71,7 @@ class DropListener:
             self._drops.put(done)
         return True
 
-    async def aclose(self, timeout: float) -> None:  # noqa: ASYNC109 - running out is no error here
+    async def aclose(self, timeout: float) -> None:
         """End the thread, and wait at most ``timeout`` seconds until everything was told."""
         loop = asyncio.get_running_loop()
         told = asyncio.Event()

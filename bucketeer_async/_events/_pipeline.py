@@ -329,7 +329,7 @@ class Pipeline:
         if self._listener is not None:
             self._listener.hear(Drop(record.kind, reason, record.event_id, outcome.message))
 
-    async def flush(self, timeout: float | None) -> bool:  # noqa: ASYNC109 - running out is an answer here
+    async def flush(self, timeout: float | None) -> bool:
         """Send what waits, and wait until everything accepted before the call is settled; False after ``timeout``."""
         epoch = self.ledger.begin_epoch()
         if self._collector is not None:
@@ -350,7 +350,7 @@ class Pipeline:
             self._tell_of_room()  # it may have been woken for room that it does not take
             raise
 
-    async def progress(self, timeout: float) -> None:  # noqa: ASYNC109 - running out is no error here
+    async def progress(self, timeout: float) -> None:
         """Wait until something was settled, at most ``timeout`` seconds."""
         with anyio.move_on_after(timeout):
             await self._progress.wait()

@@ -114,7 +114,7 @@ class Processor:
     ) -> None:
         await self.aclose()
 
-    async def flush(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109 - running out is an answer here
+    async def flush(self, timeout: float | None = None) -> bool:
         """Send what waits now, and wait until every event accepted before this call is settled.
 
         Args:
@@ -133,7 +133,7 @@ class Processor:
             raise ClosedError("the processor is not started")
         return pipeline.state is State.CLOSED or await pipeline.flush(timeout)
 
-    async def aclose(self, timeout: float | EllipsisType | None = ...) -> DrainReport:  # noqa: ASYNC109 - as flush
+    async def aclose(self, timeout: float | EllipsisType | None = ...) -> DrainReport:
         """Refuse new events, deliver those that were accepted, and say what was left.
 
         The drain goes on when a caller is cancelled; every caller waits for the same one and gets the same report.

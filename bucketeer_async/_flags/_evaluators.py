@@ -56,7 +56,7 @@ class EvaluationApi(Protocol):
         feature_id: str,
         *,
         tag: str,
-        timeout: float | None,  # noqa: ASYNC109
+        timeout: float | None,
     ) -> GetEvaluationResponse: ...
 
 

@@ -150,7 +150,7 @@ class ApiClient:
         self,
         events: Sequence[bytes],
         *,
-        timeout: float | None = None,  # noqa: ASYNC109
+        timeout: float | None = None,
     ) -> RegisterEventsResponse:
         """Post events.
 
@@ -174,7 +174,7 @@ class ApiClient:
         feature_id: str,
         *,
         tag: str,
-        timeout: float | None = None,  # noqa: ASYNC109
+        timeout: float | None = None,
     ) -> GetEvaluationResponse:
         """Ask the gateway for one user's variation of one flag; needs a client key.
 
@@ -201,7 +201,7 @@ class ApiClient:
         user_evaluations_id: str = "",
         evaluated_at: int = 0,
         user_attributes_updated: bool = False,
-        timeout: float | None = None,  # noqa: ASYNC109
+        timeout: float | None = None,
     ) -> GetEvaluationsResponse:
         """Ask the gateway for one user's variations of all flags of a tag; needs a client key.
 
@@ -236,7 +236,7 @@ class ApiClient:
         tag: str = "",
         feature_flags_id: str = "",
         requested_at: int = 0,
-        timeout: float | None = None,  # noqa: ASYNC109
+        timeout: float | None = None,
     ) -> GetFeatureFlagsResponse:
         """Poll flag definitions; needs a server key.
 
@@ -267,7 +267,7 @@ class ApiClient:
         *,
         segment_ids: Sequence[str] = (),
         requested_at: int = 0,
-        timeout: float | None = None,  # noqa: ASYNC109
+        timeout: float | None = None,
     ) -> GetSegmentUsersResponse:
         """Poll the members of segments; needs a server key.
 
@@ -291,7 +291,7 @@ class ApiClient:
             "/get_segment_users", body, _wire.decode_get_segment_users, timeout=timeout, limit=_LARGE
         )
 
-    async def ping(self, *, timeout: float | None = None) -> int:  # noqa: ASYNC109
+    async def ping(self, *, timeout: float | None = None) -> int:
         """Ask whether the gateway is there; it needs no valid key.
 
         Returns:
@@ -324,7 +324,7 @@ class ApiClient:
         body: bytes | None,
         decode: Callable[[bytes], _T],
         *,
-        timeout: float | None,  # noqa: ASYNC109
+        timeout: float | None,
         limit: int = _SMALL,
     ) -> _T:
         """Send a request in a task of its own, and wait for what `decode` makes of the answer."""
@@ -336,7 +336,7 @@ class ApiClient:
         path: str,
         body: bytes | None,
         *,
-        timeout: float | None,  # noqa: ASYNC109
+        timeout: float | None,
         limit: int = _SMALL,
         retry: bool = True,
     ) -> Answer:
@@ -351,7 +351,7 @@ class ApiClient:
                 raise
             return await self._connections.send(request, seconds)
 
-    async def _post_for(self, events: Sequence[bytes], timeout: float) -> RegisterEventsResponse:  # noqa: ASYNC109
+    async def _post_for(self, events: Sequence[bytes], timeout: float) -> RegisterEventsResponse:
         request = self._request("/register_events", self._events_body(events), _SMALL)
         return _events_response(await self._connections.send_here(request, timeout))
 

@@ -53,7 +53,7 @@ class Lease:
         self._begin_closing = WeakMethod(begin_closing)
         self._on_release = on_release
 
-    async def register_events(self, events: Sequence[bytes], *, timeout: float) -> RegisterEventsResponse:  # noqa: ASYNC109
+    async def register_events(self, events: Sequence[bytes], *, timeout: float) -> RegisterEventsResponse:
         """Post the JSON of events; as `ApiClient.register_events`."""
         response: RegisterEventsResponse = await self._post(events, timeout)
         return response
@@ -174,7 +174,7 @@ class Connections:
         self._leases.discard(lease)
         self._released.notify()
 
-    async def send(self, request: Request, timeout: float) -> Answer:  # noqa: ASYNC109
+    async def send(self, request: Request, timeout: float) -> Answer:
         """Send a request in a task of its own, and return the answer, if it is a 200.
 
         Raises:
@@ -188,7 +188,7 @@ class Connections:
         task.add_done_callback(self._forget)
         return await asyncio.shield(task)
 
-    async def send_here(self, request: Request, timeout: float) -> Answer:  # noqa: ASYNC109
+    async def send_here(self, request: Request, timeout: float) -> Answer:
         """Send a request of a processor in the task that asks; as `send` otherwise."""
         if self._http is None or self.state is State.CLOSED:
             raise ConnectionFailedError("the API client is closed", maybe_sent=False)
@@ -198,7 +198,7 @@ class Connections:
         finally:
             self._slots.release()
 
-    async def _take_slot(self, timeout: float) -> None:  # noqa: ASYNC109
+    async def _take_slot(self, timeout: float) -> None:
         try:
             async with asyncio.timeout(timeout):
                 await self._slots.acquire()
@@ -211,7 +211,7 @@ class Connections:
         if not task.cancelled():
             task.exception()  # marks it as seen: the caller may be gone
 
-    async def _under_scope(self, request: Request, timeout: float) -> Answer:  # noqa: ASYNC109
+    async def _under_scope(self, request: Request, timeout: float) -> Answer:
         with anyio.CancelScope() as scope:
             self._scopes.add(scope)
             try:
@@ -220,6 +220,6 @@ class Connections:
                 self._scopes.discard(scope)
         raise ClosedError("the API client was closed while the request was under way")
 
-    async def _exchange(self, request: Request, timeout: float) -> Answer:  # noqa: ASYNC109
+    async def _exchange(self, request: Request, timeout: float) -> Answer:
         assert self._http is not None  # noqa: S101 - set when start() has returned
         return await exchange(self._http, request, timeout=timeout)

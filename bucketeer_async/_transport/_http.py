@@ -134,7 +134,7 @@ class Answer(NamedTuple):
     server_time: float | None
 
 
-async def exchange(client: HttpClient, request: Request, *, timeout: float) -> Answer:  # noqa: ASYNC109 - per phase
+async def exchange(client: HttpClient, request: Request, *, timeout: float) -> Answer:
     """Send the request and return the answer, if it is a 200.
 
     Args:
@@ -166,7 +166,7 @@ async def exchange(client: HttpClient, request: Request, *, timeout: float) -> A
         await trace.close_unused()
 
 
-async def _exchange(client: HttpClient, request: Request, timeout: float, trace: _Trace) -> Answer:  # noqa: ASYNC109
+async def _exchange(client: HttpClient, request: Request, timeout: float, trace: _Trace) -> Answer:
     built = client.build_request(
         request.method,
         request.url,

@@ -52,7 +52,7 @@ class Silent:
 
     def release(self) -> None: ...
 
-    async def register_events(self, _events: Sequence[bytes], *, timeout: float) -> Any:  # noqa: ASYNC109 - as ours
+    async def register_events(self, _events: Sequence[bytes], *, timeout: float) -> Any:
         await asyncio.sleep(timeout * 1000)
 
 

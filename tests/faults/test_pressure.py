@@ -218,7 +218,7 @@ async def test_a_wall_clock_that_jumps_over_a_lifetime_expires_nothing_and_ends_
 class CountingClient(FakeClient):
     """Takes everything, and keeps only the ids."""
 
-    async def answer(self, bodies: Sequence[bytes], timeout: float) -> FakeAnswer:  # noqa: ASYNC109
+    async def answer(self, bodies: Sequence[bytes], timeout: float) -> FakeAnswer:
         self.taken.update(body[7:43].decode() for body in bodies)
         await asyncio.sleep(0)
         return FakeAnswer()

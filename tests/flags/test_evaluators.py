@@ -82,7 +82,7 @@ class FakeApi:
         feature_id: str,
         *,
         tag: str,
-        timeout: float | None,  # noqa: ASYNC109
+        timeout: float | None,
     ) -> GetEvaluationResponse:
         self.questions.append((user, feature_id, tag))
         return await self.script(user, feature_id)
