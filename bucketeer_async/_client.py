@@ -22,7 +22,7 @@ from bucketeer_async._events._receipt import Receipt
 from bucketeer_async._flags import _conversion as variations
 from bucketeer_async._flags._conversion import Json
 from bucketeer_async._flags._evaluations import Questions
-from bucketeer_async._log import TroubleLog
+from bucketeer_async._log import RateLimitedLog
 from bucketeer_async._models import EvaluationDetails, User
 from bucketeer_async._options import LocalEvaluation, ProcessorConfig
 from bucketeer_async._results import DrainReport, FlagChanges, Statistics
@@ -96,7 +96,7 @@ class Client:
         self._events = composed.events
         self._local = composed.local
         self._life = Lifecycle(composed.events, composed.api, composed.new_evaluator)
-        self._questions = Questions(self._life.evaluator, composed.events, TroubleLog(composed.logger))
+        self._questions = Questions(self._life.evaluator, composed.events, RateLimitedLog(composed.logger))
 
     @classmethod
     def from_env(

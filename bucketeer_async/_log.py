@@ -23,7 +23,7 @@ class _Spell:
     untold: int = 0
 
 
-class TroubleLog:
+class RateLimitedLog:
     """A rate-limited view of a logger; usable from any thread.
 
     Args:
@@ -37,15 +37,15 @@ class TroubleLog:
         self._lock = threading.RLock()  # the garbage collector may run a push inside
         self._spells: dict[str, _Spell] = {}
 
-    def lost(self, topic: str, message: str, *args: object) -> None:
+    def report_warning(self, topic: str, message: str, *args: object) -> None:
         """Tell of lost data: at once, then at most once a minute per topic, with the number of untold ones."""
         self._tell(topic, logging.WARNING, _AGAIN, message, args)
 
-    def begin(self, topic: str, level: int, again: float, message: str, *args: object) -> None:
+    def report(self, topic: str, level: int, interval: float, message: str, *args: object) -> None:
         """Tell that a spell of trouble began; within the spell only every ``again`` seconds, or when it gets worse."""
-        self._tell(topic, level, again, message, args)
+        self._tell(topic, level, interval, message, args)
 
-    def over(self, topic: str, message: str) -> None:
+    def report_recovery(self, topic: str, message: str) -> None:
         """Tell that a spell ended."""
         if topic not in self._spells:
             return
@@ -54,11 +54,11 @@ class TroubleLog:
         if ended is not None:
             self._write(logging.DEBUG, message)
 
-    def _tell(self, topic: str, level: int, again: float, message: str, args: tuple[object, ...]) -> None:
+    def _tell(self, topic: str, level: int, interval: float, message: str, args: tuple[object, ...]) -> None:
         now = self._clock()
         with self._lock:
             spell = self._spells.get(topic)
-            if spell is not None and level <= spell.level and now - spell.told_at < again:
+            if spell is not None and level <= spell.level and now - spell.told_at < interval:
                 spell.untold += 1
                 return
             untold = spell.untold if spell is not None else 0

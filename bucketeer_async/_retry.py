@@ -37,7 +37,7 @@ class Action(Enum):
     PAUSE = "keep it, and hold back every post"
 
 
-class Trouble(Enum):
+class PauseKind(Enum):
     """Why posts are held back."""
 
     OUTAGE = "outage"
@@ -50,13 +50,13 @@ class Decision:
 
     Attributes:
         action: What becomes of the batch.
-        trouble: With ``PAUSE``: the kind of pause.
+        pause_kind: With ``PAUSE``: the kind of pause.
         retry_after: With ``PAUSE``: seconds that the gateway asked for.
         maybe_stored: Whether the gateway may have stored the events although the post failed.
     """
 
     action: Action
-    trouble: Trouble = Trouble.OUTAGE
+    pause_kind: PauseKind = PauseKind.OUTAGE
     retry_after: float | None = None
     maybe_stored: bool = False
 
@@ -88,11 +88,11 @@ def _is_stale(error: ApiError) -> bool:
     return isinstance(error, ConnectionFailedError) and error.stale
 
 
-def _pause(trouble: Trouble) -> Callable[[ApiError], Decision]:
+def _pause(pause_kind: PauseKind) -> Callable[[ApiError], Decision]:
     def decision(error: ApiError) -> Decision:
         retry_after = error.retry_after if isinstance(error, StatusError) else None
         return Decision(
-            action=Action.PAUSE, trouble=trouble, retry_after=retry_after, maybe_stored=_is_maybe_stored(error)
+            action=Action.PAUSE, pause_kind=pause_kind, retry_after=retry_after, maybe_stored=_is_maybe_stored(error)
         )
 
     return decision
@@ -110,8 +110,8 @@ _TABLE: Final = (
     _Row(_is_stale,          lambda _: Decision(action=Action.RESEND, maybe_stored=True)),
     _Row(_is_too_large,      lambda _: Decision(action=Action.SPLIT_BYTES)),
     _Row(_is_undecodable,    lambda _: Decision(action=Action.SPLIT)),
-    _Row(_is_configuration,  _pause(Trouble.CONFIGURATION)),
-    _Row(lambda _: True,     _pause(Trouble.OUTAGE)),
+    _Row(_is_configuration,  _pause(PauseKind.CONFIGURATION)),
+    _Row(lambda _: True,     _pause(PauseKind.OUTAGE)),
 )
 # fmt: on
 
@@ -140,8 +140,8 @@ class CircuitState(StrEnum):
 
 
 @dataclass(slots=True)
-class Pass:
-    """Leave to post one batch."""
+class Permit:
+    """Permission to post one batch."""
 
     generation: int
 
@@ -186,26 +186,26 @@ class Circuit:
         full = self.state is CircuitState.PROBING or self.posting >= self._limit
         return None if full else max(0.0, self.not_before - now)
 
-    def enter(self) -> Pass:
+    def enter(self) -> Permit:
         """Begin a batch; the caller has seen ``wait() == 0``, and calls `leave` in the end."""
         if self.state is CircuitState.OPEN:
             self.state = CircuitState.PROBING
         self.posting += 1
-        return Pass(self._generation)
+        return Permit(self._generation)
 
-    def may_go_on(self, leave: Pass, now: float) -> bool:
+    def may_go_on(self, permit: Permit, now: float) -> bool:
         """Return whether a batch on its way may post (again): not if posts are held back since it began."""
-        return leave.generation == self._generation and now >= self.not_before
+        return permit.generation == self._generation and now >= self.not_before
 
-    def leave(self, leave: Pass, now: float) -> None:
+    def leave(self, permit: Permit, now: float) -> None:
         """End a batch; a probe that brought neither success nor failure failed."""
         self.posting -= 1
-        if self.state is CircuitState.PROBING and leave.generation == self._generation:
-            self.failed(leave, Decision(action=Action.PAUSE), now)
+        if self.state is CircuitState.PROBING and permit.generation == self._generation:
+            self.failed(permit, Decision(action=Action.PAUSE), now)
 
-    def succeeded(self, leave: Pass) -> None:
+    def succeeded(self, permit: Permit) -> None:
         """Note that the gateway answered a post as it should."""
-        if leave.generation != self._generation:
+        if permit.generation != self._generation:
             return
         if self.state is CircuitState.PROBING:
             self.state = CircuitState.CLOSED
@@ -213,10 +213,10 @@ class Circuit:
             self._limit = 1
         self._limit = min(self._slots, self._limit + 1)
 
-    def failed(self, leave: Pass, decision: Decision, now: float) -> bool:
+    def failed(self, permit: Permit, decision: Decision, now: float) -> bool:
         """Note that posts must be held back; return whether this opened the circuit."""
         self._heed(decision.retry_after, now)
-        if leave.generation != self._generation:
+        if permit.generation != self._generation:
             return False
         opened = self.state is CircuitState.CLOSED
         if opened:
@@ -225,7 +225,7 @@ class Circuit:
             self._generation += 1
         self._failures += 1
         self.state = CircuitState.OPEN
-        self._next_probe = max(self.not_before, now + self._pause(decision.trouble, now))
+        self._next_probe = max(self.not_before, now + self._pause(decision.pause_kind, now))
         return opened
 
     def _heed(self, retry_after: float | None, now: float) -> None:
@@ -235,8 +235,8 @@ class Circuit:
         self.not_before = max(self.not_before, now + retry_after * (1 + jitter))
         self._next_probe = max(self._next_probe, self.not_before)
 
-    def _pause(self, trouble: Trouble, now: float) -> float:
-        if trouble is Trouble.CONFIGURATION and not self._closing:
+    def _pause(self, pause_kind: PauseKind, now: float) -> float:
+        if pause_kind is PauseKind.CONFIGURATION and not self._closing:
             return CONFIGURATION_PAUSE * self._rng.uniform(1.0, 1.1)
         step = _step(self._policy, self._failures)
         if now - self._opened_at < _EARLY:

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bucketeer_async import ApiError, ConnectionFailedError, DecodeError, RequestTimeoutError, RetryPolicy, StatusError
-from bucketeer_async._retry import Action, Circuit, CircuitState, Decision, Trouble, backoff, decide
+from bucketeer_async._retry import Action, Circuit, CircuitState, Decision, PauseKind, backoff, decide
 
 OUTAGE = Decision(action=Action.PAUSE)
 UNCLEAR_OUTAGE = Decision(action=Action.PAUSE, maybe_stored=True)
-MISCONFIGURED = Decision(action=Action.PAUSE, trouble=Trouble.CONFIGURATION)
+MISCONFIGURED = Decision(action=Action.PAUSE, pause_kind=PauseKind.CONFIGURATION)
 SPLIT = Decision(action=Action.SPLIT)
 SPLIT_BYTES = Decision(action=Action.SPLIT_BYTES)
 

@@ -3,16 +3,16 @@
 from bucketeer_async._evaluation._errors import EvaluationCause, EvaluationError, MalformedError
 from bucketeer_async._evaluation._evaluate import evaluate
 from bucketeer_async._evaluation._flags import Flag, Served, Variation, compile_flag, dependencies, segments
-from bucketeer_async._evaluation._segments import Listed, Segment, compile_segment
+from bucketeer_async._evaluation._segments import Segment, SegmentBuilder, compile_segment
 from bucketeer_async._evaluation._snapshot import Snapshot
 
 __all__ = [
     "EvaluationCause",
     "EvaluationError",
     "Flag",
-    "Listed",
     "MalformedError",
     "Segment",
+    "SegmentBuilder",
     "Served",
     "Snapshot",
     "Variation",

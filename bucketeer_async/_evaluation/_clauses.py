@@ -28,7 +28,7 @@ OPERATORS: Final = (
 )
 
 
-class Asked(Protocol):
+class UserLike(Protocol):
     """Who is asked about: a `User`, or anybody else with an id and attributes."""
 
     @property
@@ -37,23 +37,23 @@ class Asked(Protocol):
     def attributes(self) -> Mapping[str, str]: ...
 
 
-class Question(NamedTuple):
+class ClauseContext(NamedTuple):
     """What clauses are asked about.
 
     Attributes:
         user_id: The user.
         attributes: The user's.
-        chosen: Variations that the flags had which this one depends on, by flag.
+        dependency_variations: Variations that the flags had which this one depends on, by flag.
         is_member: Whether the user is in one of some segments.
     """
 
     user_id: str
     attributes: Mapping[str, str]
-    chosen: Mapping[str, str]
+    dependency_variations: Mapping[str, str]
     is_member: Callable[[Sequence[str]], bool]
 
 
-Condition = Callable[[Question], bool]
+Condition = Callable[[ClauseContext], bool]
 _TextTest = Callable[[str], bool]
 _Comparison = Callable[[Any, Any], bool]
 
@@ -65,7 +65,7 @@ _ORDER: Final[Mapping[str, _Comparison]] = {
 }
 
 
-def never(_question: Question) -> bool:
+def never(_context: ClauseContext) -> bool:
     """Match nobody: what an operator does that this version does not know."""
     return False
 
@@ -80,10 +80,10 @@ def compile_clause(fields: Fields) -> Condition:
     attribute = _fields.text(fields, "attribute")
     values = _fields.texts(fields, "values")
     if kind == "SEGMENT":
-        return lambda question: question.is_member(values)
+        return lambda context: context.is_member(values)
     if kind == "FEATURE_FLAG":
         variations = frozenset(values)
-        return lambda question: question.chosen.get(attribute) in variations
+        return lambda context: context.dependency_variations.get(attribute) in variations
     make = _TESTS.get(kind)
     return never if make is None else _about(attribute, make(values))
 
@@ -91,8 +91,8 @@ def compile_clause(fields: Fields) -> Condition:
 def _about(attribute: str, test: _TextTest) -> Condition:
     """Put a test to the user's id, or to an attribute; a missing one is the empty text."""
     if attribute == "id":
-        return lambda question: test(question.user_id)
-    return lambda question: test(question.attributes.get(attribute, ""))
+        return lambda context: test(context.user_id)
+    return lambda context: test(context.attributes.get(attribute, ""))
 
 
 def _equals(values: Sequence[str]) -> _TextTest:

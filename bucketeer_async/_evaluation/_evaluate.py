@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
-from bucketeer_async._evaluation._clauses import Asked
+from bucketeer_async._evaluation._clauses import UserLike
 from bucketeer_async._evaluation._errors import EvaluationCause, EvaluationError
 from bucketeer_async._evaluation._flags import Flag, Served
 from bucketeer_async._evaluation._snapshot import Snapshot
@@ -14,7 +14,7 @@ from bucketeer_async._evaluation._snapshot import Snapshot
 _NONE: Final[Mapping[str, str]] = MappingProxyType({})
 
 
-def evaluate(snapshot: Snapshot, user: Asked, feature_id: str, tag: str = "") -> Served:
+def evaluate(snapshot: Snapshot, user: UserLike, feature_id: str, tag: str = "") -> Served:
     """Return what a flag gives to a user.
 
     Args:
@@ -28,8 +28,8 @@ def evaluate(snapshot: Snapshot, user: Asked, feature_id: str, tag: str = "") ->
     """
     order = snapshot.order(feature_id)
     flag = order[-1]
-    chosen = _NONE if len(order) == 1 else _dependencies(snapshot, user, order[:-1])
-    served = flag.serve(user, chosen, snapshot.segments)
+    dependency_variations = _NONE if len(order) == 1 else _dependencies(snapshot, user, order[:-1])
+    served = flag.serve(user, dependency_variations, snapshot.segments)
     if flag.archived:
         raise EvaluationError(EvaluationCause.EVALUATION_NOT_FOUND, feature_id, "archived")
     if tag and tag not in flag.tags:
@@ -37,9 +37,9 @@ def evaluate(snapshot: Snapshot, user: Asked, feature_id: str, tag: str = "") ->
     return served
 
 
-def _dependencies(snapshot: Snapshot, user: Asked, flags: Sequence[Flag]) -> dict[str, str]:
+def _dependencies(snapshot: Snapshot, user: UserLike, flags: Sequence[Flag]) -> dict[str, str]:
     """Return the variations of flags, each of which may depend on those before."""
-    chosen: dict[str, str] = {}
+    dependency_variations: dict[str, str] = {}
     for flag in flags:
-        chosen[flag.id] = flag.serve(user, chosen, snapshot.segments).variation.id
-    return chosen
+        dependency_variations[flag.id] = flag.serve(user, dependency_variations, snapshot.segments).variation.id
+    return dependency_variations

@@ -16,7 +16,7 @@ def text(fields: Fields, name: str) -> str:
     return _scalar(fields, name, str, "")
 
 
-def flag(fields: Fields, name: str) -> bool:
+def boolean(fields: Fields, name: str) -> bool:
     """Return a bool field."""
     return _scalar(fields, name, bool, False)  # noqa: FBT003 - proto3's default
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from bucketeer_async._evaluation import _fields
-from bucketeer_async._evaluation._clauses import OPERATORS, Asked, Condition, Question
+from bucketeer_async._evaluation._clauses import OPERATORS, ClauseContext, Condition, UserLike
 from bucketeer_async._evaluation._errors import EvaluationCause, EvaluationError, MalformedError
 from bucketeer_async._evaluation._fields import Fields
 from bucketeer_async._evaluation._rollout import Salt, Strategy, compile_strategy
 from bucketeer_async._evaluation._rules import compile_conditions
-from bucketeer_async._evaluation._segments import Membership, Segment, in_none
+from bucketeer_async._evaluation._segments import Membership, Segment, in_no_segment
 from bucketeer_async._evaluation._yaml import to_json
 from bucketeer_async._models import Evaluation, Reason, ReasonType, evaluation_of
 
@@ -77,7 +77,7 @@ class Served:
             raise EvaluationError(EvaluationCause.MALFORMED, self.feature_id, str(error)) from None
 
 
-class Shelf(dict[str, Served]):
+class _ServedByVariation(dict[str, Served]):
     """What a flag serves for one reason, by variation; each is made when it is first asked for."""
 
     def __init__(self, flag: Flag, reason: Reason) -> None:
@@ -97,14 +97,14 @@ class FlagRule(NamedTuple):
     """Who is served what.
 
     Attributes:
-        holds: Whether the rule is about a user.
+        matches: Whether the rule is about a user.
         strategy: What it chooses.
-        shelf: Where that is found.
+        served: Where that is found.
     """
 
-    holds: Condition
+    matches: Condition
     strategy: Strategy
-    shelf: Shelf
+    served: _ServedByVariation
 
 
 @dataclass(slots=True, kw_only=True)
@@ -140,49 +140,55 @@ class Flag:
     segments: Sequence[str] = ()
     rules: Sequence[FlagRule] = ()
     default: Strategy | None = None
-    _shelves: dict[ReasonType, Shelf] = field(init=False, default_factory=dict)
+    _served: dict[ReasonType, _ServedByVariation] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._shelves = {reason.type: Shelf(self, reason) for reason in (_TARGET, _DEFAULT, _OFF, _PREREQUISITE)}
+        self._served = {
+            reason.type: _ServedByVariation(self, reason) for reason in (_TARGET, _DEFAULT, _OFF, _PREREQUISITE)
+        }
 
-    def serve(self, user: Asked, chosen: Mapping[str, str], all_segments: Mapping[str, Segment]) -> Served:
+    def serve(
+        self, user: UserLike, dependency_variations: Mapping[str, str], all_segments: Mapping[str, Segment]
+    ) -> Served:
         """Choose the variation.
 
         Args:
             user: Who is asked about.
-            chosen: The variations of all `dependencies`.
+            dependency_variations: The variations of all `dependencies`.
             all_segments: All that are known.
 
         Raises:
             EvaluationError: If there is none.
         """
         user_id = user.id
-        if self.off_variation and (off := self._off(chosen)) is not None:
+        if self.off_variation and (off := self._off(dependency_variations)) is not None:
             return off
         target = self.targets.get(user_id)
         if target is not None:
-            return self._shelves[ReasonType.TARGET][target]
+            return self._served[ReasonType.TARGET][target]
         if self.rules:
-            question = self._question(user, chosen, all_segments)
-            for holds, strategy, shelf in self.rules:
-                if holds(question):
-                    return shelf[strategy(user_id)]
+            context = self._clause_context(user, dependency_variations, all_segments)
+            for matches, strategy, served in self.rules:
+                if matches(context):
+                    return served[strategy(user_id)]
         if self.default is None:
             raise EvaluationError(EvaluationCause.DEFAULT_STRATEGY_NOT_FOUND, self.id)
-        return self._shelves[ReasonType.DEFAULT][self.default(user_id)]
+        return self._served[ReasonType.DEFAULT][self.default(user_id)]
 
-    def _off(self, chosen: Mapping[str, str]) -> Served | None:
+    def _off(self, dependency_variations: Mapping[str, str]) -> Served | None:
         """Return the off variation if a prerequisite is not met, or the flag is off."""
         for feature_id, variation_id in self.prerequisites:
-            if chosen[feature_id] != variation_id:
-                return self._shelves[ReasonType.PREREQUISITE][self.off_variation]
-        return None if self.enabled else self._shelves[ReasonType.OFF_VARIATION][self.off_variation]
+            if dependency_variations[feature_id] != variation_id:
+                return self._served[ReasonType.PREREQUISITE][self.off_variation]
+        return None if self.enabled else self._served[ReasonType.OFF_VARIATION][self.off_variation]
 
-    def _question(self, user: Asked, chosen: Mapping[str, str], all_segments: Mapping[str, Segment]) -> Question:
+    def _clause_context(
+        self, user: UserLike, dependency_variations: Mapping[str, str], all_segments: Mapping[str, Segment]
+    ) -> ClauseContext:
         if not self.segments:
-            return Question(user.id, user.attributes, chosen, in_none)
+            return ClauseContext(user.id, user.attributes, dependency_variations, in_no_segment)
         membership = Membership(all_segments, self.segments, user.id, user.attributes)
-        return Question(user.id, user.attributes, chosen, membership)
+        return ClauseContext(user.id, user.attributes, dependency_variations, membership)
 
 
 def compile_flag(fields: Fields) -> Flag:
@@ -199,8 +205,8 @@ def compile_flag(fields: Fields) -> Flag:
     flag = Flag(
         id=feature_id,
         version=_fields.integer(fields, "version"),
-        enabled=_fields.flag(fields, "enabled"),
-        archived=_fields.flag(fields, "archived"),
+        enabled=_fields.boolean(fields, "enabled"),
+        archived=_fields.boolean(fields, "archived"),
         tags=frozenset(_fields.texts(fields, "tags")),
         variations=_variations(fields),
         off_variation=_fields.text(fields, "offVariation"),
@@ -275,4 +281,4 @@ def _named(rules: Sequence[Fields], kind: str) -> list[str]:
 def _rule(flag: Flag, fields: Fields, salt: Salt) -> FlagRule:
     reason = Reason(ReasonType.RULE, _fields.text(fields, "id"))
     strategy = compile_strategy(_fields.message(fields, "strategy"), salt)
-    return FlagRule(compile_conditions(fields), strategy, Shelf(flag, reason))
+    return FlagRule(compile_conditions(fields), strategy, _ServedByVariation(flag, reason))

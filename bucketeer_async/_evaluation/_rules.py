@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bucketeer_async._evaluation import _fields
-from bucketeer_async._evaluation._clauses import Condition, Question, compile_clause
+from bucketeer_async._evaluation._clauses import ClauseContext, Condition, compile_clause
 from bucketeer_async._evaluation._fields import Fields
 
 
@@ -20,9 +20,9 @@ def compile_conditions(rule: Fields) -> Condition:
 
 
 def _all(conditions: Sequence[Condition]) -> Condition:
-    def hold(question: Question) -> bool:
+    def hold(context: ClauseContext) -> bool:
         for condition in conditions:  # noqa: SIM110 - all() over a generator takes twice as long
-            if not condition(question):
+            if not condition(context):
                 return False
         return True
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from bucketeer_async._evaluation import _fields
-from bucketeer_async._evaluation._clauses import Condition, Question
+from bucketeer_async._evaluation._clauses import ClauseContext, Condition
 from bucketeer_async._evaluation._fields import Fields
 from bucketeer_async._evaluation._rules import compile_conditions
 
@@ -22,18 +22,18 @@ class Segment:
     Attributes:
         id: Its id.
         members: The listed users.
-        strays: Users in its list whose entry bears another segment's id, by that id: they are members there, for
+        misfiled_members: Users in its list whose entry bears another segment's id, by that id: they are members there, for
             flags that name both.
         rules: Conditions that make other users members.
     """
 
     id: str
     members: AbstractSet[str]
-    strays: Mapping[str, AbstractSet[str]]
+    misfiled_members: Mapping[str, AbstractSet[str]]
     rules: Sequence[Condition]
 
 
-class Listed:
+class SegmentBuilder:
     """The users that the list of a segment names, read one by one, for lists may be long."""
 
     __slots__ = ("_members",)
@@ -50,7 +50,7 @@ class Listed:
         if _fields.member(user, "state", _STATES) == "INCLUDED":
             self._members.setdefault(_fields.text(user, "segmentId"), set()).add(_fields.text(user, "userId"))
 
-    def segment(self, fields: Fields) -> Segment:
+    def build(self, fields: Fields) -> Segment:
         """Return the segment, whose other fields are read here.
 
         Raises:
@@ -68,10 +68,10 @@ def compile_segment(fields: Fields) -> Segment:
     Raises:
         MalformedError: If a field has the wrong type.
     """
-    listed = Listed()
+    builder = SegmentBuilder()
     for user in _fields.messages(fields, "users"):
-        listed.add(user)
-    return listed.segment(fields)
+        builder.add(user)
+    return builder.build(fields)
 
 
 class Membership:
@@ -102,23 +102,23 @@ class Membership:
         segment = self._segments.get(segment_id)
         if segment is not None and self._user_id in segment.members:
             return True
-        if self._is_stray(segment_id):
+        if self._is_misfiled_member(segment_id):
             return True
         if segment is None or not segment.rules:
             return False
         # Within a segment's rules there are no segments, and no other flags.
-        question = Question(self._user_id, self._attributes, {}, in_none)
-        return any(rule(question) for rule in segment.rules)
+        context = ClauseContext(self._user_id, self._attributes, {}, in_no_segment)
+        return any(rule(context) for rule in segment.rules)
 
-    def _is_stray(self, segment_id: str) -> bool:
+    def _is_misfiled_member(self, segment_id: str) -> bool:
         """Return whether an entry in the list of another segment that the flag names bears this segment's id."""
         return any(
-            self._user_id in other.strays.get(segment_id, ())
+            self._user_id in other.misfiled_members.get(segment_id, ())
             for named in self._named
-            if (other := self._segments.get(named)) is not None and other.strays
+            if (other := self._segments.get(named)) is not None and other.misfiled_members
         )
 
 
-def in_none(_segment_ids: Sequence[str]) -> bool:
+def in_no_segment(_segment_ids: Sequence[str]) -> bool:
     """Return that a user is in none of some segments."""
     return False

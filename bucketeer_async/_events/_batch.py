@@ -18,10 +18,10 @@ from typing import Final, Protocol
 from bucketeer_async._errors import ApiError, StatusError
 from bucketeer_async._events._ledger import Ledger
 from bucketeer_async._events._receipt import Receipt
-from bucketeer_async._log import TroubleLog
+from bucketeer_async._log import RateLimitedLog
 from bucketeer_async._options import RetryPolicy
 from bucketeer_async._results import Fate, Outcome
-from bucketeer_async._retry import Action, Circuit, Decision, Pass, Trouble, backoff, decide
+from bucketeer_async._retry import Action, Circuit, Decision, PauseKind, Permit, backoff, decide
 
 _TOPIC: Final = "delivery"
 _AGAIN: Final = 600.0  # seconds between two lines of one spell
@@ -83,7 +83,7 @@ class Delivery:
         max_bytes: int,
         clock: Callable[[], float],
         rng: random.Random,
-        log: TroubleLog,
+        log: RateLimitedLog,
     ) -> None:
         self._api = api
         self._ledger = ledger
@@ -101,7 +101,7 @@ class Delivery:
         self.posted_events = 0
         self.protocol_anomalies = 0
 
-    async def deliver(self, batch: list[Receipt], leave: Pass) -> None:
+    async def deliver(self, batch: list[Receipt], leave: Permit) -> None:
         """Carry one batch to its end: when this returns, or is cancelled, each record is settled or given back."""
         story = _Story(self, self._ledger, batch, leave)
         try:
@@ -110,7 +110,7 @@ class Delivery:
             self._ledger.put_back(story.unsettled())
             self._circuit.leave(leave, self._clock())
 
-    def may_post(self, leave: Pass) -> bool:
+    def may_post(self, leave: Permit) -> bool:
         """Whether a batch on its way may go on; if not, what is left of it waits with all others."""
         return self._circuit.may_go_on(leave, self._clock())
 
@@ -123,10 +123,10 @@ class Delivery:
         except ApiError as error:
             return error
 
-    def read(self, part: Sequence[Receipt], answer: RegisterEventsAnswer, leave: Pass) -> None:
+    def read(self, part: Sequence[Receipt], answer: RegisterEventsAnswer, leave: Permit) -> None:
         """Settle what the gateway took or refused, and keep for later what it wants again."""
         self._circuit.succeeded(leave)
-        self._log.over(_TOPIC, "events are delivered again")
+        self._log.report_recovery(_TOPIC, "events are delivered again")
         self._compare_clocks(answer.server_time)
         errors = answer.errors
         if not errors:
@@ -151,9 +151,9 @@ class Delivery:
             return
         ahead = time.time() - server_time
         if abs(ahead) <= _MOST_SKEW:
-            self._log.over(_CLOCK_TOPIC, "the clock of this host agrees with the gateway's again")
+            self._log.report_recovery(_CLOCK_TOPIC, "the clock of this host agrees with the gateway's again")
             return
-        self._log.begin(
+        self._log.report(
             _CLOCK_TOPIC,
             logging.WARNING,
             math.inf,
@@ -176,10 +176,12 @@ class Delivery:
         for record in records:
             # A message of the decoder may quote the payload; the gateway's own words do not.
             words = message if message.startswith("gateway: ") else "it cannot take this event"
-            self._log.lost("rejected", "the gateway rejected %s event %s: %s", record.kind, record.event_id, words)
+            self._log.report_warning(
+                "rejected", "the gateway rejected %s event %s: %s", record.kind, record.event_id, words
+            )
         self._ledger.settle(records, Outcome(Fate.REJECTED, message=message))
 
-    def reject_alone(self, records: Sequence[Receipt], message: str, leave: Pass) -> None:
+    def reject_alone(self, records: Sequence[Receipt], message: str, leave: Permit) -> None:
         """Settle a lone record that is itself the cause of the refusal: the gateway is well."""
         self._circuit.succeeded(leave)
         self.reject(records, message)
@@ -192,14 +194,14 @@ class Delivery:
         """Go back to what a batch might weigh ``before``: it was not the size that was refused."""
         self.max_bytes = max(self.max_bytes, before)
 
-    def pause(self, decision: Decision, error: ApiError, leave: Pass) -> None:
+    def pause(self, decision: Decision, error: ApiError, leave: Permit) -> None:
         """Hold back every post."""
         self._circuit.failed(leave, decision, self._clock())
-        if decision.trouble is Trouble.CONFIGURATION:
+        if decision.pause_kind is PauseKind.CONFIGURATION:
             level, hint = logging.ERROR, "check the API key and the endpoint"
         else:
             level, hint = logging.WARNING, "the gateway is in trouble or out of reach"
-        self._log.begin(
+        self._log.report(
             _TOPIC,
             level,
             _AGAIN,
@@ -216,7 +218,7 @@ class _Story:
     ends the story: a part is taken off only after its records were settled or shelved.
     """
 
-    def __init__(self, delivery: Delivery, ledger: Ledger, batch: list[Receipt], leave: Pass) -> None:
+    def __init__(self, delivery: Delivery, ledger: Ledger, batch: list[Receipt], leave: Permit) -> None:
         self._delivery = delivery
         self._ledger = ledger
         self._leave = leave

@@ -18,7 +18,7 @@ from bucketeer_async._events._batch import Delivery
 from bucketeer_async._events._ledger import Ledger
 from bucketeer_async._events._receipt import Receipt
 from bucketeer_async._options import ProcessorConfig
-from bucketeer_async._retry import Action, Circuit, Decision, Pass
+from bucketeer_async._retry import Action, Circuit, Decision, Permit
 
 _PER_TURN: Final = 1000  # records handled between two turns of the loop
 _AFTER_BUG: Final = 1.0  # seconds before the collector goes on after a bug of ours
@@ -170,7 +170,7 @@ class Collector:
             patience = min(patience, _GROWING)
         return oldest.pushed_at + patience - now
 
-    async def _flush(self, batch: list[Receipt], leave: Pass) -> None:
+    async def _flush(self, batch: list[Receipt], leave: Permit) -> None:
         try:
             await self._delivery.deliver(batch, leave)
         except (Exception, asyncio.CancelledError) as error:

@@ -32,7 +32,7 @@ from bucketeer_async._events._counters import drain_report
 from bucketeer_async._events._drop_listener import DropListener
 from bucketeer_async._events._ledger import Ledger
 from bucketeer_async._events._receipt import Receipt
-from bucketeer_async._log import TroubleLog
+from bucketeer_async._log import RateLimitedLog
 from bucketeer_async._models import EventKind
 from bucketeer_async._options import ProcessorConfig, Spool
 from bucketeer_async._results import DrainReport, Drop, DroppedReason, EventCounts, Fate
@@ -61,7 +61,7 @@ class EventsClient(Protocol):
     def lease(self, begin_closing: Callable[[], None]) -> EventsLease: ...
 
 
-def _spooler_for(spool: Spool, log: TroubleLog) -> Callable[..., Spooler]:
+def _spooler_for(spool: Spool, log: RateLimitedLog) -> Callable[..., Spooler]:
     try:
         from bucketeer_async._events._spool_writer import Spooler  # noqa: PLC0415 - loads SQLite, which most processes do not need
     except ImportError as error:
@@ -92,7 +92,7 @@ class Pipeline:
         self._config = config
         self._rng = rng
         self._logger = config.logger or logging.getLogger("bucketeer_async")
-        self._log = TroubleLog(self._logger)
+        self._log = RateLimitedLog(self._logger)
         self._listener = DropListener(config.on_drop, self._logger) if config.on_drop else None
         self.ledger = Ledger(
             capacity=config.queue_capacity,
@@ -323,9 +323,9 @@ class Pipeline:
         assert outcome is not None  # noqa: S101 - a lost record is settled
         reason = outcome.reason or "rejected"
         if outcome.fate is Fate.REFUSED:
-            self._log.lost(reason, "a %s event was refused (%s) %s", record.kind, reason, outcome.message)
+            self._log.report_warning(reason, "a %s event was refused (%s) %s", record.kind, reason, outcome.message)
         elif outcome.fate is Fate.DROPPED and reason not in _LEFT:
-            self._log.lost(reason, "%s event %s was dropped (%s)", record.kind, record.event_id, reason)
+            self._log.report_warning(reason, "%s event %s was dropped (%s)", record.kind, record.event_id, reason)
         if self._listener is not None:
             self._listener.hear(Drop(record.kind, reason, record.event_id, outcome.message))
 

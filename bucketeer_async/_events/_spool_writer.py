@@ -30,7 +30,7 @@ from bucketeer_async._events._encoder import EncodedEvent
 from bucketeer_async._events._ledger import Ledger
 from bucketeer_async._events._receipt import Receipt
 from bucketeer_async._events._spool_file import SpooledEvent, SpoolError, SpoolFile, SpoolFullError
-from bucketeer_async._log import TroubleLog
+from bucketeer_async._log import RateLimitedLog
 from bucketeer_async._options import Spool
 from bucketeer_async._results import Fate, SpoolStatistics
 
@@ -56,7 +56,7 @@ class Spooler:
     """
 
     def __init__(
-        self, options: Spool, clock: Callable[[], float], log: TroubleLog, wall: Callable[[], float] = time.time
+        self, options: Spool, clock: Callable[[], float], log: RateLimitedLog, wall: Callable[[], float] = time.time
     ) -> None:
         self.retry_interval = _RETRY
         self._options = options
@@ -258,15 +258,15 @@ class Spooler:
 
     def _take_stock(self, file: SpoolFile) -> None:
         if file.corrupt > self.statistics.corrupt:
-            self._log.lost("corrupt", "the spool was damaged: at least %d events were lost", file.corrupt)
+            self._log.report_warning("corrupt", "the spool was damaged: at least %d events were lost", file.corrupt)
         self.statistics = SpoolStatistics(ready=True, events=len(file), size=file.size, corrupt=file.corrupt)
-        self._log.over(_TOPIC, "the spool can be used again")
+        self._log.report_recovery(_TOPIC, "the spool can be used again")
 
     def _complain(self, error: Exception) -> None:
         last = self.statistics
         self.statistics = SpoolStatistics(events=last.events, size=last.size, corrupt=last.corrupt)
         bug = not isinstance(error, SpoolError)
-        self._log.begin(
+        self._log.report(
             _TOPIC,
             logging.ERROR if bug else logging.WARNING,
             _AGAIN,

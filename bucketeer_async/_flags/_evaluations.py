@@ -11,7 +11,7 @@ from bucketeer_async._events._receipt import Receipt
 from bucketeer_async._flags._conversion import WrongTypeError
 from bucketeer_async._flags._evaluators import Evaluator
 from bucketeer_async._flags._reasons import DisabledError, reason_for
-from bucketeer_async._log import TroubleLog
+from bucketeer_async._log import RateLimitedLog
 from bucketeer_async._models import Evaluation, EvaluationDetails, Reason, ReasonType, User, check_text
 
 _T = TypeVar("_T")
@@ -71,7 +71,7 @@ class Questions:
         log: Told why defaults are served.
     """
 
-    def __init__(self, evaluator: Callable[[], Evaluator], events: EvaluationEvents, log: TroubleLog) -> None:
+    def __init__(self, evaluator: Callable[[], Evaluator], events: EvaluationEvents, log: RateLimitedLog) -> None:
         self._evaluator = evaluator
         self._events = events
         self._log = log
@@ -90,7 +90,7 @@ class Questions:
         """
         reason = _refusal(user, feature_id)
         if reason is not None:
-            self._log.lost(reason.name, "a question was answered with its default: %s", reason.name)
+            self._log.report_warning(reason.name, "a question was answered with its default: %s", reason.name)
             return Answer(default, reason, user, feature_id)
         try:
             evaluation = await self._evaluator().evaluate(user, feature_id)
@@ -110,10 +110,10 @@ class Questions:
             return
         if isinstance(error, BucketeerError | WrongTypeError):
             text = "flag %r was answered with its default: %s%s"
-            self._log.lost(reason.name, text, feature_id, error, _hint(error))
+            self._log.report_warning(reason.name, text, feature_id, error, _hint(error))
         else:
             text = "a bug in bucketeer_async: flag %r was answered with its default because of a %s"
-            self._log.begin("bug", logging.ERROR, _AGAIN, text, feature_id, type(error).__name__)
+            self._log.report("bug", logging.ERROR, _AGAIN, text, feature_id, type(error).__name__)
 
 
 def _refusal(user: object, feature_id: object) -> ReasonType | None:

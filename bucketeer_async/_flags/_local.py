@@ -161,7 +161,7 @@ class LocalEvaluator:
             saved = _bootstrap.load(data, self._tag)
         else:
             saved = await asyncio.to_thread(_bootstrap.load, data, self._tag)
-        flags, segments = await in_turns(_bootstrap.holding(saved), time.perf_counter)
+        flags, segments = await in_turns(_bootstrap.restore(saved), time.perf_counter)
         age = max(0.0, self._wall() - saved.saved_at)
         self._poller.begin_with(flags, segments, environment=saved.environment, age=age)
         self._logger.debug("beginning with %d flags that were saved %.0f s ago", len(flags.flags), age)

@@ -19,10 +19,10 @@ from bucketeer_async._background import Progress, in_turns
 from bucketeer_async._errors import ApiError, ClosedError, StatusError
 from bucketeer_async._evaluation import Snapshot
 from bucketeer_async._flags import _sync as _replica
-from bucketeer_async._flags._definitions import HeldFlag, HeldSegment, Steps
+from bucketeer_async._flags._definitions import FlagDefinition, SegmentDefinition, Steps
 from bucketeer_async._flags._schedule import pause
-from bucketeer_async._flags._sync import HeldFlags, HeldSegments
-from bucketeer_async._log import TroubleLog
+from bucketeer_async._flags._sync import CachedFlags, CachedSegments
+from bucketeer_async._log import RateLimitedLog
 from bucketeer_async._models import ApiId
 from bucketeer_async._options import LocalEvaluation
 from bucketeer_async._results import FlagChanges, LocalEvaluationStatistics, SnapshotSource
@@ -72,8 +72,8 @@ class Published(NamedTuple):
     """What questions are put to, and what it was made of."""
 
     snapshot: Snapshot
-    flags: Mapping[str, HeldFlag]
-    segments: Mapping[str, HeldSegment]
+    flags: Mapping[str, FlagDefinition]
+    segments: Mapping[str, SegmentDefinition]
     source: SnapshotSource
 
 
@@ -108,14 +108,14 @@ class FlagPoller:
         self._tag = tag
         self._metrics = metrics
         self._logger = logger
-        self._log = TroubleLog(logger, clock)
+        self._log = RateLimitedLog(logger, clock)
         self._clock = clock
         self._rng = rng
         self._work_clock = work_clock
         self.progress = Progress()
         self.published: Published | None = None
-        self._flags = HeldFlags()
-        self._segments = HeldSegments()
+        self._flags = CachedFlags()
+        self._segments = CachedSegments()
         self._range = Range.ENVIRONMENT if options.scope == "environment" else Range.TAG
         self._fresh_at = {ApiId.GET_FEATURE_FLAGS: -math.inf, ApiId.GET_SEGMENT_USERS: -math.inf}
         self._bootstrapped_at = -math.inf
@@ -144,8 +144,8 @@ class FlagPoller:
             source=self.published.source if self.published else None,
             flags=len(flags),
             segments=len(segments),
-            unusable=sum(bool(each.trouble) for each in flags.values())
-            + sum(bool(each.trouble) for each in segments.values()),
+            unusable=sum(bool(each.problem) for each in flags.values())
+            + sum(bool(each.problem) for each in segments.values()),
             age=self.age,
             polls=self._polls,
             failed_polls=self._failed_polls,
@@ -158,7 +158,7 @@ class FlagPoller:
             raise TypeError(f"on_change takes a function that is not a coroutine, not {callback!r}")
         self._callbacks.append(callback)
 
-    def begin_with(self, flags: HeldFlags, segments: HeldSegments, *, environment: bool, age: float) -> None:
+    def begin_with(self, flags: CachedFlags, segments: CachedSegments, *, environment: bool, age: float) -> None:
         """Hold what an earlier process has saved, ``age`` seconds ago."""
         self._flags, self._segments = flags, segments
         if environment and self._options.scope == "auto":
@@ -204,7 +204,7 @@ class FlagPoller:
                 if not self._give_up_environment(error):
                     return [error]
             else:
-                if not self._flags.doubted and not self._widen():
+                if not self._flags.out_of_sync and not self._widen():
                     break
         return []
 
@@ -219,17 +219,17 @@ class FlagPoller:
                 timeout=self._options.request_timeout,
             ),
         )
-        steps = _replica.applying_flags(self._flags, answer, self._clock(), asked_for_all=not flags_id)
+        steps = _replica.apply_flags(self._flags, answer, self._clock(), requested_all=not flags_id)
         self._flags = await self._in_turns(ApiId.GET_FEATURE_FLAGS, steps)
 
     def _widen(self) -> bool:
         """Ask for the whole environment from now on if a flag depends on one that was not sent."""
         wanted = self._options.scope == "auto" and self._tag and self._range is Range.TAG
-        if not wanted or not _replica.names_unknown_flag(self._flags.flags):
+        if not wanted or not _replica.has_unknown_dependency(self._flags.flags):
             return False
         self._logger.debug("a flag depends on one that lacks the tag: polling all flags of the environment")
         self._range = Range.ENVIRONMENT
-        self._flags = HeldFlags(flags=self._flags.flags)
+        self._flags = CachedFlags(flags=self._flags.flags)
         return True
 
     def _give_up_environment(self, error: Exception) -> bool:
@@ -244,7 +244,7 @@ class FlagPoller:
             )
         if too_large or not self._flags.id:
             self._range = Range.TOO_LARGE if too_large else Range.TAG
-            self._flags = HeldFlags(flags=self._flags.flags)
+            self._flags = CachedFlags(flags=self._flags.flags)
         return too_large
 
     async def _poll_segments(self, named: set[str]) -> list[Exception]:
@@ -266,7 +266,7 @@ class FlagPoller:
                 timeout=self._options.request_timeout,
             ),
         )
-        steps = _replica.applying_segments(self._segments, answer, named, self._clock(), asked_for_all=not requested_at)
+        steps = _replica.apply_segments(self._segments, answer, named, self._clock(), requested_all=not requested_at)
         self._segments = await self._in_turns(ApiId.GET_SEGMENT_USERS, steps)
 
     async def _request(self, api_id: ApiId, answer: Awaitable[_A]) -> _A:
@@ -316,9 +316,9 @@ class FlagPoller:
 
     def _tell_trouble(self) -> None:
         if not self._errors:
-            self._log.over(_TOPIC, "flags can be polled again")
+            self._log.report_recovery(_TOPIC, "flags can be polled again")
             return
-        self._log.begin(
+        self._log.report(
             _TOPIC,
             logging.WARNING,
             _AGAIN,

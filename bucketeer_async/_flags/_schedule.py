@@ -8,7 +8,7 @@ from typing import Final
 
 from bucketeer_async._errors import ApiError
 from bucketeer_async._options import LocalEvaluation
-from bucketeer_async._retry import CONFIGURATION_PAUSE, Action, Decision, Trouble, backoff, decide
+from bucketeer_async._retry import CONFIGURATION_PAUSE, Action, Decision, PauseKind, backoff, decide
 
 _JITTER: Final = 0.1  # share of a pause
 _BUG: Final = Decision(action=Action.PAUSE)
@@ -33,6 +33,6 @@ def _pause_after(error: Exception, failures: int, options: LocalEvaluation, rng:
     asked = (decision.retry_after or 0.0) * (1 + rng.uniform(0, 2 * _JITTER))
     if decision.action is not Action.PAUSE:  # the answer will not be another one soon
         return max(asked, options.polling_interval * rng.uniform(1 - _JITTER, 1 + _JITTER))
-    if decision.trouble is Trouble.CONFIGURATION:
+    if decision.pause_kind is PauseKind.CONFIGURATION:
         return max(asked, CONFIGURATION_PAUSE * rng.uniform(1, 1 + _JITTER))
     return max(asked, backoff(options.retry, failures, rng))

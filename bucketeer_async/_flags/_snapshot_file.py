@@ -23,8 +23,8 @@ from typing import Any, Final
 
 from bucketeer_async._errors import ConfigurationError
 from bucketeer_async._evaluation import MalformedError, Segment, compile_segment
-from bucketeer_async._flags._definitions import HeldFlag, HeldSegment, Steps
-from bucketeer_async._flags._sync import HeldFlags, HeldSegments, applying_flags
+from bucketeer_async._flags._definitions import FlagDefinition, SegmentDefinition, Steps
+from bucketeer_async._flags._sync import CachedFlags, CachedSegments, apply_flags
 from bucketeer_async._transport._json_reader import Reader
 from bucketeer_async._transport._responses import Definitions, GetFeatureFlagsResponse
 
@@ -34,7 +34,7 @@ _USERS_PER_STEP: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Saved:
+class SavedSnapshot:
     """What a process has saved.
 
     Attributes:
@@ -53,8 +53,8 @@ class Saved:
 
 
 def dump(
-    flags: Mapping[str, HeldFlag],
-    segments: Mapping[str, HeldSegment],
+    flags: Mapping[str, FlagDefinition],
+    segments: Mapping[str, SegmentDefinition],
     *,
     tag: str,
     environment: bool,
@@ -73,9 +73,9 @@ def _to_json(value: object) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
-def _segment_json(segment: Segment, held: HeldSegment) -> str:
+def _segment_json(segment: Segment, held: SegmentDefinition) -> str:
     users = ",".join(_texts_json(segment.members))
-    strays = {segment_id: list(each) for segment_id, each in segment.strays.items()}
+    strays = {segment_id: list(each) for segment_id, each in segment.misfiled_members.items()}
     head = _to_json({"segmentId": segment.id, "strays": strays})
     return f'{head[:-1]},"rules":{held.rules},"users":[{users}]}}'
 
@@ -86,7 +86,7 @@ def _texts_json(texts: AbstractSet[str]) -> Iterator[str]:
         yield _to_json(listed[start : start + _USERS_PER_STEP])[1:-1]
 
 
-def load(data: bytes, tag: str) -> Saved:
+def load(data: bytes, tag: str) -> SavedSnapshot:
     """Decode.
 
     Args:
@@ -110,7 +110,7 @@ def load(data: bytes, tag: str) -> Saved:
     return saved
 
 
-def _read(text: str) -> Saved:
+def _read(text: str) -> SavedSnapshot:
     reader, fields = Reader(text), dict[str, Any]()
     for key in reader.members():
         if key == "features":
@@ -119,7 +119,7 @@ def _read(text: str) -> Saved:
             fields[key] = [reader.value() for _ in reader.entries()]
         else:
             fields[key] = reader.value()
-    return Saved(
+    return SavedSnapshot(
         tag=fields["tag"],
         environment=bool(fields["environment"]),
         saved_at=float(fields["savedAt"]),
@@ -152,7 +152,7 @@ def _wrong(reason: str) -> ConfigurationError:
     return ConfigurationError(f"LocalEvaluation.bootstrap must be what export_snapshot() returned: {reason}")
 
 
-def holding(saved: Saved) -> Steps[tuple[HeldFlags, HeldSegments]]:
+def restore(saved: SavedSnapshot) -> Steps[tuple[CachedFlags, CachedSegments]]:
     """Compile what was saved, in short steps. Everything will be asked for at the first poll, for it may be old."""
     answer = GetFeatureFlagsResponse(
         features=Definitions(saved.features),
@@ -162,21 +162,21 @@ def holding(saved: Saved) -> Steps[tuple[HeldFlags, HeldSegments]]:
         force_update=True,
         size_byte=0,
     )
-    flags = yield from applying_flags(HeldFlags(), answer, 0.0, asked_for_all=True)
-    segments: dict[str, HeldSegment] = {}
+    flags = yield from apply_flags(CachedFlags(), answer, 0.0, requested_all=True)
+    segments: dict[str, SegmentDefinition] = {}
     saved.segments.reverse()
     while saved.segments:
-        segment_id, held = _hold_segment(saved.segments.pop())
+        segment_id, held = _restore_segment(saved.segments.pop())
         segments[segment_id] = held
         yield
-    return HeldFlags(flags=flags.flags), HeldSegments(segments=segments)
+    return CachedFlags(flags=flags.flags), CachedSegments(segments=segments)
 
 
-def _hold_segment(fields: Mapping[str, Any]) -> tuple[str, HeldSegment]:
+def _restore_segment(fields: Mapping[str, Any]) -> tuple[str, SegmentDefinition]:
     try:
         bare = compile_segment({"segmentId": fields["segmentId"], "rules": fields["rules"]})
         strays = {segment_id: set(each) for segment_id, each in fields["strays"].items()}
-        segment = replace(bare, members=set(fields["users"]), strays=strays)
+        segment = replace(bare, members=set(fields["users"]), misfiled_members=strays)
     except (MalformedError, KeyError, TypeError, AttributeError) as error:
         raise _wrong(f"a segment cannot be read ({type(error).__name__})") from None
-    return segment.id, HeldSegment(segment, rules=json.dumps(fields["rules"]))
+    return segment.id, SegmentDefinition(segment, rules=json.dumps(fields["rules"]))

@@ -22,7 +22,7 @@ from bucketeer_async._evaluation import (
 )
 from bucketeer_async._evaluation._errors import MalformedError
 from bucketeer_async._evaluation._versions import version
-from bucketeer_async._flags._definitions import CompiledFlags, HeldFlag
+from bucketeer_async._flags._definitions import CompiledFlags, FlagDefinition
 from bucketeer_async._go_numbers import integer, number
 
 USER = User("user-1", {"plan": "pro"})
@@ -87,7 +87,7 @@ def test_a_segment_with_wrong_types_is_refused() -> None:
 def held_snapshot(*definitions: dict[str, Any]) -> Snapshot:
     """As a poller holds flags: each is compiled when it is first asked for."""
     return Snapshot(
-        CompiledFlags({each["id"]: HeldFlag(each["id"], json.dumps(each), each) for each in definitions}), {}
+        CompiledFlags({each["id"]: FlagDefinition(each["id"], json.dumps(each), each) for each in definitions}), {}
     )
 
 

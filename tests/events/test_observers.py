@@ -11,7 +11,7 @@ import pytest
 from bucketeer_async import Drop, EventKind, Processor, ProcessorConfig, User
 from bucketeer_async._events import _drop_listener as listener_module
 from bucketeer_async._events._drop_listener import DropListener
-from bucketeer_async._log import TroubleLog
+from bucketeer_async._log import RateLimitedLog
 from tests.fakes import FakeClient
 
 LOGGER = logging.getLogger("bucketeer_async")
@@ -27,12 +27,12 @@ class Clock:
 
 def test_lost_data_is_told_at_once_and_then_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
     clock = Clock()
-    log = TroubleLog(LOGGER, clock)
+    log = RateLimitedLog(LOGGER, clock)
     for _ in range(5):
-        log.lost("queue_full", "%s is full", "it")
-    log.lost("other", "another topic")
+        log.report_warning("queue_full", "%s is full", "it")
+    log.report_warning("other", "another topic")
     clock.now = 60.0
-    log.lost("queue_full", "%s is full", "it")
+    log.report_warning("queue_full", "%s is full", "it")
 
     assert [record.getMessage() for record in caplog.records] == [
         "it is full",
@@ -43,13 +43,13 @@ def test_lost_data_is_told_at_once_and_then_once_a_minute(caplog: pytest.LogCapt
 
 def test_a_spell_is_told_again_when_it_gets_worse_or_after_its_end(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, logger="bucketeer_async")
-    log = TroubleLog(LOGGER, Clock())
-    log.over("delivery", "never began")
-    log.begin("delivery", logging.WARNING, 600.0, "down")
-    log.begin("delivery", logging.WARNING, 600.0, "down")
-    log.begin("delivery", logging.ERROR, 600.0, "wrong key")
-    log.over("delivery", "up")
-    log.begin("delivery", logging.WARNING, 600.0, "down again")
+    log = RateLimitedLog(LOGGER, Clock())
+    log.report_recovery("delivery", "never began")
+    log.report("delivery", logging.WARNING, 600.0, "down")
+    log.report("delivery", logging.WARNING, 600.0, "down")
+    log.report("delivery", logging.ERROR, 600.0, "wrong key")
+    log.report_recovery("delivery", "up")
+    log.report("delivery", logging.WARNING, 600.0, "down again")
 
     assert [record.levelname for record in caplog.records] == ["WARNING", "ERROR", "DEBUG", "WARNING"]
 

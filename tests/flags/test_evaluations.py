@@ -10,7 +10,7 @@ from bucketeer_async import Evaluation, ReasonType, User, WrongLoopError
 from bucketeer_async._disabled import DisabledProcessor
 from bucketeer_async._flags._conversion import to_bool
 from bucketeer_async._flags._evaluations import Questions
-from bucketeer_async._log import TroubleLog
+from bucketeer_async._log import RateLimitedLog
 
 USER = User("user-of-the-test")
 
@@ -29,7 +29,7 @@ class Raising:
 
 
 def questions(error: Exception, events: DisabledProcessor) -> Questions:
-    return Questions(lambda: Raising(error), events, TroubleLog(logging.getLogger("bucketeer_async")))
+    return Questions(lambda: Raising(error), events, RateLimitedLog(logging.getLogger("bucketeer_async")))
 
 
 async def test_a_bug_of_ours_is_answered_with_the_default_too(caplog: pytest.LogCaptureFixture) -> None:

@@ -95,7 +95,7 @@ async def value(evaluator: LocalEvaluator, feature_id: str = "flag") -> str:
 
 def test_the_hash_is_the_servers() -> None:
     def hash_of(*fields: dict[str, Any]) -> str:
-        steps = replica.hashing_flags(held_module.HeldFlag(each["id"], "", each) for each in fields)
+        steps = replica.hash_flags(held_module.FlagDefinition(each["id"], "", each) for each in fields)
         while True:
             try:
                 next(steps)
@@ -483,13 +483,13 @@ async def test_a_segment_is_compiled_once_and_again_only_if_it_has_changed(
     server: FlagServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compiled: list[str] = []
-    holding = replica.holding_segment
+    holding = replica.parse_segment
 
-    def counting(text: str) -> held_module.Steps[tuple[str, held_module.HeldSegment]]:
+    def counting(text: str) -> held_module.Steps[tuple[str, held_module.SegmentDefinition]]:
         compiled.append(json.loads(text)["segmentId"])
         return holding(text)
 
-    monkeypatch.setattr(replica, "holding_segment", counting)
+    monkeypatch.setattr(replica, "parse_segment", counting)
     for feature_id in ("flag", "other"):
         server.put_flag(feature_id, rules=[rule_for_segment("same", "edited")])
     for segment_id in ("same", "edited"):
@@ -738,10 +738,10 @@ async def test_others_get_their_turn_while_an_answer_is_taken_in() -> None:
 
 def test_a_long_segment_is_compiled_in_steps() -> None:
     users = [{"segmentId": "vip", "userId": f"user-{number}"} for number in range(10_000)]
-    held: list[held_module.HeldSegment] = []
+    held: list[held_module.SegmentDefinition] = []
 
     def holding() -> held_module.Steps[None]:
-        _, segment = yield from held_module.holding_segment(json.dumps({"segmentId": "vip", "users": users}))
+        _, segment = yield from held_module.parse_segment(json.dumps({"segmentId": "vip", "users": users}))
         held.append(segment)
 
     assert len(list(holding())) == 50
