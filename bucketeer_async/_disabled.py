@@ -6,7 +6,8 @@ import math
 from typing import NoReturn
 
 from bucketeer_async._errors import NotReadyError
-from bucketeer_async._events._counters import total_counts
+from bucketeer_async._events._bounds import Bounds
+from bucketeer_async._events._counters import statistics_of
 from bucketeer_async._events._ledger import Ledger
 from bucketeer_async._events._receipt import Receipt
 from bucketeer_async._flags._reasons import DisabledError
@@ -46,9 +47,7 @@ class DisabledProcessor:
 
     def __init__(self) -> None:
         self._ledger = Ledger(
-            capacity=0,
-            max_bytes=0,
-            overflow="drop_newest",
+            Bounds(0, 0, "drop_newest"),
             lifetime=math.inf,
             on_lost=lambda _record: None,
             on_due=lambda: None,
@@ -68,18 +67,7 @@ class DisabledProcessor:
 
     def statistics(self) -> Statistics:
         """Return how many pushes were refused."""
-        counts = self._ledger.counts()
-        return Statistics(
-            goal=counts[EventKind.GOAL],
-            evaluation=counts[EventKind.EVALUATION],
-            metrics=counts[EventKind.METRICS],
-            total=total_counts(counts.values()),
-            held_bytes=0,
-            posts=0,
-            posted_events=0,
-            protocol_anomalies=0,
-            circuit="closed",
-        )
+        return statistics_of(self._ledger.counts())
 
     def push_evaluation_event_nowait(self, *_event: object, **_named: object) -> Receipt:
         """Refuse it."""

@@ -162,6 +162,10 @@ class Lifecycle:
         if self._host is not None:
             await self._host.join()
 
+    def is_under_way(self) -> bool:
+        """Whether the object was started in this process, and is not closed."""
+        return self._pid == os.getpid() and self.state not in {State.NEW, State.CLOSED}
+
     def abandon(self) -> None:
         """Take the object for closed, because its loop is gone."""
         self.state = State.CLOSED

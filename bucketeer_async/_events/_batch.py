@@ -1,136 +1,190 @@
-"""The story of one batch: post it, read the answer, split it, settle or give back every record.
+"""Delivery of batches: post a batch, read the answer, split what was refused, settle or give back every record.
 
-What an answer means is decided in `_retry.py`; when a batch may leave, and what happens to records that were given
-back, is the processor's business.
+What an answer means is decided in `_retry.py`, when a batch may leave in `_circuit.py`. How batches are formed, and what
+happens to records that were given back, is left to `_collector.py` and `_ledger.py`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import random
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
-from typing import Final, Protocol
+from typing import Final
 
 from bucketeer_async._errors import ApiError, StatusError
 from bucketeer_async._events._ledger import Ledger
 from bucketeer_async._events._receipt import Receipt
 from bucketeer_async._log import RateLimitedLog
-from bucketeer_async._options import RetryPolicy
+from bucketeer_async._options import ProcessorConfig
 from bucketeer_async._results import Fate, Outcome
 from bucketeer_async._retry import Action, Circuit, Decision, PauseKind, Permit, backoff, decide
+from bucketeer_async._transport._api import Lease
+from bucketeer_async._transport._responses import RegisterEventsResponse
 
 _TOPIC: Final = "delivery"
-_AGAIN: Final = 600.0  # seconds between two lines of one spell
+_AGAIN: Final = 600.0  # seconds between two log lines about one outage
 _CLOCK_TOPIC: Final = "clock"
 _MOST_SKEW: Final = 3600.0  # seconds that the clocks may differ; the gateway takes no event from further ahead
 _SMALLEST_LIMIT: Final = 1024  # bytes; a server that refuses even this is not refusing for the size
 _SURELY_TAKEN: Final = 64 * 1024  # bytes that any sane limit lets through; what refuses less may refuse everything
-_MAX_SUSPECTS: Final = 3  # lone events refused in one batch before the server itself is suspected
+_MAX_SUSPECTS: Final = 3  # lone events refused in one batch before the gateway itself is suspected
 _UNDECODABLE: Final = "proto:"  # how the gateway's message begins when it names the event's own fault
 
 
-class EventError(Protocol):
-    """What the gateway says about one event."""
+class Batch:
+    """One batch that is being delivered: the parts still to post, and the lone events under suspicion.
 
-    @property
-    def retriable(self) -> bool: ...
-    @property
-    def message(self) -> str: ...
+    Invariant: every unsettled record is in ``parts`` or in ``suspects``, also while a post is awaited, and when a bug
+    ends the delivery: a part is taken off only after its records were settled or shelved.
 
+    Args:
+        records: The events, the oldest first.
+        permit: The circuit's permission to post.
+    """
 
-class RegisterEventsAnswer(Protocol):
-    """What a post brings."""
+    __slots__ = ("delivered_before", "limit_before", "parts", "permit", "resent", "suspects")
 
-    @property
-    def errors(self) -> Mapping[str, EventError]: ...
-    @property
-    def server_time(self) -> float | None: ...
+    def __init__(self, records: list[Receipt], permit: Permit) -> None:
+        self.permit = permit
+        self.parts = [records]
+        self.suspects: list[tuple[Receipt, ApiError]] = []
+        self.limit_before = 0  # the limit of bytes when the delivery began
+        self.delivered_before = -1  # the ledger's count when the first part was refused; -1: none was
+        self.resent = False
 
+    def unsettled(self) -> list[Receipt]:
+        """Return what goes back to the queue, in its order.
 
-class EventsApi(Protocol):
-    """Posts the JSON of events; raises an `ApiError` if there is no usable answer."""
-
-    async def register_events(self, events: Sequence[bytes], *, timeout: float) -> RegisterEventsAnswer: ...
+        The suspects come last: otherwise the next batch would meet them first, and blame the gateway again.
+        """
+        parts = [record for part in reversed(self.parts) for record in part]
+        return [record for record in [*parts, *(suspect for suspect, _ in self.suspects)] if record.outcome is None]
 
 
 class Delivery:
-    """Delivers batches, several at once; what they have learnt is shared.
+    """Delivers batches, several at once; what one of them has learnt holds for all.
 
     Args:
-        api: Where to post.
-        ledger: Where every record is settled or given back.
-        circuit: Told what every post brought.
-        policy: Backoff of events that the gateway asks to send again.
-        timeout: Seconds that one post may take.
-        max_bytes: Bytes of the events in one batch.
+        lease: Posts events.
+        ledger: Settles records, or takes them back.
+        circuit: Is told the result of every post.
+        config: The processor's options.
         clock: Monotonic seconds.
         rng: Source of the jitter.
-        log: Where trouble is told.
+        on_flushed: Called when a flush task is free again.
+        logger: Where bugs of this package are logged.
+        log: Where outages are logged, once each.
+
+    Attributes:
+        max_bytes: Bytes of the events in one batch: as configured, or less once the gateway has refused more.
+        longest_pause: Seconds of the longest backoff of single events; lowered when the processor closes.
+        posts: Requests sent.
+        posted_events: Events in those requests.
+        protocol_anomalies: Ids in answers that were not in the request.
     """
 
     def __init__(
         self,
-        api: EventsApi,
+        lease: Lease,
         ledger: Ledger,
         circuit: Circuit,
         *,
-        policy: RetryPolicy,
-        timeout: float,
-        max_bytes: int,
+        config: ProcessorConfig,
         clock: Callable[[], float],
         rng: random.Random,
+        on_flushed: Callable[[], None],
+        logger: logging.Logger,
         log: RateLimitedLog,
     ) -> None:
-        self._api = api
+        self._lease = lease
         self._ledger = ledger
         self._circuit = circuit
-        self._policy = policy
-        self._timeout = timeout
+        self._config = config
         self._clock = clock
         self._rng = rng
+        self._on_flushed = on_flushed
+        self._logger = logger
         self._log = log
-        self.max_bytes = max_bytes
-        """What a batch may weigh: configured, or less once the gateway has refused more."""
-        self.longest_pause = policy.maximum
-        """Longest backoff of single events; the processor lowers it when it closes."""
+        self.max_bytes = config.flush_max_bytes
+        self.longest_pause = config.retry.maximum
         self.posts = 0
         self.posted_events = 0
         self.protocol_anomalies = 0
 
-    async def deliver(self, batch: list[Receipt], leave: Permit) -> None:
-        """Carry one batch to its end: when this returns, or is cancelled, each record is settled or given back."""
-        story = _Story(self, self._ledger, batch, leave)
+    async def flush_batches(self, batches: asyncio.Queue[Batch]) -> None:
+        """Deliver batches from the queue until cancelled: the work of one flush task."""
+        while True:
+            batch = await batches.get()
+            try:
+                await self._deliver(batch)
+            except (Exception, asyncio.CancelledError) as error:
+                if isinstance(error, asyncio.CancelledError) and _is_cancelled():
+                    raise
+                # A CancelledError that no caller asked for is a bug below; it would end the whole task group.
+                self._logger.exception("a bug in a flush task; its events are kept and tried again")
+                self._circuit.failed(batch.permit, Decision(action=Action.PAUSE), self._clock())
+            finally:
+                self._on_flushed()
+
+    async def _deliver(self, batch: Batch) -> None:
+        """Deliver a batch; when this returns, or is cancelled, each record is settled or back in the queue."""
+        batch.limit_before = self.max_bytes
         try:
-            await story.run()
+            while batch.parts:
+                part = batch.parts[-1]
+                # Waiting for a connection of this client's own pool is no failure of the gateway: it is not bounded by
+                # a timeout, counts as no post, and a record that is cancelled meanwhile was never sent.
+                async with self._lease.connections:
+                    if not self._circuit.may_go_on(batch.permit, self._clock()):
+                        return
+                    error = await self._post(batch, part)
+                if error is None:
+                    batch.parts.pop()
+                elif not self._goes_on_after(error, batch, part):
+                    return
+            self._judge_suspects(batch)
         finally:
-            self._ledger.put_back(story.unsettled())
-            self._circuit.leave(leave, self._clock())
+            self.give_back(batch)
 
-    def may_post(self, leave: Permit) -> bool:
-        """Whether a batch on its way may go on; if not, what is left of it waits with all others."""
-        return self._circuit.may_go_on(leave, self._clock())
+    def give_back(self, batch: Batch) -> None:
+        """End a batch; what is not settled goes back to the queue."""
+        if unsettled := batch.unsettled():
+            self._ledger.put_back(unsettled)
+        self._circuit.leave(batch.permit, self._clock())
 
-    async def post(self, part: Sequence[Receipt]) -> RegisterEventsAnswer | ApiError:
-        """Post the records; a failure is a value here, because it is a case like others."""
+    async def _post(self, batch: Batch, part: Sequence[Receipt]) -> ApiError | None:
+        """Post a part, and settle its records; return the error of a post that failed as a whole."""
         self.posts += 1
         self.posted_events += len(part)
         try:
-            return await self._api.register_events([record.body for record in part], timeout=self._timeout)
+            answer = await self._lease.register_events(
+                [record._body for record in part], timeout=self._config.request_timeout
+            )
+            batch.resent = False
+            self._read(part, answer, batch.permit)
         except ApiError as error:
             return error
+        except BaseException:
+            _mark_maybe_stored(part)
+            raise
+        return None
 
-    def read(self, part: Sequence[Receipt], answer: RegisterEventsAnswer, leave: Permit) -> None:
-        """Settle what the gateway took or refused, and keep for later what it wants again."""
-        self._circuit.succeeded(leave)
+    # After an answer
+
+    def _read(self, part: Sequence[Receipt], answer: RegisterEventsResponse, permit: Permit) -> None:
+        """Settle what the gateway took or rejected, and keep for later what it asks to send again."""
+        self._circuit.succeeded(permit)
         self._log.report_recovery(_TOPIC, "events are delivered again")
-        self._compare_clocks(answer.server_time)
+        if answer.server_time is not None:
+            self._compare_clocks(answer.server_time)
         errors = answer.errors
         if not errors:
-            self._ledger.deliver(part)
+            self._ledger.settle(part)
             return
         delivered, again = [], []
         for record in part:
@@ -140,15 +194,13 @@ class Delivery:
             elif error.retriable:
                 again.append(record)
             else:
-                self.reject([record], error.message)
+                self._reject([record], error.message)
         self.protocol_anomalies += len(errors.keys() - {record.event_id for record in part})
-        self._ledger.deliver(delivered)
+        self._ledger.settle(delivered)
         self._shelve(again)
 
-    def _compare_clocks(self, server_time: float | None) -> None:
-        """Warn once per spell if the times of events are far from the gateway's; the events stay as they are."""
-        if server_time is None:
-            return
+    def _compare_clocks(self, server_time: float) -> None:
+        """Warn if the times of events are far from the gateway's clock; the events stay as they are."""
         ahead = time.time() - server_time
         if abs(ahead) <= _MOST_SKEW:
             self._log.report_recovery(_CLOCK_TOPIC, "the clock of this host agrees with the gateway's again")
@@ -167,11 +219,11 @@ class Delivery:
         if not records:
             return
         for record in records:
-            record.tries += 1
-        pause = backoff(self._policy, max(record.tries for record in records), self._rng)
+            record._tries += 1
+        pause = backoff(self._config.retry, max(record._tries for record in records), self._rng)
         self._ledger.shelve(records, self._clock() + min(pause, self.longest_pause))
 
-    def reject(self, records: Sequence[Receipt], message: str) -> None:
+    def _reject(self, records: Sequence[Receipt], message: str) -> None:
         """Settle records that the gateway will never take."""
         for record in records:
             # A message of the decoder may quote the payload; the gateway's own words do not.
@@ -181,26 +233,31 @@ class Delivery:
             )
         self._ledger.settle(records, Outcome(Fate.REJECTED, message=message))
 
-    def reject_alone(self, records: Sequence[Receipt], message: str, leave: Permit) -> None:
-        """Settle a lone record that is itself the cause of the refusal: the gateway is well."""
-        self._circuit.succeeded(leave)
-        self.reject(records, message)
+    # After a failed post
 
-    def learn_limit(self, size: int) -> None:
-        """Remember that the gateway refused ``size`` bytes as too many."""
-        self.max_bytes = max(min(self.max_bytes, size // 2), _SMALLEST_LIMIT)
+    def _goes_on_after(self, error: ApiError, batch: Batch, part: list[Receipt]) -> bool:
+        """Act on a failed post; return whether the batch goes on."""
+        decision = decide(error)
+        if decision.maybe_stored:
+            _mark_maybe_stored(part)
+        match decision.action:
+            case Action.SPLIT:
+                return self._split(batch, part, error)
+            case Action.SPLIT_BYTES:
+                return self._split_by_bytes(batch, part, error)
+            case Action.RESEND if not batch.resent:
+                batch.resent = True
+                return True
+        self._pause(decision, error, batch.permit)
+        return False
 
-    def forget_limit(self, before: int) -> None:
-        """Go back to what a batch might weigh ``before``: it was not the size that was refused."""
-        self.max_bytes = max(self.max_bytes, before)
-
-    def pause(self, decision: Decision, error: ApiError, leave: Permit) -> None:
+    def _pause(self, decision: Decision, error: ApiError, permit: Permit) -> None:
         """Hold back every post."""
-        self._circuit.failed(leave, decision, self._clock())
+        self._circuit.failed(permit, decision, self._clock())
         if decision.pause_kind is PauseKind.CONFIGURATION:
             level, hint = logging.ERROR, "check the API key and the endpoint"
         else:
-            level, hint = logging.WARNING, "the gateway is in trouble or out of reach"
+            level, hint = logging.WARNING, "the gateway is failing or cannot be reached"
         self._log.report(
             _TOPIC,
             level,
@@ -210,123 +267,62 @@ class Delivery:
             hint,
         )
 
-
-class _Story:
-    """One batch on its way: the parts still to post, and the lone events under suspicion.
-
-    Invariant: every unsettled record is in ``parts`` or in ``suspects``, also while a post is awaited, and when a bug
-    ends the story: a part is taken off only after its records were settled or shelved.
-    """
-
-    def __init__(self, delivery: Delivery, ledger: Ledger, batch: list[Receipt], leave: Permit) -> None:
-        self._delivery = delivery
-        self._ledger = ledger
-        self._leave = leave
-        self._parts = [batch]
-        self._suspects: list[tuple[Receipt, ApiError]] = []
-        self._limit_before = delivery.max_bytes
-        self._delivered_before = -1  # the ledger's count when the first part was refused; -1: none was
-        self._resent = False
-
-    def unsettled(self) -> list[Receipt]:
-        """The suspects last: otherwise the next batch would meet them first again, and blame the gateway again."""
-        parts = [record for part in reversed(self._parts) for record in part]
-        return [record for record in [*parts, *(suspect for suspect, _ in self._suspects)] if record.outcome is None]
-
-    async def run(self) -> None:
-        while self._parts:
-            if not self._delivery.may_post(self._leave):
-                return
-            part = self._parts[-1]
-            try:
-                answer = await self._delivery.post(part)
-                if not isinstance(answer, ApiError):
-                    self._resent = False
-                    self._delivery.read(part, answer, self._leave)
-            except BaseException:
-                _mark_maybe_stored(part)
-                raise
-            if not isinstance(answer, ApiError):
-                self._parts.pop()
-            elif not self._go_on_after(answer, part):
-                return
-        self._judge_suspects()
-
-    def _go_on_after(self, error: ApiError, part: list[Receipt]) -> bool:
-        """Act on a failed post; return whether there is more to do."""
-        decision = decide(error)
-        if decision.maybe_stored:
-            _mark_maybe_stored(part)
-        match decision.action:
-            case Action.SPLIT:
-                return self._split(part, error)
-            case Action.SPLIT_BYTES:
-                return self._split_by_bytes(part, error)
-            case Action.RESEND if not self._resent:
-                self._resent = True
-                return True
-        self._delivery.pause(decision, error, self._leave)
-        return False
-
-    def _split(self, part: list[Receipt], error: ApiError) -> bool:
+    def _split(self, batch: Batch, part: list[Receipt], error: ApiError) -> bool:
         """Halve a part that the gateway cannot decode, or decide about a lone event."""
         if len(part) > 1:
-            self._halve(part, len(part) // 2)
+            self._halve(batch, part, len(part) // 2)
             return True
-        return self._decide_alone(part, error, guilty=_names_the_event(error))
+        is_guilty = isinstance(error, StatusError) and error.detail.startswith(_UNDECODABLE)
+        return self._decide_alone(batch, part, error, is_guilty=is_guilty)
 
-    def _halve(self, part: list[Receipt], middle: int) -> None:
-        self._remember_delivered()
-        self._parts[-1:] = [part[middle:], part[:middle]]
-
-    def _remember_delivered(self) -> None:
-        if self._delivered_before < 0:
-            self._delivered_before = self._ledger.delivered
-
-    def _decide_alone(self, part: list[Receipt], error: ApiError, *, guilty: bool) -> bool:
-        """Reject a lone record that is to blame for certain, or if the gateway takes others; else suspect it."""
-        self._remember_delivered()
-        if guilty or self._server_is_well():
-            self._delivery.reject_alone(part, _words(error), self._leave)
-            self._parts.pop()
-        else:
-            self._suspects.append((self._parts.pop()[0], error))
-        return len(self._suspects) < _MAX_SUSPECTS or self._judge_suspects()
-
-    def _judge_suspects(self) -> bool:
-        """Reject the suspects if the gateway takes other events; else blame the gateway, and return False."""
-        if not self._suspects:
-            return True
-        if self._server_is_well():
-            suspects = self._suspects
-            for record, error in suspects:
-                self._delivery.reject([record], _words(error))
-            self._suspects = []
-            return True
-        self._delivery.forget_limit(self._limit_before)
-        self._delivery.pause(Decision(action=Action.PAUSE), self._suspects[0][1], self._leave)
-        return False
-
-    def _server_is_well(self) -> bool:
-        return self._ledger.delivered > self._delivered_before
-
-    def _split_by_bytes(self, part: list[Receipt], error: ApiError) -> bool:
-        """Halve a part that is too large, and learn from it, or decide about a lone event."""
+    def _split_by_bytes(self, batch: Batch, part: list[Receipt], error: ApiError) -> bool:
+        """Halve a part that is too large, and remember the limit; or decide about a lone event."""
         if len(part) == 1:
-            return self._decide_alone(part, error, guilty=len(part[0].body) > _SURELY_TAKEN)
-        sizes = list(accumulate(len(record.body) for record in part))
-        self._delivery.learn_limit(sizes[-1])
-        self._halve(part, min(max(bisect_right(sizes, sizes[-1] // 2), 1), len(part) - 1))
+            return self._decide_alone(batch, part, error, is_guilty=len(part[0]._body) > _SURELY_TAKEN)
+        sizes = list(accumulate(len(record._body) for record in part))
+        self.max_bytes = max(min(self.max_bytes, sizes[-1] // 2), _SMALLEST_LIMIT)
+        self._halve(batch, part, min(max(bisect_right(sizes, sizes[-1] // 2), 1), len(part) - 1))
         return True
 
+    def _halve(self, batch: Batch, part: list[Receipt], middle: int) -> None:
+        self._remember_delivered(batch)
+        batch.parts[-1:] = [part[middle:], part[:middle]]
 
-def _mark_maybe_stored(part: Sequence[Receipt]) -> None:
+    def _remember_delivered(self, batch: Batch) -> None:
+        if batch.delivered_before < 0:
+            batch.delivered_before = self._ledger.delivered
+
+    def _decide_alone(self, batch: Batch, part: list[Receipt], error: ApiError, *, is_guilty: bool) -> bool:
+        """Reject a lone event that is to blame for certain, or if the gateway takes others; else suspect it."""
+        self._remember_delivered(batch)
+        if is_guilty or self._gateway_takes_others(batch):
+            self._circuit.succeeded(batch.permit)  # the event alone is the cause: the gateway is well
+            self._reject(part, _words(error))
+            batch.parts.pop()
+        else:
+            batch.suspects.append((batch.parts.pop()[0], error))
+        return len(batch.suspects) < _MAX_SUSPECTS or self._judge_suspects(batch)
+
+    def _judge_suspects(self, batch: Batch) -> bool:
+        """Reject the suspects if the gateway takes other events; else blame the gateway, and return False."""
+        if not batch.suspects:
+            return True
+        if self._gateway_takes_others(batch):
+            for record, error in batch.suspects:
+                self._reject([record], _words(error))
+            batch.suspects = []
+            return True
+        self.max_bytes = max(self.max_bytes, batch.limit_before)  # it was not the size that was refused
+        self._pause(Decision(action=Action.PAUSE), batch.suspects[0][1], batch.permit)
+        return False
+
+    def _gateway_takes_others(self, batch: Batch) -> bool:
+        return self._ledger.delivered > batch.delivered_before
+
+
+def _mark_maybe_stored(part: Iterable[Receipt]) -> None:
     for record in part:
-        record.maybe_stored = True
-
-
-def _names_the_event(error: ApiError) -> bool:
-    return isinstance(error, StatusError) and error.detail.startswith(_UNDECODABLE)
+        record._maybe_stored = True
 
 
 def _words(error: ApiError) -> str:
@@ -334,5 +330,11 @@ def _words(error: ApiError) -> str:
 
 
 def _brief(error: ApiError) -> str:
-    """What happened, without the words of the server, which may quote the payload."""
+    """Return what happened, without the words of the server, which may quote the payload."""
     return f"status {error.status_code}" if isinstance(error, StatusError) else str(error)
+
+
+def _is_cancelled() -> bool:
+    """Whether this task was asked to end."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

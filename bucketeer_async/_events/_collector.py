@@ -1,6 +1,6 @@
-"""Makes batches of what waits in the ledger, each when it is due, and hosts the flush tasks that deliver them.
+"""Collector: forms batches of the waiting records, and hands each over to a free flush task when it is due.
 
-When a batch may leave is asked of the circuit; what becomes of it is left to `_events/_batch.py`.
+When a batch may leave is decided by the circuit; a batch's delivery is left to `_batch.py`.
 """
 
 from __future__ import annotations
@@ -12,31 +12,30 @@ from collections.abc import Callable
 from typing import Final
 
 import anyio
-from anyio.abc import TaskGroup
 
-from bucketeer_async._events._batch import Delivery
+from bucketeer_async._events._batch import Batch, Delivery
 from bucketeer_async._events._ledger import Ledger
 from bucketeer_async._events._receipt import Receipt
 from bucketeer_async._options import ProcessorConfig
-from bucketeer_async._retry import Action, Circuit, Decision, Permit
+from bucketeer_async._retry import Circuit
 
 _PER_TURN: Final = 1000  # records handled between two turns of the loop
-_AFTER_BUG: Final = 1.0  # seconds before the collector goes on after a bug of ours
+_AFTER_BUG: Final = 1.0  # seconds before the collector goes on after a bug of this package
 _GROWING: Final = 0.05  # seconds; until its first event is so old a full batch may go on growing
 _SHORTEST_PAUSE: Final = 0.001  # seconds; a timer may fire a little early, and must not be set again for nothing
 
 
 class Collector:
-    """Takes batches from the ledger, one after the other, while there is something to take.
+    """Takes batches from the ledger, one after the other, while any waits.
 
     Args:
         ledger: Where the records wait.
         circuit: Says when a batch may leave.
-        delivery: Delivers a batch.
+        delivery: Delivers the batches.
         config: The processor's options.
         clock: Monotonic seconds.
-        on_flushed: Called when a flush task has ended.
-        logger: Where bugs of ours are told.
+        wake: Set when the collector has to look again, for records that were accepted or settled.
+        logger: Where bugs of this package are logged.
     """
 
     def __init__(
@@ -47,7 +46,7 @@ class Collector:
         *,
         config: ProcessorConfig,
         clock: Callable[[], float],
-        on_flushed: Callable[[], None],
+        wake: asyncio.Event,
         logger: logging.Logger,
     ) -> None:
         self._ledger = ledger
@@ -55,40 +54,40 @@ class Collector:
         self._delivery = delivery
         self._config = config
         self._clock = clock
-        self._on_flushed = on_flushed
+        self._wake = wake
         self._logger = logger
-        self._wake = asyncio.Event()
-        self._pressed = False
+        self._at_once = False
         self._flush_epoch = 0
         self._closing = False
         self._deadline = math.inf
 
-    def look_again(self) -> None:
-        """Something has changed: look whether a batch is due. On the loop's own thread."""
-        self._wake.set()
+    # These change what is due. All of them run on the loop.
 
-    def press(self) -> None:
-        """Make what waits leave now, for somebody needs the room."""
-        self._pressed = True
+    def send_at_once(self) -> None:
+        """Make the next batch leave now, because a push waits for its room."""
+        self._at_once = True
         self._wake.set()
 
     def flush(self, epoch: int) -> None:
         """Make what was accepted before the epoch leave now."""
         self._flush_epoch = epoch
+        self._wake.set()
 
     def close(self) -> None:
-        """End once everything is settled, and make everything that waits leave now."""
+        """Make everything that waits leave now, and end once everything is settled."""
         self._closing = True
+        self._wake.set()
 
     def end_by(self, deadline: float) -> None:
-        """Once closing, do not wait for a gateway that asks to be left alone beyond the deadline."""
+        """While closing, do not wait for a gateway whose ``Retry-After`` lies beyond the deadline."""
         self._deadline = deadline
+        self._wake.set()
 
-    async def run(self, flush_tasks: TaskGroup) -> None:
-        """Collect until everything is settled after `close`, or nothing can be before the deadline."""
+    async def run(self, batches: asyncio.Queue[Batch]) -> None:
+        """Collect until everything is settled after `close`, or nothing more can be before the deadline."""
         while not self._is_finished():
             try:
-                await self._step(flush_tasks)
+                await self._step(batches)
             except Exception:
                 self._logger.exception("a bug in the collector; it goes on")
                 await asyncio.sleep(_AFTER_BUG)
@@ -97,93 +96,75 @@ class Collector:
         if not self._closing:
             return False
         hopeless = self._circuit.not_before > self._deadline and self._circuit.posting == 0
-        return self._ledger.held == 0 or hopeless
+        return self._ledger.bounds.held == 0 or hopeless
 
-    async def _step(self, flush_tasks: TaskGroup) -> None:
+    async def _step(self, batches: asyncio.Queue[Batch]) -> None:
         """Do what is due; if nothing is, wait for it."""
-        self._wake.clear()  # before any look: a signal's push may come at any call, and must not be slept through
-        now = self._clock()
-        self._watch(now)
-        self._ledger.unshelve(now)
-        if self._ledger.expire(now, _PER_TURN):
-            await asyncio.sleep(0)
-            return
-        pause = self._pause(now)
-        if pause > 0:
+        self._wake.clear()  # before any look: what is pushed or settled from here on wakes the collector again
+        ledger, now = self._ledger, self._clock()
+        if ledger.queue.next_due <= now:
+            ledger.unshelve(now)
+        oldest = ledger.oldest()
+        if oldest is not None and oldest._pushed_at + self._config.event_lifetime <= now:
+            ledger.expire(now, _PER_TURN)
+        elif (pause := self._pause(oldest, now)) > 0:
             with anyio.move_on_after(pause):
                 await self._wake.wait()
             return
-        self._pressed = False
-        batch = self._ledger.take(self._config.max_batch_size, self._delivery.max_bytes, now)
-        if batch:
-            flush_tasks.start_soon(self._flush, batch, self._circuit.enter())
+        elif records := ledger.take(self._config.max_batch_size, self._delivery.max_bytes, now):
+            # A flush task is free, for the circuit lets no more batches enter than there are flush tasks. So nothing
+            # waits in this queue, and a record goes from queued to in flight in one step.
+            batches.put_nowait(Batch(records, self._circuit.enter()))
+            self._at_once = False
         await asyncio.sleep(0)
 
-    def _pause(self, now: float) -> float:
-        """Seconds until there is something to do; 0 if a batch may leave now."""
+    def _pause(self, oldest: Receipt | None, now: float) -> float:
+        """Return the seconds until there is something to do; 0 if a batch may leave now.
+
+        What would shorten the pause wakes the collector: the end of a post, and pushes, by the ledger's watch. The
+        watch is set before the looks that decide, so that no push goes unseen between the two.
+        """
+        ledger, config = self._ledger, self._config
         until_ready = self._circuit.wait(now)
-        # What is due when a batch may leave again is looked at then; the end of a post wakes us.
-        pause = math.inf if until_ready is None else until_ready or self._until_due(now)
+        if until_ready == 0.0:
+            enough = self._enough()
+            waiting, least = len(ledger.queue.records), config.flush_size
+            until_half = waiting + max(ledger.bounds.until_half_full(), 1)
+            ledger.watch(least if waiting < least else min(enough, until_half), self._delivery.max_bytes)
+            pause = self._until_due(oldest, enough, now)
+        else:
+            ledger.watch(math.inf, math.inf)  # no batch may leave anyway; the end of a post wakes the collector
+            pause = math.inf if until_ready is None else until_ready
         if pause <= 0:
             return 0.0
-        oldest, next_due = self._ledger.oldest(), self._ledger.next_due()
         if oldest is not None:
-            pause = min(pause, oldest.pushed_at + self._config.event_lifetime - now)
-        if next_due is not None:
-            pause = min(pause, next_due - now)
-        return max(pause, _SHORTEST_PAUSE)
+            pause = min(pause, oldest._pushed_at + config.event_lifetime - now)
+        return max(min(pause, ledger.queue.next_due - now), _SHORTEST_PAUSE)
 
     def _enough(self) -> int:
-        """Waiting records that make a batch leave at once: while others are on their way, as many as one can hold.
+        """Return the waiting records that make a batch leave at once.
 
-        But not when the queue is half full: then pushes may be slowed down or refused, and nothing would grow.
+        While other batches are on their way, it is as many as a batch can hold. But not when the queue is half full:
+        pushes may be slowed down or refused then, and no batch would grow.
         """
-        may_grow = self._circuit.posting > 0 and not self._ledger.is_half_full()
+        may_grow = self._circuit.posting > 0 and not self._ledger.bounds.is_half_full()
         return self._config.max_batch_size if may_grow else self._config.flush_size
 
-    def _watch(self, now: float) -> None:
-        """Be woken when so much waits that it changes what is due; not while no batch may leave anyway."""
-        if self._circuit.wait(now) != 0.0:
-            self._ledger.watch(math.inf, math.inf)
-        else:
-            waiting, least = self._ledger.waiting, self._config.flush_size
-            until_half = waiting + max(self._ledger.until_half_full(), 1)
-            self._ledger.watch(least if waiting < least else min(self._enough(), until_half), self._delivery.max_bytes)
-
-    def _until_due(self, now: float) -> float:
-        oldest = self._ledger.oldest()
+    def _until_due(self, oldest: Receipt | None, enough: int, now: float) -> float:
+        """Return the seconds until the next batch is due, whether or not it may leave."""
         if oldest is None:
             return math.inf
-        waiting = self._ledger.waiting
+        queue, config = self._ledger.queue, self._config
+        waiting = len(queue.records)
         at_once = (
-            waiting >= self._enough()
-            or self._ledger.waiting_bytes >= self._delivery.max_bytes
+            waiting >= enough
+            or queue.body_bytes >= self._delivery.max_bytes
             or self._closing
-            or self._pressed
-            or oldest.epoch < self._flush_epoch
-            or oldest.tries > 0
+            or self._at_once
+            or oldest._epoch < self._flush_epoch
+            or oldest._tries > 0
         )
         if at_once:
             return 0.0
-        patience = self._config.flush_interval
-        if waiting >= self._config.flush_size:
-            patience = min(patience, _GROWING)
-        return oldest.pushed_at + patience - now
-
-    async def _flush(self, batch: list[Receipt], leave: Permit) -> None:
-        try:
-            await self._delivery.deliver(batch, leave)
-        except (Exception, asyncio.CancelledError) as error:
-            if isinstance(error, asyncio.CancelledError) and _is_cancelled():
-                raise
-            # A CancelledError that nobody asked for is a bug below; in the task group it would end the whole pipeline.
-            self._logger.exception("a bug in a flush task; its events are kept and tried again")
-            self._circuit.failed(leave, Decision(action=Action.PAUSE), self._clock())
-        finally:
-            self._on_flushed()
-
-
-def _is_cancelled() -> bool:
-    """Whether somebody cancels this task."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+        patience = min(config.flush_interval, _GROWING) if waiting >= config.flush_size else config.flush_interval
+        return oldest._pushed_at + patience - now

@@ -1,4 +1,4 @@
-"""Counts the fates of events, adds counters up, and turns two readings of them into the report of a drain."""
+"""Counters of events by class and fate, their sums, and the report of a drain, which is the difference of two readings."""
 
 from __future__ import annotations
 
@@ -6,19 +6,33 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from bucketeer_async._models import EventKind
-from bucketeer_async._results import DrainCounts, DrainReport, DroppedReason, EventCounts, Fate, Outcome, RefusedReason
+from bucketeer_async._results import (
+    DrainCounts,
+    DrainReport,
+    DroppedReason,
+    EventCounts,
+    Fate,
+    Outcome,
+    RefusedReason,
+    SpoolStatistics,
+    Statistics,
+)
 
 
-class Counts:
-    """The counters of one class, as they change."""
+class Counters:
+    """The counters of one class, as they change.
+
+    ``pushed`` is not counted: every push is accepted or refused, and so is every recovered event accepted.
+    """
 
     def __init__(self) -> None:
-        self.pushed = self.recovered = self.accepted = 0
+        self.recovered = self.accepted = 0
         self.delivered = self.rejected = self.spooled = self.queued = self.in_flight = 0
         self.refused = dict.fromkeys(RefusedReason, 0)
         self.dropped = dict.fromkeys(DroppedReason, 0)
 
     def settle(self, outcome: Outcome, number: int, *, were_queued: bool) -> None:
+        """Count ``number`` events that were queued, or else in flight, and have the same outcome now."""
         if were_queued:
             self.queued -= number
         else:
@@ -34,8 +48,9 @@ class Counts:
                 self.dropped[DroppedReason(outcome.reason)] += number
 
     def frozen(self) -> EventCounts:
+        """Return a copy."""
         return EventCounts(
-            pushed=self.pushed,
+            pushed=self.accepted - self.recovered + sum(self.refused.values()),
             recovered=self.recovered,
             accepted=self.accepted,
             refused_by={reason: count for reason, count in self.refused.items() if count},
@@ -70,10 +85,35 @@ def total_counts(counts: Iterable[EventCounts]) -> EventCounts:
     )
 
 
+def statistics_of(
+    counts: Mapping[EventKind, EventCounts],
+    *,
+    held_bytes: int = 0,
+    posts: int = 0,
+    posted_events: int = 0,
+    protocol_anomalies: int = 0,
+    circuit: str = "closed",
+    spool: SpoolStatistics | None = None,
+) -> Statistics:
+    """Return the statistics of a processor with these counters."""
+    return Statistics(
+        goal=counts[EventKind.GOAL],
+        evaluation=counts[EventKind.EVALUATION],
+        metrics=counts[EventKind.METRICS],
+        total=total_counts(counts.values()),
+        held_bytes=held_bytes,
+        posts=posts,
+        posted_events=posted_events,
+        protocol_anomalies=protocol_anomalies,
+        circuit=circuit,
+        spool=spool,
+    )
+
+
 def drain_report(
     before: Mapping[EventKind, EventCounts], after: Mapping[EventKind, EventCounts], duration: float
 ) -> DrainReport:
-    """Return what happened between two readings of the counters, ``duration`` seconds apart."""
+    """Return the difference of two readings of the counters, ``duration`` seconds apart."""
     none = EventCounts()
     by_kind = {kind: _drained(before.get(kind, none), after[kind]) for kind in EventKind}
     return DrainReport(

@@ -1,4 +1,7 @@
-"""Calls the application's ``on_drop`` where it can harm nobody: on a thread of its own, one call at a time."""
+"""DropListener: calls the application's ``on_drop`` on a thread of its own, one call at a time.
+
+So it does not matter how long a call takes, or what it raises.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,15 @@ from typing import Final
 
 from bucketeer_async._results import Drop
 
-_MOST_WAITING: Final = 100_000  # drops not yet told; with a callback slower than that, further ones are only counted
+_MOST_WAITING: Final = 100_000  # drops that wait for the callback; further ones are only counted
 
 
 class DropListener:
-    """Tells drops to a callback; usable from any thread, never blocks.
+    """Calls a callback with every drop; usable from any thread, never blocks.
 
     Args:
         callback: The application's function. What it raises is logged.
-        logger: Where to log that.
+        logger: Where exceptions of the callback are logged.
     """
 
     def __init__(self, callback: Callable[[Drop], None], logger: logging.Logger) -> None:
@@ -29,14 +32,14 @@ class DropListener:
         self._lock = threading.RLock()  # the garbage collector may run a push inside
         self._thread: threading.Thread | None = None
         self._closed = False
-        self._untold = 0
+        self._skipped = 0
 
-    def hear(self, drop: Drop) -> None:
-        """Take a drop to be told soon; not after `close`, and not if the callback itself has caused it."""
+    def put(self, drop: Drop) -> None:
+        """Have the callback called soon; not after `close`, and not for a drop that the callback itself has caused."""
         if self._closed or threading.current_thread() is self._thread:
-            return  # counted all the same; told, a callback that pushes into a full queue would go on for ever
+            return  # counted all the same: a callback that pushes into a full queue would go on for ever
         if self._drops.qsize() >= _MOST_WAITING:
-            self._untold += 1
+            self._skipped += 1
             return
         self._drops.put(drop)
         if self._thread is None:
@@ -46,10 +49,10 @@ class DropListener:
         with self._lock:
             if self._thread is None:
                 # A daemon: a callback that hangs must not keep the process from ending.
-                self._thread = threading.Thread(target=self._tell, name="bucketeer-on-drop", daemon=True)
+                self._thread = threading.Thread(target=self._call_back, name="bucketeer-on-drop", daemon=True)
                 self._thread.start()
 
-    def _tell(self) -> None:
+    def _call_back(self) -> None:
         while True:
             item = self._drops.get()
             if not isinstance(item, Drop):
@@ -61,9 +64,11 @@ class DropListener:
                 self._logger.exception("on_drop raised an exception")
 
     def close(self, done: Callable[[], None] = lambda: None) -> bool:
-        """End the thread after everything was told, and call ``done`` on it; False if there is no thread."""
-        if self._untold:
-            self._logger.warning("on_drop was too slow to hear of %d events; the statistics have them", self._untold)
+        """End the thread after the last drop, and call ``done`` on it then; return False if there is no thread."""
+        if self._skipped:
+            self._logger.warning(
+                "on_drop was too slow: it was not called for %d events; the statistics count them", self._skipped
+            )
         with self._lock:
             self._closed = True
             if self._thread is None:
@@ -72,19 +77,19 @@ class DropListener:
         return True
 
     async def aclose(self, timeout: float) -> None:
-        """End the thread, and wait at most ``timeout`` seconds until everything was told."""
+        """End the thread, and wait at most ``timeout`` seconds for its end."""
         loop = asyncio.get_running_loop()
-        told = asyncio.Event()
-        if self.close(lambda: _call_soon(loop, told.set)):
+        ended = asyncio.Event()
+        if self.close(lambda: _call_soon(loop, ended.set)):
             try:
                 async with asyncio.timeout(timeout):
-                    await told.wait()
+                    await ended.wait()
             except TimeoutError:
-                self._logger.warning("on_drop is still busy; the rest is told in the background")
+                self._logger.warning("on_drop is still busy; the remaining calls go on in the background")
 
 
 def _call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
     try:
         loop.call_soon_threadsafe(callback)
-    except RuntimeError:  # the loop is closed: nobody waits any more
+    except RuntimeError:  # the loop is closed: no caller waits any more
         return

@@ -1,44 +1,38 @@
-"""The event processor: the door to the pipeline. A push is checked, encoded, and admitted or refused, at once.
+"""Processor: the door to the event pipeline. A push is checked, encoded, and accepted or refused, at once.
 
-Who delivers, and how, is left to `_events/_pipeline.py`; this file holds the pushes and what a caller sees of the lifecycle.
+This file holds the pushes, and what a caller sees of the lifecycle. The delivery is left to `_pipeline.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import random
+import time
 from collections.abc import Callable
 from types import EllipsisType, TracebackType
-from typing import Final, NamedTuple, Protocol, Self, TypeVarTuple
+from typing import Final, NamedTuple, Self, TypeVarTuple
 
+from bucketeer_async._background import PerProcess
 from bucketeer_async._errors import ClosedError, ConfigurationError
-from bucketeer_async._events._counters import total_counts
-from bucketeer_async._events._encoder import EncodedEvent, EventFactory, UnreportedError
-from bucketeer_async._events._pipeline import EventsClient, Pipeline, State
+from bucketeer_async._events._counters import statistics_of
+from bucketeer_async._events._encoder import EncodedEvent, EventFactory, IdPool, UnreportedError
+from bucketeer_async._events._pipeline import Pipeline
 from bucketeer_async._events._receipt import Receipt
+from bucketeer_async._lifecycle import State
 from bucketeer_async._models import ApiId, Evaluation, EventKind, ReasonType, User
 from bucketeer_async._options import ProcessorConfig
 from bucketeer_async._results import DrainReport, RefusedReason, Statistics
+from bucketeer_async._transport._api import ApiClient
 
 _Args = TypeVarTuple("_Args")
 
 _PUSHES_PER_TURN: Final = 100  # an awaited push gives the loop a turn at least this often ...
 _BYTES_PER_TURN: Final = 2**20  # ... and at least once in so many bytes
-_BRAKE_PAUSE: Final = 0.05  # seconds; the longest that one push is slowed down for it
-
-
-class ProcessorClient(EventsClient, Protocol):
-    """What a processor needs of an `ApiClient`."""
-
-    @property
-    def source_id(self) -> int: ...
-    @property
-    def sdk_version(self) -> str: ...
+_BRAKE_PAUSE: Final = 0.05  # seconds; the longest that one push is slowed down while the queue is half full
 
 
 class _Life(NamedTuple):
-    """What belongs to one process, and is made anew, as a whole, in a forked child."""
+    """The part of a processor that belongs to one process."""
 
     events: EventFactory
     pipeline: Pipeline
@@ -56,52 +50,64 @@ class Processor:
 
     Args:
         api_client: Posts the events. It is started if need be, never closed.
-        config: Every knob.
+        config: The options.
 
     Raises:
         ConfigurationError: If ``config`` is not a `ProcessorConfig`.
     """
 
-    def __init__(self, api_client: ProcessorClient, config: ProcessorConfig = ProcessorConfig()) -> None:
+    # The private arguments are for tests: the wall clock (Unix seconds), a maker of event ids, a maker of the source of
+    # jitter. In a forked child the makers are called again.
+    def __init__(
+        self,
+        api_client: ApiClient,
+        config: ProcessorConfig = ProcessorConfig(),
+        *,
+        _now: Callable[[], float] = time.time,
+        _new_ids: Callable[[], Callable[[], str]] = IdPool,
+        _new_rng: Callable[[], random.Random] = random.Random,
+    ) -> None:
         if not isinstance(config, ProcessorConfig):
             raise ConfigurationError(f"config must be a ProcessorConfig, not {type(config).__name__}")
         self._api_client = api_client
         self._config = config
-        self._lives: dict[
-            int, _Life
-        ] = {}  # by process; those from before a fork are kept, for they belong to the parent
+        self._now, self._new_ids, self._new_rng = _now, _new_ids, _new_rng
         self._pushes = self._pushed_bytes = 0
-        self._life()
-
-    def _life(self) -> _Life:
-        """What belongs to this process."""
-        pid = os.getpid()
-        life = self._lives.get(pid)
-        # Threads of a forked child may come here at the same time: all of them get the same one.
-        return self._lives.setdefault(pid, self._new_life()) if life is None else life
+        self._life = PerProcess(self._new_life)
+        self._life.get()  # an error of the configuration is raised now
 
     def _new_life(self) -> _Life:
         api, config = self._api_client, self._config
-        events = EventFactory(tag=config.tag, source_id=api.source_id, sdk_version=api.sdk_version)
-        return _Life(events, Pipeline(api, config, random.Random()))  # noqa: S311 - jitter is no secret
+        events = EventFactory(
+            tag=config.tag,
+            source_id=api.source_id,
+            sdk_version=api.sdk_version,
+            now=self._now,
+            new_id=self._new_ids(),
+        )
+        return _Life(events, Pipeline(api, config, self._new_rng()))
 
     @property
     def _pipeline(self) -> Pipeline:
-        return self._life().pipeline
+        return self._life.get().pipeline
 
     def __del__(self) -> None:
         # Tasks of a closed loop may live for ever, and the pipeline with them: its own finalizer cannot be relied on.
-        if (life := getattr(self, "_lives", {}).get(os.getpid())) is not None:
+        per_process: PerProcess[_Life] | None = getattr(self, "_life", None)
+        if per_process is not None and (life := per_process.made()) is not None:
             life.pipeline.notice_lost_loop()
 
     # Lifecycle
 
     async def start(self) -> None:
-        """Begin to accept and deliver; no effect while running.
+        """Begin to accept and deliver events; no effect while running.
+
+        Callers at the same time share one start, which is undone only if all of them are cancelled.
 
         Raises:
-            ClosedError: If it is closing or closed.
-            WrongLoopError: If it was started on another event loop.
+            ClosedError: If the processor is closing or closed, or is closed before it runs.
+            ConfigurationError: If the certificates or the proxy of the API client cannot be used.
+            WrongLoopError: If the processor was started on another event loop.
         """
         await self._pipeline.start()
 
@@ -124,19 +130,22 @@ class Processor:
             Whether all of them are settled; False when the time ran out first.
 
         Raises:
-            ClosedError: If it was never started.
-            WrongLoopError: If it was started on another event loop.
+            ClosedError: If the processor was never started.
+            WrongLoopError: If the processor was started on another event loop.
         """
         pipeline = self._pipeline
-        pipeline.require_loop()
-        if pipeline.state is State.NEW:
-            raise ClosedError("the processor is not started")
-        return pipeline.state is State.CLOSED or await pipeline.flush(timeout)
+        pipeline.life.require_loop()
+        match pipeline.life.state:
+            case State.NEW | State.STARTING:
+                raise ClosedError("the processor is not started")
+            case State.CLOSED:
+                return True
+        return await pipeline.flush(timeout)
 
     async def aclose(self, timeout: float | EllipsisType | None = ...) -> DrainReport:
-        """Refuse new events, deliver those that were accepted, and say what was left.
+        """Refuse new events, deliver those that were accepted, and report what was left.
 
-        The drain goes on when a caller is cancelled; every caller waits for the same one and gets the same report.
+        The drain goes on when a caller is cancelled. Every caller waits for the same drain and gets the same report.
 
         Args:
             timeout: Seconds that the drain may still take, if that is less than ``drain_timeout``.
@@ -145,27 +154,27 @@ class Processor:
             What became of the events that were waiting.
 
         Raises:
-            WrongLoopError: If it was started on another event loop.
+            WrongLoopError: If the processor was started on another event loop.
         """
         pipeline = self._pipeline
-        pipeline.require_loop()
-        pipeline.begin_closing()
-        if timeout is not None and not isinstance(timeout, EllipsisType):
-            pipeline.limit_drain(max(timeout, 0.0))
+        pipeline.life.require_loop()
+        self._limit_drain(timeout)
+        pipeline.life.begin_closing()
         return await pipeline.closed()
+
+    def _limit_drain(self, timeout: float | EllipsisType | None) -> None:
+        """Let the drain take at most so many seconds from now on, whether it has begun or not."""
+        if timeout is not None and not isinstance(timeout, EllipsisType):
+            self._pipeline.limit_drain(max(timeout, 0.0))
 
     def statistics(self) -> Statistics:
         """Return all counters, exact to the event and consistent with each other; from any thread."""
         pipeline = self._pipeline
         pipeline.notice_lost_loop()
-        counts = pipeline.ledger.counts()
         delivery = pipeline.delivery
-        return Statistics(
-            goal=counts[EventKind.GOAL],
-            evaluation=counts[EventKind.EVALUATION],
-            metrics=counts[EventKind.METRICS],
-            total=total_counts(counts.values()),
-            held_bytes=pipeline.ledger.held_bytes,
+        return statistics_of(
+            pipeline.ledger.counts(),
+            held_bytes=pipeline.ledger.bounds.held_bytes,
             posts=delivery.posts if delivery else 0,
             posted_events=delivery.posted_events if delivery else 0,
             protocol_anomalies=delivery.protocol_anomalies if delivery else 0,
@@ -275,12 +284,12 @@ class Processor:
         """As `push_error_metrics_event`, from any thread."""
         return self._push_nowait(EventKind.METRICS, EventFactory.error, error, api_id)
 
-    # How a push goes
+    # One way for all pushes
 
     def _push_nowait(
         self, kind: EventKind, build: Callable[[EventFactory, *_Args], EncodedEvent], *args: *_Args
     ) -> Receipt:
-        life = self._life()
+        life = self._life.get()
         event = self._encode(life, kind, build, *args)
         if isinstance(event, Receipt):
             return event
@@ -290,9 +299,10 @@ class Processor:
     async def _push(
         self, kind: EventKind, build: Callable[[EventFactory, *_Args], EncodedEvent], *args: *_Args
     ) -> Receipt:
-        life = self._life()
+        life = self._life.get()
         pipeline = life.pipeline
-        pipeline.require_loop()
+        if (loop := pipeline.life.loop) is not None and asyncio.get_running_loop() is not loop:
+            pipeline.life.require_loop()
         event = self._encode(life, kind, build, *args)
         if isinstance(event, Receipt):
             return event
@@ -304,29 +314,28 @@ class Processor:
         if pipeline.is_behind():
             await pipeline.progress(_BRAKE_PAUSE)
         while (receipt := pipeline.ledger.try_admit(event)) is None:
-            if self._config.overflow != "wait":
-                return pipeline.ledger.refuse(kind, RefusedReason.QUEUE_FULL)
-            await pipeline.room()
+            await pipeline.wait_for_room()
         return receipt
 
     def _encode(
         self, life: _Life, kind: EventKind, build: Callable[[EventFactory, *_Args], EncodedEvent], *args: *_Args
     ) -> EncodedEvent | Receipt:
         """Return the event, or the receipt of its refusal."""
+        ledger, limit = life.pipeline.ledger, self._config.flush_max_bytes
         try:
             event = build(life.events, *args)
         except UnreportedError as error:
-            return life.pipeline.ledger.refuse(kind, RefusedReason.UNREPORTED, str(error))
+            return ledger.refuse(kind, RefusedReason.UNREPORTED, str(error))
         except Exception as error:
             if self._config.strict:
                 raise
-            # What is neither comes from a method of an argument, such as a proxy whose object is gone.
-            ours = isinstance(error, TypeError | ValueError)
-            message = str(error) if ours else f"an argument raised {type(error).__name__}"
-            return life.pipeline.ledger.refuse(kind, RefusedReason.INVALID, message)
-        if len(event.body) > self._config.flush_max_bytes:
-            message = f"the event has {len(event.body)} bytes; flush_max_bytes is {self._config.flush_max_bytes}"
+            # Other errors come from a method of an argument, such as a proxy whose object is gone.
+            is_ours = isinstance(error, TypeError | ValueError)
+            message = str(error) if is_ours else f"an argument raised {type(error).__name__}"
+            return ledger.refuse(kind, RefusedReason.INVALID, message)
+        if len(event.body) > limit:
+            message = f"the event has {len(event.body)} bytes; flush_max_bytes is {limit}"
             if self._config.strict:
                 raise ValueError(message)
-            return life.pipeline.ledger.refuse(kind, RefusedReason.TOO_LARGE, message)
+            return ledger.refuse(kind, RefusedReason.TOO_LARGE, message)
         return event

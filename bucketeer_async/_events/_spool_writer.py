@@ -91,7 +91,7 @@ class Spooler:
     def forget(self, records: Sequence[Receipt]) -> None:
         """Delete settled records soon, unless they are to stay for the next process. From any thread, never blocks."""
         durable = self._options.durable  # then a record may just be on its way into the file
-        gone = [record for record in records if (durable or record.spool_row) and not _stays(record)]
+        gone = [record for record in records if (durable or record._spool_row) and not _stays(record)]
         if gone:
             self._settled.extend(gone)
             self._wake_up()
@@ -216,7 +216,7 @@ class Spooler:
     def _write(self, file: SpoolFile) -> None:
         accepted, settled = _drain(self._accepted), _drain(self._settled)
         try:
-            file.delete([record.spool_row for record in settled if record.spool_row])
+            file.delete([record._spool_row for record in settled if record._spool_row])
             settled = []
             self._insert(file, accepted)
             self._take_stock(file)
@@ -226,12 +226,12 @@ class Spooler:
 
     def _hold(self, accepted: Sequence[Receipt], settled: Sequence[Receipt]) -> None:
         """Keep for later what could not be written or deleted now, unless that is needless meanwhile."""
-        self._settled.extendleft(record for record in reversed(settled) if record.spool_row)
+        self._settled.extendleft(record for record in reversed(settled) if record._spool_row)
         self._accepted.extendleft(record for record in reversed(accepted) if not _is_done(record))
 
     def _insert(self, file: SpoolFile, records: Sequence[Receipt]) -> None:
         # The body first: it is let go after the outcome is set.
-        bodies = [(record, record.body) for record in records]
+        bodies = [(record, record._body) for record in records]
         bodies = [(record, body) for record, body in bodies if not _is_done(record)]
         for part in _parts(bodies):
             self._insert_what_fits(file, part)
@@ -241,7 +241,7 @@ class Spooler:
         behind = self._wall() - self._clock()
         try:
             first = file.insert(
-                [(record.kind, record.event_id, record.pushed_at + behind, body) for record, body in bodies]
+                [(record.kind, record.event_id, record._pushed_at + behind, body) for record, body in bodies]
             )
         except SpoolFullError:
             middle = len(bodies) // 2
@@ -252,7 +252,7 @@ class Spooler:
             return
         self._commits += 1
         for row, (record, _) in enumerate(bodies, first):
-            record.spool_row = row
+            record._spool_row = row
         # Told before they had a row: a drain does not wait for a slow disk for ever.
         self._settled.extend(record for record, _ in bodies if record.outcome is not None and not _stays(record))
 
@@ -298,4 +298,4 @@ def _stays(record: Receipt) -> bool:
 
 
 def _is_done(record: Receipt) -> bool:
-    return record.outcome is not None or record.spool_row != 0
+    return record.outcome is not None or record._spool_row != 0

@@ -153,9 +153,9 @@ class ProcessorMachine(RuleBasedStateMachine):
             assert counts.pushed == counts.accepted + counts.refused
             assert counts.accepted == ends + counts.queued + counts.in_flight
         ledger = self.processor._pipeline.ledger
-        assert ledger.held == statistics.total.queued + statistics.total.in_flight
-        assert ledger.held <= self.processor._config.queue_capacity
-        assert statistics.held_bytes == 0 or ledger.held
+        assert ledger.bounds.held == statistics.total.queued + statistics.total.in_flight
+        assert ledger.bounds.held <= self.processor._config.queue_capacity
+        assert statistics.held_bytes == 0 or ledger.bounds.held
 
     def teardown(self) -> None:
         try:

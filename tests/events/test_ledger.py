@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bucketeer_async import EventKind
+from bucketeer_async._events._bounds import Bounds
 from bucketeer_async._events._encoder import EncodedEvent
 from bucketeer_async._events._ledger import Ledger
-from bucketeer_async._events._receipt import Receipt, RecordQueue
+from bucketeer_async._events._receipt import Receipt
 
 EVENT = EncodedEvent(EventKind.GOAL, b"{}")
 
@@ -34,9 +35,7 @@ def open_ledger(
     loop: asyncio.AbstractEventLoop, *, overflow: str = "drop_newest", on_due: Callable[[], None] = ignore
 ) -> Ledger:
     ledger = Ledger(
-        capacity=10,
-        max_bytes=1_000,
-        overflow=overflow,
+        Bounds(10, 1_000, overflow),
         lifetime=math.inf,
         on_lost=ignore,
         on_due=on_due,
@@ -73,7 +72,7 @@ def test_an_epoch_is_over_when_all_that_was_accepted_before_it_is_settled(
             begun.append((ledger.begin_epoch(), list(accepted)))
         elif flights:
             batch = flights.pop(number % len(flights))
-            (ledger.deliver if step == "deliver" else ledger.put_back)(batch)
+            (ledger.settle if step == "deliver" else ledger.put_back)(batch)
 
         for epoch, before in begun:
             assert ledger.has_settled_before(epoch) == all(record.outcome is not None for record in before)
@@ -94,16 +93,16 @@ def test_epochs_leave_nothing_behind(loop: asyncio.AbstractEventLoop) -> None:
     for _ in range(100):
         push(ledger)
         ledger.begin_epoch()
-        ledger.deliver(ledger.take(10, 1_000, 0.0))
+        ledger.settle(ledger.take(10, 1_000, 0.0))
 
-    assert not ledger._past
-    assert ledger._held_of_past == 0
+    assert not ledger._epochs.past
+    assert ledger._epochs._past_records == 0
 
 
 @pytest.mark.parametrize(("waiting", "waiting_bytes"), [(4, math.inf), (math.inf, 4 * len(EVENT.body))])
 def test_what_is_watched_is_told_once(loop: asyncio.AbstractEventLoop, waiting: float, waiting_bytes: float) -> None:
     told: list[int] = []
-    ledger = open_ledger(loop, on_due=lambda: told.append(ledger.waiting))
+    ledger = open_ledger(loop, on_due=lambda: told.append(len(ledger.queue.records)))
     ledger.watch(waiting, waiting_bytes)
 
     for _ in range(8):
@@ -124,20 +123,22 @@ def test_a_waiting_event_weighs_little_more_than_its_body(loop: asyncio.Abstract
     assert sum(map(sys.getsizeof, [second, *own])) < 600
 
 
-def test_a_push_amid_a_push_is_told_of(loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_push_amid_a_push_is_told_of() -> None:
     told: list[int] = []
-    ledger = open_ledger(loop, on_due=lambda: told.append(ledger.waiting))
-    put = RecordQueue.put_nowait
+    loop = asyncio.new_event_loop()
+    pushes = iter([lambda: push(ledger)])
 
-    def interrupted(queue: RecordQueue, record: Receipt) -> None:
-        put(queue, record)
-        if len(queue.records) == 1:  # as the handler of a signal does
-            push(ledger)
+    def interrupted() -> float:  # as by the handler of a signal
+        for another in pushes:
+            another()
+        return 0.0
 
-    monkeypatch.setattr(RecordQueue, "put_nowait", interrupted)
+    loop.time = interrupted  # type: ignore[method-assign]
+    ledger = open_ledger(loop, on_due=lambda: told.append(len(ledger.queue.records)))
     push(ledger)
+    loop.close()
 
-    assert ledger.waiting == 2
+    assert len(ledger.queue.records) == 2
     assert told
 
 
@@ -153,5 +154,5 @@ def test_the_events_of_a_burst_share_their_time() -> None:
     later = push(ledger)
     loop.close()
 
-    assert len({id(record.pushed_at) for record in burst}) == 1
-    assert later.pushed_at == now
+    assert len({id(record._pushed_at) for record in burst}) == 1
+    assert later._pushed_at == now

@@ -62,8 +62,8 @@ async def test_on_drop_is_called_on_a_thread_of_its_own_and_may_raise(caplog: py
         raise ValueError("mine")
 
     listener = DropListener(callback, LOGGER)
-    listener.hear(DROP)
-    listener.hear(DROP)
+    listener.put(DROP)
+    listener.put(DROP)
     await listener.aclose(5)
 
     assert heard == [(DROP, "bucketeer-on-drop")] * 2
@@ -77,7 +77,7 @@ async def test_a_listener_without_drops_has_no_thread() -> None:
 async def test_a_callback_that_blocks_delays_nothing(caplog: pytest.LogCaptureFixture) -> None:
     release = threading.Event()
     listener = DropListener(lambda _: release.wait(), LOGGER)  # type: ignore[arg-type, return-value]
-    listener.hear(DROP)
+    listener.put(DROP)
 
     await listener.aclose(0.01)
 
@@ -96,14 +96,14 @@ async def test_drops_beyond_the_bound_are_counted(
         release.wait()
 
     listener = DropListener(callback, LOGGER)
-    listener.hear(DROP)
+    listener.put(DROP)
     await asyncio.to_thread(began.wait)
     for _ in range(4):
-        listener.hear(DROP)
+        listener.put(DROP)
     release.set()
     await listener.aclose(5)
 
-    assert "too slow to hear of 3 events" in caplog.text
+    assert "not called for 3 events" in caplog.text
 
 
 async def test_a_processor_tells_what_is_lost_and_a_callback_may_push() -> None:

@@ -1,0 +1,47 @@
+"""Epochs: tells a flush when every event that was accepted before it is settled.
+
+A flush begins an epoch; every record bears the epoch in which it was accepted, and the records of past epochs are
+counted until none is left. So a flush costs nothing per event, and a thousand flushes at once cost as much as one.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+
+from bucketeer_async._events._receipt import Receipt
+
+
+class Epochs:
+    """How many records of each past epoch are not settled. Used under the ledger's lock.
+
+    Attributes:
+        current: The epoch of records that are accepted now.
+    """
+
+    def __init__(self) -> None:
+        self.current = 0
+        self.past: OrderedDict[int, int] = OrderedDict()  # unsettled records by past epoch, the oldest first
+        self._past_records = 0
+
+    def begin(self, held: int) -> int:
+        """Begin an epoch if there is anything to tell apart; return one that all ``held`` records are older than."""
+        current = held - self._past_records
+        if current:  # no call from here on: a signal's push may come at any, and bears one epoch or the other
+            self._past_records += current
+            self.past[self.current] = current
+            self.current += 1
+        return self.current
+
+    def settle(self, records: Iterable[Receipt]) -> None:
+        """Count settled records down; only needed while there is a past epoch."""
+        for record in records:
+            if record._epoch < self.current:
+                self._past_records -= 1
+                self.past[record._epoch] -= 1
+                if not self.past[record._epoch]:
+                    del self.past[record._epoch]
+
+    def has_settled_before(self, epoch: int) -> bool:
+        """Whether every record older than the epoch is settled."""
+        return next(iter(self.past), epoch) >= epoch

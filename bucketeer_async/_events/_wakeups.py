@@ -1,0 +1,90 @@
+"""Wakeups: between the threads that push and the event loop that delivers.
+
+A push may come from any thread, and from a signal handler, also while the loop sleeps in ``select``: each request goes
+through ``call_soon_threadsafe``, which ends that sleep. Requests of other threads before the loop's next turn are one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from bucketeer_async._background import Progress
+
+
+class Wakeups:
+    """Wakes the collector, the callers that wait for progress, and the pushes that wait for room.
+
+    Args:
+        room: Returns how many waiting pushes there is room for; None wakes all of them, in the end, to be refused.
+
+    Attributes:
+        collector: Set when the collector has to look again.
+        progress: Notified when records were settled.
+    """
+
+    def __init__(self, room: Callable[[], int | None]) -> None:
+        self.collector = asyncio.Event()
+        self.progress = Progress()
+        self._count_room = room
+        self._room = Progress()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._requested: set[Callable[[], None]] = set()  # by other threads, until the loop's next turn
+
+    def bind(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Wake on this loop from now on."""
+        self._loop = loop
+
+    # From any thread
+
+    def due(self) -> None:
+        """Have the collector look again, because of records that were accepted. A push makes no room."""
+        self._request(self.collector.set)
+
+    def changed(self) -> None:
+        """Have the collector and all waiting callers look again, because records were settled."""
+        self._request(self.notify)
+
+    def _request(self, wake: Callable[[], None]) -> None:
+        if self._loop is None or wake in self._requested:
+            return
+        try:
+            if _running_loop() is self._loop:
+                wake()  # at once, without another turn of the loop
+                self._loop.call_soon_threadsafe(_end_sleep)
+            else:
+                self._requested.add(wake)
+                self._loop.call_soon_threadsafe(self._wake, wake)
+        except RuntimeError:
+            return  # the loop is closed: no caller is left on it
+
+    # On the loop
+
+    def _wake(self, wake: Callable[[], None]) -> None:
+        self._requested.discard(wake)
+        wake()
+
+    def notify(self) -> None:
+        """Wake the collector and the waiting callers at once."""
+        self.collector.set()
+        self.progress.notify()
+        self._room.notify(self._count_room())
+
+    async def wait_for_room(self) -> None:
+        """Wait until there may be room for one more record, first come first served."""
+        try:
+            await self._room.wait()
+        except asyncio.CancelledError:
+            self._room.notify(self._count_room())  # the push may have been woken for room that it leaves to the next
+            raise
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def _end_sleep() -> None:
+    """Do nothing: the call itself has ended the loop's sleep."""
