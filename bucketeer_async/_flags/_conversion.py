@@ -103,7 +103,7 @@ def json_like(default: object) -> Callable[[str], Any]:
     kind = next((kind for kind in _JSON_KINDS if isinstance(default, kind)), None)
     if kind is None:
         names = ", ".join(each.__name__ for each in _JSON_KINDS[:-1])
-        raise TypeError(f"default must have a JSON type ({names} or None), not {type(default).__name__}")
+        raise TypeError(f"default must be of a JSON type ({names} or None), not {type(default).__name__}")
     return lambda text: _check_kind(to_json(text), kind)
 
 

@@ -5,7 +5,7 @@ hash of the second line. The second line is a JSON object::
 
     {"tag": "shop",
      "environment": false,         whether flags without the tag are included
-     "savedAt": 1700000000.0,      time of the last successful poll, in Unix seconds
+     "savedAt": 1700000000.0,      Unix seconds; when the gateway last confirmed the flags
      "features": [...],            flags as the gateway sent them
      "segments": [{"segmentId": "...", "rules": [...], "users": ["user-1", ...], "strays": {"segment": ["user-2"]}}]}
 
@@ -40,7 +40,7 @@ class SavedSnapshot:
     Attributes:
         tag: The tag for which the flags were polled.
         environment: Whether flags without the tag are included.
-        saved_at: Time of the last successful poll before the export, in Unix seconds.
+        saved_at: When the gateway last confirmed that the flags were up to date, in Unix seconds.
         features: The flags, as JSON.
         segments: The segments, in the form of the file.
     """
