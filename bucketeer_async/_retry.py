@@ -160,8 +160,8 @@ class Circuit:
     - At most one batch in flight has entered while PROBING.
     - The result of a batch that entered before the circuit last opened is ignored, so that an outage is counted once.
 
-    After a successful probe, ``limit`` starts at 1 and grows by one with every successful request. All times are
-    readings of one monotonic clock, in seconds.
+    A successful probe resets ``limit`` to 1. Every successful request, including the probe, adds 1 up to ``slots``. All
+    times are readings of one monotonic clock, in seconds.
 
     Args:
         policy: The steps of the backoff.
@@ -199,7 +199,7 @@ class Circuit:
         return Permit(self._generation)
 
     def may_go_on(self, permit: Permit, now: float) -> bool:
-        """Return whether a batch may send a request: False if requests were paused since the batch entered."""
+        """Return whether a batch may send a request: False if the circuit opened since, or ``Retry-After`` forbids it."""
         return permit.generation == self._generation and now >= self.not_before
 
     def leave(self, permit: Permit, now: float) -> None:
@@ -219,7 +219,7 @@ class Circuit:
         self._limit = min(self._slots, self._limit + 1)
 
     def failed(self, permit: Permit, decision: Decision, now: float) -> bool:
-        """Record a request whose decision is ``PAUSE``; return whether the circuit was closed before."""
+        """Record a request whose decision is ``PAUSE``; return whether the closed circuit opened."""
         self._apply_retry_after(decision.retry_after, now)
         if permit.generation != self._generation:
             return False
