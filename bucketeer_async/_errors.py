@@ -1,60 +1,62 @@
-"""The exception tree. Everything this package raises for a reason of its own is in here.
+"""The exceptions of this package.
 
 ::
 
     BucketeerError
-    ├── ConfigurationError (also ValueError)   an option is wrong; names the field and the accepted form
-    ├── ClosedError                            used before start() or after aclose()
-    ├── NotReadyError                          there are no flags to export yet
-    ├── WrongLoopError                         awaited on another event loop than the one that started it
-    ├── UndeliveredError                       DrainReport.raise_for_undelivered(): events were left behind
-    └── ApiError                               a request to the gateway had no usable answer
-        ├── ConnectionFailedError              no complete HTTP answer: refused, reset, DNS, TLS
-        │   └── RequestTimeoutError            the deadline of the request passed
-        ├── StatusError                        an HTTP answer other than 200
-        └── DecodeError                        a 200 that cannot be read
+    ├── ConfigurationError (also ValueError)   an option is invalid; the message names it and what is accepted
+    ├── ClosedError                            the object is used before start() or after aclose()
+    ├── NotReadyError                          no flags have been received yet
+    ├── WrongLoopError                         awaited on another event loop than the object was started on
+    ├── UndeliveredError                       events were left when a drain ended
+    └── ApiError                               a request to the gateway failed
+        ├── ConnectionFailedError              no complete HTTP response: refused, reset, DNS, TLS
+        │   └── RequestTimeoutError            the request timed out
+        ├── StatusError                        an HTTP status other than 200
+        └── DecodeError                        a response that cannot be decoded
 
-Wrong values (a user without an id, a goal value that is not finite) raise the built-in ``TypeError``
-and ``ValueError``.
+Invalid arguments (a user without an id, a goal value that is not finite) raise the built-in ``TypeError`` or
+``ValueError``.
 """
 
 from __future__ import annotations
 
 
 class BucketeerError(Exception):
-    """Base of every exception of this package."""
+    """Base class of the exceptions of this package."""
 
 
 class ConfigurationError(BucketeerError, ValueError):
-    """An option is wrong. The message names the field and the accepted form."""
+    """An option is invalid. The message names the option and what is accepted."""
 
 
 class ClosedError(BucketeerError):
-    """The object is not started yet, is closing, or is closed."""
+    """An object was used before it was started, or after it began to close."""
 
 
 class NotReadyError(BucketeerError):
-    """No flags have arrived yet: await ``wait_ready()`` first."""
+    """No flags have been received yet. Await ``wait_ready()`` first."""
 
 
 class WrongLoopError(BucketeerError):
-    """A coroutine was awaited on another event loop than the one its object was started on."""
+    """A coroutine was awaited on another event loop than its object was started on."""
 
 
 class UndeliveredError(BucketeerError):
-    """A drain ended with events that were not delivered."""
+    """A drain ended before all events were delivered. Raised by ``DrainReport.raise_for_undelivered()``."""
 
 
 class ApiError(BucketeerError):
-    """A request to the gateway had no usable answer."""
+    """A request to the gateway failed."""
 
 
 class ConnectionFailedError(ApiError):
-    """No complete HTTP answer arrived: refused, reset, name not found, TLS refused.
+    """No complete HTTP response was received, for example because the connection was refused or reset.
+
+    Failures of DNS and TLS raise this error too.
 
     Attributes:
-        maybe_sent: False if it is certain that the server never saw the request.
-        stale: True if a reused idle connection turned out to be closed by the server.
+        maybe_sent: False if the gateway certainly did not receive the request.
+        stale: True if the request failed because the gateway had closed an idle connection that was reused.
     """
 
     def __init__(self, message: str, *, maybe_sent: bool = True, stale: bool = False) -> None:
@@ -64,17 +66,17 @@ class ConnectionFailedError(ApiError):
 
 
 class RequestTimeoutError(ConnectionFailedError):
-    """The deadline of the request passed before the answer was complete."""
+    """The request timed out before the response was complete."""
 
 
 class StatusError(ApiError):
-    """The gateway, or something before it, answered with a status other than 200.
+    """The gateway, or a proxy before it, responded with an HTTP status other than 200.
 
     Attributes:
-        status_code: The HTTP status, which may be one that ``http.HTTPStatus`` does not know (499).
-        code: The gRPC code of the gateway's JSON error body, or None if the body is not the gateway's.
-        detail: The ``message`` of that body, or "".
-        retry_after: Seconds that the ``Retry-After`` header asks for, or None.
+        status_code: The HTTP status. It may be unknown to ``http.HTTPStatus``, for example 499.
+        code: gRPC code in the gateway's JSON error body; None if the body is not from the gateway.
+        detail: Message in the gateway's JSON error body; "" if the body is not from the gateway.
+        retry_after: Seconds from the ``Retry-After`` header; None if the response has no such header.
     """
 
     def __init__(
@@ -88,4 +90,4 @@ class StatusError(ApiError):
 
 
 class DecodeError(ApiError):
-    """A 200 whose body is not a readable answer: not JSON, wrong types, too long."""
+    """A response with status 200 cannot be decoded: not JSON, a field of the wrong type, or too long."""

@@ -1,4 +1,4 @@
-"""What environment variables say about a client: which there are, what they may hold, and which option each one is."""
+"""Configuration from environment variables: their names, their forms, and the options that they set."""
 
 from __future__ import annotations
 
@@ -72,35 +72,36 @@ DISABLED: Final = "BUCKETEER_DISABLED"
 
 
 def switch(environ: Mapping[str, str], variable: str) -> bool | None:
-    """Return whether something is switched on; None if the variable is not set.
+    """Return the value of a boolean variable; None if the variable is not set.
 
     Raises:
-        ConfigurationError: If it holds something that is no switch.
+        ConfigurationError: If the value is not a boolean in one of the accepted forms.
     """
     return options(environ, {variable: ("switch", _switch)}).get("switch")
 
 
-def local_evaluation(environ: Mapping[str, str], otherwise: LocalEvaluation | None) -> LocalEvaluation | None:
-    """Return how flags are evaluated here; None if they are not.
+def local_evaluation(environ: Mapping[str, str], default: LocalEvaluation | None) -> LocalEvaluation | None:
+    """Return the options of local evaluation; None if local evaluation is off.
 
     Args:
-        environ: The variables.
-        otherwise: What they begin with, and whether flags are evaluated here if no variable says so.
+        environ: The environment variables.
+        default: The options that the variables override. Unless ``BUCKETEER_LOCAL_EVALUATION`` is set, local
+            evaluation is on if this is not None.
 
     Raises:
-        ConfigurationError: If a variable is wrong.
+        ConfigurationError: If a variable has an invalid value.
     """
     wanted = switch(environ, EVALUATED_LOCALLY)
-    if wanted is False or (wanted is None and otherwise is None):
+    if wanted is False or (wanted is None and default is None):
         return None
-    return replace(otherwise or LocalEvaluation(), **options(environ, LOCAL))
+    return replace(default or LocalEvaluation(), **options(environ, LOCAL))
 
 
 def require(environ: Mapping[str, str]) -> None:
-    """Do nothing if every variable is set that a client cannot do without.
+    """Check that the required variables are set.
 
     Raises:
-        ConfigurationError: Otherwise; the message names all that are missing.
+        ConfigurationError: If a required variable is missing; the message names all missing variables.
     """
     missing = [variable for variable in REQUIRED if not environ.get(variable)]
     if missing:
@@ -108,10 +109,10 @@ def require(environ: Mapping[str, str]) -> None:
 
 
 def options(environ: Mapping[str, str], readers: Readers) -> dict[str, Any]:
-    """Return the options that are set; an empty variable counts as not set.
+    """Return the options that the variables set; an empty variable counts as not set.
 
     Raises:
-        ConfigurationError: If a value cannot be read; the message names the variable and the accepted form.
+        ConfigurationError: If a value is invalid; the message names the variable and the accepted form.
     """
     found: dict[str, Any] = {}
     for variable, (option, read) in readers.items():

@@ -1,4 +1,4 @@
-"""What a text means as a number or an integer: ASCII only, nothing trimmed, as the server reads them."""
+"""Parsers of numbers that accept the same texts as Go's ``strconv``: ASCII only, and without trimming."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _INTEGER: Final = re.compile(r"[+-]?[0-9]+")
 
 
 def number(text: str) -> float | None:
-    """Return the nearest double, NaN included; None if the text is no number, or beyond the range of doubles."""
+    """Return the nearest double, including NaN; None if the text is not a number or is out of a double's range."""
     if _DECIMAL.fullmatch(text):
         value = float(text)
     elif _HEXADECIMAL.fullmatch(text):
@@ -36,7 +36,7 @@ def _from_hex(text: str) -> float:
 
 
 def integer(text: str) -> int | None:
-    """Return the int64; None if the text is none."""
+    """Return a 64-bit integer; None if the text is not one."""
     if not _INTEGER.fullmatch(text) or len(text.lstrip("+-0")) > 19:
         return None
     value = int(text)

@@ -1,6 +1,6 @@
-"""Says trouble once, not once per event: one line when a spell begins, then at most one per interval.
+"""Rate-limited logging: a problem is logged once when it begins, and then at most once per interval.
 
-No line carries a key, a user or a payload.
+The caller keeps API keys, users and payloads out of the messages.
 """
 
 from __future__ import annotations
@@ -13,62 +13,65 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-_AGAIN: Final = 60.0  # seconds between two lines about the same topic, within one spell
+_WARNING_INTERVAL: Final = 60.0  # seconds between two warnings about the same topic
 
 
 @dataclass(slots=True)
-class _Spell:
+class _Problem:
     level: int
-    told_at: float
-    untold: int = 0
+    logged_at: float
+    suppressed: int = 0
 
 
 class RateLimitedLog:
     """A rate-limited view of a logger; usable from any thread.
 
+    A topic names what may go wrong, such as ``"delivery"``. A topic has a problem from the first report until
+    `report_recovery`.
+
     Args:
-        logger: Where the lines go.
-        clock: Monotonic seconds.
+        logger: The logger that the lines are written to.
+        clock: Returns monotonic seconds.
     """
 
     def __init__(self, logger: logging.Logger, clock: Callable[[], float] = time.monotonic) -> None:
         self._logger = logger
         self._clock = clock
-        self._lock = threading.RLock()  # the garbage collector may run a push inside
-        self._spells: dict[str, _Spell] = {}
+        self._lock = threading.RLock()  # reentrant: the garbage collector may run a push while the lock is held
+        self._problems: dict[str, _Problem] = {}
 
     def report_warning(self, topic: str, message: str, *args: object) -> None:
-        """Tell of lost data: at once, then at most once a minute per topic, with the number of untold ones."""
-        self._tell(topic, logging.WARNING, _AGAIN, message, args)
+        """Log a warning, at most once a minute per topic; the next line has the number of suppressed warnings."""
+        self._report(topic, logging.WARNING, _WARNING_INTERVAL, message, args)
 
     def report(self, topic: str, level: int, interval: float, message: str, *args: object) -> None:
-        """Tell that a spell of trouble began; within the spell only every ``again`` seconds, or when it gets worse."""
-        self._tell(topic, level, interval, message, args)
+        """Log a problem; while it lasts, log it again only after ``interval`` seconds or at a higher level."""
+        self._report(topic, level, interval, message, args)
 
     def report_recovery(self, topic: str, message: str) -> None:
-        """Tell that a spell ended."""
-        if topic not in self._spells:
+        """Log the end of a topic's problem at DEBUG; do nothing if the topic has no problem."""
+        if topic not in self._problems:
             return
         with self._lock:
-            ended = self._spells.pop(topic, None)
+            ended = self._problems.pop(topic, None)
         if ended is not None:
             self._write(logging.DEBUG, message)
 
-    def _tell(self, topic: str, level: int, interval: float, message: str, args: tuple[object, ...]) -> None:
+    def _report(self, topic: str, level: int, interval: float, message: str, args: tuple[object, ...]) -> None:
         now = self._clock()
         with self._lock:
-            spell = self._spells.get(topic)
-            if spell is not None and level <= spell.level and now - spell.told_at < interval:
-                spell.untold += 1
+            problem = self._problems.get(topic)
+            if problem is not None and level <= problem.level and now - problem.logged_at < interval:
+                problem.suppressed += 1
                 return
-            untold = spell.untold if spell is not None else 0
-            self._spells[topic] = _Spell(level, now)
-        if untold:
+            suppressed = problem.suppressed if problem is not None else 0
+            self._problems[topic] = _Problem(level, now)
+        if suppressed:
             message += " (and %d more times since the last line)"
-            args = (*args, untold)
+            args = (*args, suppressed)
         self._write(level, message, *args)
 
     def _write(self, level: int, message: str, *args: object) -> None:
-        """Log; a filter or handler of the application's that raises must not end what is going on here."""
+        """Write a line; an exception of the application's filter or handler must not interrupt the caller."""
         with contextlib.suppress(Exception):
             self._logger.log(level, message, *args)

@@ -1,6 +1,6 @@
-"""The values that go in through the public surface: frozen, checked where they are made.
+"""Value types of the public API: frozen, and validated when they are created.
 
-Nothing here knows a clock, a loop or the wire's encoding; `_events/_encoder.py` and `_transport/_codec.py` do the encoding.
+This module has no clock and no event loop. Encoding is left to `_events/_encoder.py` and `_transport/_codec.py`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _REPAIRED_NAMES: Final = frozenset({"userAttributesUpdated", "user_attributes_up
 
 
 class ReasonType(IntEnum):
-    """Why a variation was chosen; names and numbers of ``bucketeer.feature.Reason.Type``."""
+    """Why a variation was chosen, with the names and numbers of ``bucketeer.feature.Reason.Type``."""
 
     TARGET = 0
     RULE = 1
@@ -37,12 +37,12 @@ class ReasonType(IntEnum):
 
     @property
     def is_error(self) -> bool:
-        """True for ``CLIENT`` and ``ERROR_*``: the default was served, so no variation id is needed."""
+        """True for ``CLIENT`` and ``ERROR_*``, the reasons for serving the caller's default."""
         return self is ReasonType.CLIENT or self >= ReasonType.ERROR_NO_EVALUATIONS
 
 
 class ApiId(IntEnum):
-    """The operation that a metrics event is about; names and numbers of ``bucketeer.event.client.ApiId``."""
+    """The operation that a metrics event describes, with the names and numbers of ``bucketeer.event.client.ApiId``."""
 
     GET_EVALUATION = 1
     GET_EVALUATIONS = 2
@@ -53,7 +53,7 @@ class ApiId(IntEnum):
 
 
 class EventKind(StrEnum):
-    """The classes of events, which are counted apart."""
+    """The kinds of events. Each kind has its own counters."""
 
     GOAL = "goal"
     EVALUATION = "evaluation"
@@ -61,17 +61,17 @@ class EventKind(StrEnum):
 
 
 def check_text(name: str, value: object, *, empty: bool = True) -> str:
-    """Return ``value`` if it is text the gateway can decode.
+    """Return ``value`` if it is a str that the gateway can decode.
 
     Args:
-        name: What an error message calls the value.
-        value: Anything.
-        empty: Whether ``""`` is accepted.
+        name: Name of the value in error messages.
+        value: The value to check.
+        empty: Whether the empty string is accepted.
 
     Raises:
-        TypeError: If it is not a str.
-        ValueError: If it is empty though it must not be, or holds a lone surrogate, which is not valid UTF-8:
-            one such character makes the gateway refuse the whole request.
+        TypeError: If the value is not a str.
+        ValueError: If the value is empty and ``empty`` is False, or contains a lone surrogate. A lone surrogate is not
+            valid Unicode: the gateway refuses the whole request that contains one.
     """
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a str, not {type(value).__name__}")
@@ -89,13 +89,13 @@ def check_int32(name: str, value: object, *, minimum: int = -(2**31)) -> int:
     """Return ``value`` if it is an int from ``minimum`` to 2**31 - 1.
 
     Raises:
-        TypeError: If it is not an int.
-        ValueError: If it is out of range.
+        TypeError: If the value is not an int; a bool is not accepted.
+        ValueError: If the value is out of range.
     """
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name} must be an int, not {type(value).__name__}")
     if not minimum <= value < 2**31:
-        raise ValueError(f"{name} must be from {minimum} to {2**31 - 1}")
+        raise ValueError(f"{name} must be from {minimum} to {2**31 - 1}, not {value}")
     return value
 
 
@@ -103,7 +103,7 @@ def check_enum(name: str, value: object, kind: type[_E]) -> _E:
     """Return ``value`` if it is a member of ``kind``.
 
     Raises:
-        TypeError: If it is anything else, also a plain int.
+        TypeError: If the value is not a member; a plain int is not accepted.
     """
     if not isinstance(value, kind):
         raise TypeError(f"{name} must be a member of {kind.__name__}, not {type(value).__name__}")
@@ -118,15 +118,15 @@ def _check_attributes(attributes: object) -> Mapping[str, str]:
         check_text("a key of User.attributes", key)
         if key in _REPAIRED_NAMES:
             raise ValueError(
-                f"User.attributes must not have the name {key!r}: the gateway turns a value such as 'true' under it "
-                "into a boolean, and then refuses the whole request"
+                f"User.attributes must not have the name {key!r}: the gateway would turn a value such as 'true' "
+                "into a boolean, and refuse the whole request"
             )
         copy[key] = check_text(f"User.attributes[{key!r}]", value)
     return MappingProxyType(copy)
 
 
 class _Encodable:
-    """Keeps what its events say about it, made by `_events/_encoder.py` when it is first needed; no field of anybody's."""
+    """Has a slot in which `_events/_encoder.py` caches the object's JSON. The slot is not a dataclass field."""
 
     __slots__ = ("_encoded",)
     _encoded: str
@@ -134,17 +134,17 @@ class _Encodable:
 
 @dataclass(frozen=True, slots=True)
 class User(_Encodable):
-    """Who a flag is asked for.
+    """The user for whom flags are evaluated.
 
     Args:
-        id: Identifies the user; not empty.
-        attributes: Names and values for targeting; all of them str, nothing is coerced. They are copied:
-            what happens to the mapping afterwards does not change the user.
+        id: Id of the user; not empty.
+        attributes: Attributes for targeting, by name. Names and values must be str and are not coerced. The mapping is
+            copied, so later changes to it do not change the user.
 
     Raises:
         TypeError: If the id, the mapping, a name or a value has the wrong type.
-        ValueError: If the id is empty, a text holds a lone surrogate, or an attribute is named
-            ``userAttributesUpdated`` (or ``user_attributes_updated``).
+        ValueError: If the id is empty, a str contains a lone surrogate, or an attribute is named
+            ``userAttributesUpdated`` or ``user_attributes_updated``.
     """
 
     id: str
@@ -164,12 +164,12 @@ class Reason:
     """Why a variation was chosen.
 
     Args:
-        type: The kind of reason.
-        rule_id: The rule that matched, with ``ReasonType.RULE``.
+        type: The type of the reason.
+        rule_id: Id of the rule that matched, with ``ReasonType.RULE``; otherwise "".
 
     Raises:
         TypeError: If a field has the wrong type.
-        ValueError: If ``rule_id`` holds a lone surrogate.
+        ValueError: If ``rule_id`` contains a lone surrogate.
     """
 
     type: ReasonType
@@ -181,7 +181,7 @@ class Reason:
 
 
 class _Copied(_Encodable):
-    """Knows the one that it was made of for another user, which keeps what their events say alike."""
+    """Has a slot for the evaluation of which this one is a copy for another user; the two share the cached JSON."""
 
     __slots__ = ("_prototype",)
     _prototype: Evaluation | None
@@ -189,20 +189,21 @@ class _Copied(_Encodable):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation(_Copied):
-    """The variation that a flag gave to a user, as the gateway or a local evaluation answered.
+    """The variation that a flag serves to a user, from the gateway or from local evaluation.
 
     Args:
-        feature_id: The flag; not empty.
-        variation_id: The variation; empty only with a reason for which a default is served.
-        feature_version: Version of the flag, a non-negative int32.
-        user_id: The user that was asked for.
+        feature_id: Id of the flag; not empty.
+        variation_id: Id of the variation; may be empty only if ``reason.type.is_error``.
+        feature_version: Version of the flag, from 0 to 2**31 - 1.
+        user_id: Id of the user.
         variation_name: Name of the variation.
-        variation_value: Its value, always as text.
-        reason: Why it was chosen.
+        variation_value: Value of the variation, as text.
+        reason: Why the variation was chosen.
 
     Raises:
         TypeError: If a field has the wrong type.
-        ValueError: If an id is empty, the version is out of range, or a text holds a lone surrogate.
+        ValueError: If ``feature_id`` or ``variation_id`` is empty, the version is out of range, or a str contains a
+            lone surrogate.
     """
 
     feature_id: str
@@ -240,7 +241,7 @@ _set_prototype = _Copied.__dict__["_prototype"].__set__
 
 
 def evaluation_of(prototype: Evaluation, user_id: str) -> Evaluation:
-    """Return ``prototype`` for another user, whose id was checked before: in a fifth of the constructor's time."""
+    """Return a copy of ``prototype`` for another user; the id is not checked, which saves four fifths of the time."""
     evaluation = object.__new__(Evaluation)
     _set_feature_id(evaluation, prototype.feature_id)
     _set_variation_id(evaluation, prototype.variation_id)
@@ -256,16 +257,16 @@ def evaluation_of(prototype: Evaluation, user_id: str) -> Evaluation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationDetails(Generic[_T]):
-    """The answer to a question, and where it comes from.
+    """The value of a flag for a user, with the reason.
 
     Attributes:
-        feature_id: The flag that was asked for.
-        value: The variation's value, or the default.
-        reason: Why it is that; ``reason.type.is_error`` tells that it is the default.
-        user_id: The user that was asked for; "" if that was no valid user.
-        feature_version: Version of the flag; 0 with the default.
-        variation_id: The variation; "" with the default.
-        variation_name: Its name; "" with the default.
+        feature_id: Id of the flag.
+        value: The variation's value, or the caller's default.
+        reason: Why this value was chosen; ``reason.type.is_error`` is True if the value is the default.
+        user_id: Id of the user; "" if the argument was not a `User`.
+        feature_version: Version of the flag; 0 if the value is the default.
+        variation_id: Id of the variation; "" if the value is the default.
+        variation_name: Name of the variation; "" if the value is the default.
     """
 
     feature_id: str

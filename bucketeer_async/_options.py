@@ -1,4 +1,4 @@
-"""The options of the processor: frozen, checked once, when they are made."""
+"""Options of the client and the processor: frozen, and validated when they are created."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bucketeer_async._results import Drop
 Overflow = Literal["drop_newest", "drop_oldest", "wait"]
 Scope = Literal["auto", "tag", "environment"]
 
-#: The gateway takes no goal or evaluation event older than 744 hours, so none is kept longer.
+#: Seconds. The gateway rejects goal and evaluation events that are older than 744 hours.
 SERVER_WINDOW: Final = 744 * 3600.0
 
 _LONGEST_COMMIT_INTERVAL: Final = 0.05  # seconds
@@ -33,10 +33,10 @@ def _require_int(name: str, value: object, *, minimum: int = 1) -> None:
 
 
 def check_seconds(name: str, value: object, *, zero: bool = False) -> None:
-    """Do nothing if ``value`` is a finite, positive number (or 0, with ``zero``).
+    """Check that ``value`` is a finite number of seconds, more than 0 (or at least 0, with ``zero``).
 
     Raises:
-        ConfigurationError: Otherwise; the message names the field.
+        ConfigurationError: If the value is not such a number; the message contains ``name``.
     """
     if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
         raise ConfigurationError(f"{name} must be a finite number of seconds, not {value!r}")
@@ -46,16 +46,17 @@ def check_seconds(name: str, value: object, *, zero: bool = False) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """How long to wait between two tries while the gateway is in trouble.
+    """The backoff between two tries while the gateway is unavailable.
 
-    A wait is drawn at random between 0 and the step ("full jitter"); the step doubles with each failed probe.
+    The pause before a try is a random number between 0 and a step ("full jitter"). The step doubles with each failure.
 
     Args:
-        initial: First step, in seconds.
-        maximum: Longest step, in seconds. During the first 10 s of an outage a step is at most 2 s.
+        initial: First step in seconds, more than 0.
+        maximum: Longest step in seconds, at least ``initial``. During the first 10 seconds of an outage, a step of
+            event delivery is at most 2 seconds.
 
     Raises:
-        ConfigurationError: If a field is not a positive number, or ``maximum`` is below ``initial``.
+        ConfigurationError: If an option is not a positive number, or ``maximum`` is less than ``initial``.
     """
 
     initial: float = 0.5
@@ -72,24 +73,24 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Spool:
-    """Where events are kept that must outlive the process.
+    """A directory in which undelivered events outlive the process.
 
-    What cannot be delivered by the end of the drain is written there, and delivered by the next processor that is
-    given the same path. Delivery is at least once: an event that is sent again has the same id. Events in the spool
-    live as long as all others, ``event_lifetime`` from their push.
+    Events that are not delivered by the end of a drain are written to the spool. The next processor with the same path
+    delivers these events. Delivery is at least once: an event that is sent again has the same id. Spooled events expire
+    like all events, ``event_lifetime`` seconds after the push.
 
-    A spool has one owner at a time: a second process that wants it works without until it is free. It belongs to one
-    environment of the gateway, and holds what users and flags are called, but no key.
+    One processor owns a spool at a time; a second one keeps its events in memory until the spool is free. Use a spool
+    for one environment of the gateway only. A spool contains ids and attributes of users, but no API key.
 
     Args:
-        path: A directory, made with mode 0700 if need be; the files in it have mode 0600.
-        durable: Whether every accepted event is written while it waits, so that it survives the death of the process
-            100 ms later, and the loss of power; without, only what is left at the end of a drain.
-        max_bytes: How large the file may become, at least 64 KiB; what does not fit is kept in memory alone.
-        commit_interval: With ``durable``: seconds for which writes are gathered, at most 0.05.
+        path: The directory. A missing directory is created with mode 0700; the files in it have mode 0600.
+        durable: If True, every accepted event is written within 100 milliseconds, so that it survives a crash of the
+            process or a loss of power. If False, only the events that are left at the end of a drain are written.
+        max_bytes: Largest size of the file in bytes, at least 65,536. Events that do not fit stay in memory.
+        commit_interval: With ``durable``: seconds for which writes are collected before a commit, from 0 to 0.05.
 
     Raises:
-        ConfigurationError: If a field is wrong; the message names it and the accepted form.
+        ConfigurationError: If an option is invalid; the message names the option and what is accepted.
     """
 
     path: str | os.PathLike[str]
@@ -99,48 +100,54 @@ class Spool:
 
     def __post_init__(self) -> None:
         if not isinstance(self.path, str | os.PathLike) or not os.fspath(self.path):
-            raise ConfigurationError(f"Spool.path must be a non-empty path of a directory, not {self.path!r}")
+            raise ConfigurationError(
+                f"Spool.path must be a non-empty path of a directory, a str or os.PathLike, not {self.path!r}"
+            )
         _require("Spool.durable", self.durable, bool)
         _require_int("Spool.max_bytes", self.max_bytes, minimum=64 * 1024)
         check_seconds("Spool.commit_interval", self.commit_interval, zero=True)
         if self.commit_interval > _LONGEST_COMMIT_INTERVAL:
             raise ConfigurationError(
-                f"Spool.commit_interval must be at most {_LONGEST_COMMIT_INTERVAL} seconds, or an event would not be "
-                f"safe within 100 ms, not {self.commit_interval!r}"
+                f"Spool.commit_interval must be at most {_LONGEST_COMMIT_INTERVAL} seconds, "
+                f"not {self.commit_interval!r}: events must be written within 100 ms"
             )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessorConfig:
-    """Every knob of a `Processor`.
+    """Options of a `Processor`.
 
     Args:
-        tag: The tag put into every event: printable ASCII.
-        queue_capacity: Events accepted and not yet settled; over it ``overflow`` decides.
-        queue_max_bytes: Bytes of those events; over it ``overflow`` decides.
-        overflow: ``"drop_newest"`` refuses the new event, ``"drop_oldest"`` gives up the oldest queued ones,
-            ``"wait"`` makes an awaited push wait for room (a ``_nowait`` push is refused).
-        num_flush_workers: Batches on the way at once.
-        flush_interval: Seconds after which a batch leaves, counted from its first event.
-        flush_size: Number of events that make a batch leave at once; if others are on their way, once its first event
-            is 50 ms old.
-        max_batch_size: Events in one batch when there is a backlog, or when others are on their way.
-        flush_max_bytes: Bytes of the events in one batch, at most 3 MiB: the gateway refuses more than 4 MiB of
-            binary protobuf.
-        request_timeout: Seconds that one post may take. The gateway's own proxy tries for up to 15 s before its
-            first retry, so less than 20 s means duplicates when the gateway is slow.
-        event_lifetime: Seconds that an undelivered event is kept, at most 31 days, which is what the gateway takes.
-        drain_timeout: Seconds that ``aclose()`` may take; None for as long as needed. ``docker stop`` waits 10 s
-            and Kubernetes 30 s before they kill a process.
-        retry: How long to wait between tries.
-        spool: Where to keep events that must outlive the process; None for nowhere.
-        strict: Whether a push of bad input raises instead of being refused.
-        on_drop: Called with every event that will not be delivered, on a thread of its own: what it raises is
-            logged, and how long it takes delays nothing.
-        logger: Where to log; None means ``logging.getLogger("bucketeer_async")``.
+        tag: Tag of every event, in printable ASCII.
+        queue_capacity: Largest number of events that are accepted and not settled, at least 1. Beyond this number,
+            ``overflow`` applies.
+        queue_max_bytes: Largest size of these events in bytes, at least 1. Beyond this size, ``overflow`` applies.
+        overflow: What a push does while the queue is full. ``"drop_newest"`` refuses the new event. ``"drop_oldest"``
+            drops the oldest queued events. ``"wait"`` makes an awaited push wait for room, and refuses a ``_nowait``
+            push.
+        num_flush_workers: Largest number of batches in flight, at least 1.
+        flush_interval: Seconds after its first event at which a batch is sent, more than 0.
+        flush_size: Number of events at which a batch is sent at once, at most ``max_batch_size`` and
+            ``queue_capacity``. While other batches are in flight, the batch is sent when its first event is 50 ms old.
+        max_batch_size: Largest number of events in a batch, from 1 to 1000. A batch has more than ``flush_size`` events
+            if there is a backlog or other batches are in flight.
+        flush_max_bytes: Largest size of the events in a batch, from 1024 bytes to 3 MiB and at most
+            ``queue_max_bytes``. The gateway rejects requests of more than 4 MiB in binary protobuf.
+        request_timeout: Timeout of one request in seconds, more than 0. The gateway's proxy waits up to 15 seconds
+            before its first retry, so less than 20 seconds leads to duplicates when the gateway is slow.
+        event_lifetime: Seconds after which an undelivered event expires, more than 0 and at most 2,678,400 (31 days),
+            the gateway's limit.
+        drain_timeout: Timeout of ``aclose()`` in seconds, at least 0; None for no timeout. ``docker stop`` kills a
+            process after 10 seconds, Kubernetes after 30 seconds.
+        retry: The backoff between two tries.
+        spool: The spool in which undelivered events outlive the process; None for no spool.
+        strict: Whether a push with invalid input raises an exception instead of being refused.
+        on_drop: Called with a `Drop` for every event that will not be delivered, on a separate thread. An exception of
+            the callback is logged, and a slow callback delays no event.
+        logger: The logger; None for ``logging.getLogger("bucketeer_async")``.
 
     Raises:
-        ConfigurationError: If a field is wrong; the message names it and the accepted form.
+        ConfigurationError: If an option is invalid; the message names the option and what is accepted.
     """
 
     tag: str = ""
@@ -162,7 +169,7 @@ class ProcessorConfig:
     logger: logging.Logger | None = None
 
     def __post_init__(self) -> None:
-        self._check_words()
+        self._check_values()
         for name in ("queue_capacity", "queue_max_bytes", "num_flush_workers", "flush_size", "max_batch_size"):
             _require_int(f"ProcessorConfig.{name}", getattr(self, name))
         _require_int("ProcessorConfig.flush_max_bytes", self.flush_max_bytes, minimum=1024)
@@ -170,15 +177,15 @@ class ProcessorConfig:
             check_seconds(f"ProcessorConfig.{name}", getattr(self, name))
         if self.drain_timeout is not None:
             check_seconds("ProcessorConfig.drain_timeout", self.drain_timeout, zero=True)
-        self._check_order()
+        self._check_limits()
 
-    def _check_words(self) -> None:
+    def _check_values(self) -> None:
         try:
             tag = check_text("ProcessorConfig.tag", self.tag)
         except (TypeError, ValueError) as error:
             raise ConfigurationError(str(error)) from None
         if not (tag.isascii() and tag.isprintable()):
-            raise ConfigurationError("ProcessorConfig.tag must be printable ASCII without line breaks")
+            raise ConfigurationError(f"ProcessorConfig.tag must be printable ASCII without line breaks, not {tag!r}")
         if self.overflow not in get_args(Overflow):
             raise ConfigurationError(
                 f"ProcessorConfig.overflow must be one of {get_args(Overflow)}, not {self.overflow!r}"
@@ -192,7 +199,7 @@ class ProcessorConfig:
         if self.on_drop is not None and not callable(self.on_drop):
             raise ConfigurationError(f"ProcessorConfig.on_drop must be callable, not {self.on_drop!r}")
 
-    def _check_order(self) -> None:
+    def _check_limits(self) -> None:
         if self.flush_size > min(self.max_batch_size, self.queue_capacity):
             raise ConfigurationError(
                 f"ProcessorConfig.flush_size ({self.flush_size}) must be at most max_batch_size ({self.max_batch_size}) "
@@ -200,8 +207,8 @@ class ProcessorConfig:
             )
         if self.max_batch_size > 1000:
             raise ConfigurationError(
-                f"ProcessorConfig.max_batch_size must be at most 1000, the work done in one turn of the loop, "
-                f"not {self.max_batch_size}"
+                f"ProcessorConfig.max_batch_size must be at most 1000, not {self.max_batch_size}: a larger batch would "
+                "block the event loop for too long"
             )
         if self.flush_max_bytes > min(3 * 2**20, self.queue_max_bytes):
             raise ConfigurationError(
@@ -210,29 +217,32 @@ class ProcessorConfig:
             )
         if self.event_lifetime > SERVER_WINDOW:
             raise ConfigurationError(
-                f"ProcessorConfig.event_lifetime must be at most {SERVER_WINDOW:.0f} seconds (31 days, the gateway's limit), "
-                f"not {self.event_lifetime}"
+                f"ProcessorConfig.event_lifetime must be at most {SERVER_WINDOW:.0f} seconds (31 days, the gateway's "
+                f"limit), not {self.event_lifetime}"
             )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalEvaluation:
-    """Flags are evaluated here, from definitions that are polled; needs a server key.
+    """Options of local evaluation: flags are evaluated in this process, from polled definitions.
+
+    Local evaluation needs a server key.
 
     Args:
-        polling_interval: Seconds from one poll to the next, up to 10 % more or less, so that many processes spread.
-            The official SDKs poll every 60 s.
-        full_refresh_interval: Seconds after which everything is asked for again, not only what has changed: the
-            gateway's answers about changes leave some out.
-        request_timeout: Seconds that one request may take.
-        scope: ``"tag"`` polls the flags of the tag, ``"environment"`` all flags. ``"auto"`` begins with the tag, and
-            polls all once a flag of the tag depends on one that lacks it. Only flags of the tag are served.
-        bootstrap: What ``export_snapshot()`` returned, or a file that holds it. Flags are evaluated from it until
-            the first poll has succeeded.
-        retry: How long to wait after a poll that failed.
+        polling_interval: Seconds between two polls, more than 0. Each interval is up to 10 % shorter or longer, so that
+            the polls of many processes spread. The official SDKs poll every 60 seconds.
+        full_refresh_interval: Seconds between two polls of all definitions, at least ``polling_interval``. The other
+            polls request only changes, and the gateway's responses omit some changes.
+        request_timeout: Timeout of one request in seconds, more than 0.
+        scope: The flags to poll. ``"tag"`` polls the flags of the tag. ``"environment"`` polls all flags. ``"auto"``
+            polls the flags of the tag, and all flags once a flag of the tag depends on a flag without the tag. Only
+            flags of the tag are served, whatever the scope.
+        bootstrap: The bytes that ``export_snapshot()`` returned, or the path of a file with these bytes. Flags are
+            evaluated from this snapshot until the first poll succeeds. None for no snapshot.
+        retry: The backoff after a failed poll.
 
     Raises:
-        ConfigurationError: If a field is wrong; the message names it and the accepted form.
+        ConfigurationError: If an option is invalid; the message names the option and what is accepted.
     """
 
     polling_interval: float = 60.0

@@ -1,4 +1,4 @@
-"""The values that come out of a processor: what became of events, and how many. Frozen; nothing is computed here."""
+"""Result types of the public API: outcomes of events, counters, and reports. All are frozen."""
 
 from __future__ import annotations
 
@@ -11,57 +11,62 @@ from bucketeer_async._models import EventKind
 
 
 class Fate(StrEnum):
-    """How the story of an event ends."""
+    """How an event was settled."""
 
     REFUSED = "refused"
-    """Never accepted; the reason is a `RefusedReason`."""
+    """The push was not accepted. The reason is a `RefusedReason`."""
     DELIVERED = "delivered"
-    """The gateway took it."""
+    """The gateway accepted the event."""
     REJECTED = "rejected"
-    """The gateway said no for good; the message has its words."""
+    """The gateway rejected the event. The message is the gateway's."""
     DROPPED = "dropped"
-    """Accepted, then given up; the reason is a `DroppedReason`."""
+    """The event was accepted and later dropped. The reason is a `DroppedReason`."""
     SPOOLED = "spooled"
-    """Written to the spool when the drain ended; the next process delivers it."""
+    """The event was written to the spool when the drain ended. The next process delivers the event."""
 
 
 class RefusedReason(StrEnum):
     """Why a push was not accepted."""
 
     INVALID = "invalid"
+    """An argument of the push is invalid."""
     TOO_LARGE = "too_large"
+    """The event alone is larger than ``flush_max_bytes``."""
     QUEUE_FULL = "queue_full"
+    """The queue is full."""
     METRICS_YIELD = "metrics_yield"
+    """The queue is nearly full, and the remaining room is reserved for goal and evaluation events."""
     NOT_RUNNING = "not_running"
+    """The processor is not started, is closing, or is closed."""
     UNREPORTED = "unreported"
-    """An error that has no metrics message: 401 and 403."""
+    """The error has no metrics event: status 401 or 403."""
     DISABLED = "disabled"
-    """The client is switched off."""
+    """The client is disabled."""
 
 
 class DroppedReason(StrEnum):
-    """Why an accepted event was given up."""
+    """Why an accepted event was dropped."""
 
     DISPLACED = "displaced"
-    """Pushed out by a newer event, with ``overflow="drop_oldest"``; or from a spool, and larger than the queue."""
+    """A newer event took its place, with ``overflow="drop_oldest"``; or a spooled event is too large for the queue."""
     EXPIRED = "expired"
-    """Older than ``event_lifetime``."""
+    """The event was older than ``event_lifetime``."""
     UNDELIVERED = "undelivered"
-    """The drain ended; never sent, or known not to be stored."""
+    """The drain ended, and the event was not sent, or is known not to be stored."""
     UNCONFIRMED = "unconfirmed"
-    """The drain ended; sent, but the answer is unknown."""
+    """The drain ended, and the event was sent with an unknown result."""
     ABANDONED = "abandoned"
-    """The processor or its loop went away without a close."""
+    """The processor, or its event loop, ended without ``aclose()``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The end of one event's story.
+    """How and why an event was settled.
 
     Attributes:
-        fate: Which end it was.
-        reason: A `RefusedReason` or `DroppedReason`; "" with the other fates.
-        message: What was wrong: the gateway's words with ``REJECTED``, ours with a refused bad input.
+        fate: How the event was settled.
+        reason: A `RefusedReason` with ``REFUSED``, a `DroppedReason` with ``DROPPED``; otherwise "".
+        message: The gateway's message with ``REJECTED``; details of some refusals, such as ``INVALID``; otherwise "".
     """
 
     fate: Fate
@@ -71,13 +76,13 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """What ``on_drop`` hears: one event that will not be delivered.
+    """An event that will not be delivered; the argument of the ``on_drop`` callback.
 
     Attributes:
-        kind: Class of the event.
+        kind: Kind of the event.
         reason: A `RefusedReason`, a `DroppedReason`, or ``"rejected"``.
-        event_id: Its id; "" if it was refused.
-        message: The gateway's words with ``"rejected"``, ours with a refused bad input.
+        event_id: Id of the event; "" if the push was refused.
+        message: The gateway's message with ``"rejected"``; details of some refusals, such as ``INVALID``; otherwise "".
     """
 
     kind: EventKind
@@ -88,22 +93,23 @@ class Drop:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventCounts:
-    """Counters of one class of events; exact at every instant.
+    """Counters of one kind of events.
 
+    At any time, these equations hold exactly:
     ``pushed + recovered == accepted + refused`` and
     ``accepted == delivered + rejected + dropped + spooled + queued + in_flight``.
 
     Attributes:
         pushed: Calls of ``push_*``.
-        recovered: Events that an earlier process has left in the spool.
-        accepted: Events that were taken in.
+        recovered: Events that an earlier process left in the spool and this process took over.
+        accepted: Events that were accepted, including the recovered ones.
         refused_by: Pushes that were not accepted, by reason.
-        delivered: Events that the gateway took.
-        rejected: Events that the gateway refused for good.
-        dropped_by: Events that were accepted and then given up, by reason.
+        delivered: Events that the gateway accepted.
+        rejected: Events that the gateway rejected.
+        dropped_by: Accepted events that were dropped, by reason.
         spooled: Events that were written to the spool when the drain ended.
-        queued: Events that wait for their first or for another try.
-        in_flight: Events in a request under way.
+        queued: Events that wait to be sent, for the first time or again.
+        in_flight: Events in a request that has no result yet.
     """
 
     pushed: int = 0
@@ -119,24 +125,24 @@ class EventCounts:
 
     @property
     def refused(self) -> int:
-        """Pushes that were not accepted, whatever the reason."""
+        """Pushes that were not accepted, for any reason."""
         return sum(self.refused_by.values())
 
     @property
     def dropped(self) -> int:
-        """Events that were accepted and then given up, whatever the reason."""
+        """Accepted events that were dropped, for any reason."""
         return sum(self.dropped_by.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpoolStatistics:
-    """What is known of a spool.
+    """The state of a spool.
 
     Attributes:
-        ready: Whether it can be written; if not, events are kept in memory alone until it can.
-        events: Events in the file.
-        size: Bytes of the file that are in use.
-        corrupt: Events that were lost because the file was damaged, as far as is known.
+        ready: Whether the spool can be written. Events stay in memory while this is False.
+        events: Number of events in the file.
+        size: Size of the used part of the file, in bytes.
+        corrupt: Number of events that are known to be lost because the file was damaged.
     """
 
     ready: bool = False
@@ -147,21 +153,21 @@ class SpoolStatistics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statistics:
-    """What a processor, or a client's, has done since its start, to the event.
+    """Counters of a processor since its start.
 
     Attributes:
         goal: Counters of the goal events.
         evaluation: Counters of the evaluation events.
         metrics: Counters of the metrics events.
-        total: The three of them added up.
-        held_bytes: Bytes of the events that are queued or in flight.
-        posts: Requests sent to ``/register_events``, repeated ones included.
-        posted_events: Events in those requests; ``posted_events / posts`` is the mean batch.
-        protocol_anomalies: Ids in answers that were not in the request.
-        circuit: ``"closed"`` if posts flow, ``"open"`` while they wait out trouble, ``"probing"`` while one
-            batch tries whether it is over.
-        spool: The spool's, as of its last write; None without a spool.
-        local_evaluation: How fresh the flags of a client are; None unless it evaluates them itself.
+        total: Sums of the three.
+        held_bytes: Size of the events that are queued or in flight, in bytes.
+        posts: Requests to ``/register_events``, including retries.
+        posted_events: Events in these requests; ``posted_events / posts`` is the mean size of a batch.
+        protocol_anomalies: Event ids in responses that were not in the request.
+        circuit: State of the circuit breaker. ``"closed"``: batches are sent. ``"open"``: requests are paused because
+            the gateway is unavailable. ``"probing"``: one batch tests whether the gateway is available again.
+        spool: State of the spool as of its last write; None without a spool.
+        local_evaluation: State of local evaluation; None unless a client evaluates flags locally.
     """
 
     goal: EventCounts
@@ -179,15 +185,15 @@ class Statistics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrainCounts:
-    """What became of the events of one class that were waiting when a drain began.
+    """Counters of the events of one kind that were not settled when a drain began.
 
     Attributes:
-        delivered: The gateway took them.
-        rejected: The gateway refused them for good.
-        expired: They were older than ``event_lifetime``.
-        undelivered: Left behind; never sent, or known not to be stored.
-        unconfirmed: Left behind; sent, but the answer is unknown.
-        spooled: Written to the spool, for the next process to deliver.
+        delivered: Events that the gateway accepted.
+        rejected: Events that the gateway rejected.
+        expired: Events that were older than ``event_lifetime``.
+        undelivered: Events that were dropped, and were not sent or are known not to be stored.
+        unconfirmed: Events that were dropped, and were sent with an unknown result.
+        spooled: Events that were written to the spool, for the next process to deliver.
     """
 
     delivered: int = 0
@@ -200,13 +206,13 @@ class DrainCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrainReport:
-    """How a drain ended; every caller of ``aclose()`` gets the same one.
+    """The result of a drain. Every call of ``aclose()`` returns the same report.
 
     Attributes:
-        goal: What became of the goal events.
-        evaluation: What became of the evaluation events.
-        metrics: What became of the metrics events.
-        total: The three of them added up.
+        goal: Counters of the goal events.
+        evaluation: Counters of the evaluation events.
+        metrics: Counters of the metrics events.
+        total: Sums of the three.
         duration: Seconds from the call of ``aclose()`` to the end of the drain.
     """
 
@@ -218,14 +224,14 @@ class DrainReport:
 
     @property
     def complete(self) -> bool:
-        """True if no event was lost: each is delivered, rejected, expired or spooled."""
+        """True if every event was delivered, rejected, expired or spooled."""
         return not self.total.undelivered and not self.total.unconfirmed
 
     def raise_for_undelivered(self) -> None:
-        """Do nothing if the drain was complete.
+        """Raise an exception if the drain is not `complete`.
 
         Raises:
-            UndeliveredError: If events were left behind.
+            UndeliveredError: If the drain ended with undelivered or unconfirmed events.
         """
         if not self.complete:
             raise UndeliveredError(
@@ -235,27 +241,28 @@ class DrainReport:
 
 
 class SnapshotSource(StrEnum):
-    """Where the flags come from that are evaluated locally."""
+    """The source of the flags that are evaluated locally."""
 
     BOOTSTRAP = "bootstrap"
-    """From what an earlier process has saved; no poll has succeeded yet."""
+    """The snapshot given as ``bootstrap``; no poll has succeeded yet."""
     POLLED = "polled"
-    """From the gateway."""
+    """The gateway."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalEvaluationStatistics:
-    """How fresh the flags are that are evaluated locally.
+    """The state of local evaluation.
 
     Attributes:
-        source: Where they come from; None if there are none yet.
-        flags: Flags that are held.
-        segments: Segments that are held.
-        unusable: Flags and segments among them that cannot be evaluated, for their definition is malformed.
-        age: Seconds since the gateway has last said that both are up to date; None if there are none yet.
-        polls: Polls that ended, each of flags and of segments.
-        failed_polls: Those of them in which a request failed.
-        last_error: What went wrong in the last poll; "" if nothing did.
+        source: Source of the flags; None if no flags have been received yet.
+        flags: Number of cached flags.
+        segments: Number of cached segments.
+        unusable: Number of cached flags and segments that cannot be evaluated because the definition is malformed.
+        age: Seconds since the gateway last confirmed that flags and segments are up to date, possibly to an earlier
+            process; None if no flags have been received yet.
+        polls: Number of completed polls; a poll updates flags and segments.
+        failed_polls: Number of polls in which a request failed.
+        last_error: Error of the last poll; "" if the last poll succeeded.
     """
 
     source: SnapshotSource | None = None
@@ -275,12 +282,12 @@ class LocalEvaluationStatistics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlagChanges:
-    """Which definitions a poll has changed. What a flag depends on is not looked at.
+    """The flags whose definitions a poll has changed. Changes of dependencies and segments are not included.
 
     Attributes:
-        added: Flags that are new, or have got the tag.
-        changed: Flags with another definition.
-        removed: Flags that are gone, archived, or have lost the tag.
+        added: Ids of flags that were created, or got the tag.
+        changed: Ids of flags whose definition changed.
+        removed: Ids of flags that were deleted or archived, or lost the tag.
     """
 
     added: frozenset[str] = frozenset()
@@ -288,5 +295,5 @@ class FlagChanges:
     removed: frozenset[str] = frozenset()
 
     def __bool__(self) -> bool:
-        """Whether there is any."""
+        """Return whether any flag changed."""
         return bool(self.added or self.changed or self.removed)

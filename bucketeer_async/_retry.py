@@ -1,7 +1,7 @@
-"""Decides what an answer means and when the next post may leave. Plain functions and one state machine; no loop.
+"""Retry decisions: what to do about a failed request, and when the next request may start.
 
-`decide` is the table from what happened to what to do. `Circuit` holds back all flush tasks together while the
-gateway is in trouble, so that an outage is noticed once.
+Plain functions and one state machine, without an event loop. `decide` maps an error to a `Decision`. `Circuit` pauses
+all flush tasks together while the gateway is unavailable, so that an outage is detected once.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from bucketeer_async._errors import ApiError, ConnectionFailedError, StatusError
 from bucketeer_async._options import RetryPolicy
 
 _CONFIGURATION_STATUSES: Final = frozenset({401, 403, 404, 405, 501})
-#: Answers after which the events may have been stored all the same: something gave up waiting on the way.
+#: Statuses after which the events may have been stored all the same: a proxy or the gateway itself ran out of time.
 _UNCLEAR_STATUSES: Final = frozenset({408, 499, 500, 502, 504})
-_INVALID_ARGUMENT: Final = 3  # gRPC codes, as the gateway's error bodies carry them
-_RESOURCE_EXHAUSTED: Final = 8
+_INVALID_ARGUMENT: Final = 3  # gRPC code in the gateway's error bodies
+_RESOURCE_EXHAUSTED: Final = 8  # likewise
 
-CONFIGURATION_PAUSE: Final = 30.0  # seconds between two probes when the key or the URL looks wrong
-_EARLY: Final = 10.0  # seconds of an outage during which ...
-_EARLY_STEP: Final = 2.0  # ... a step is at most this long
-_CLOSING_STEP: Final = 1.0  # seconds; the longest step once the processor closes
-_RETRY_AFTER_JITTER: Final = 0.2  # share of Retry-After that is added at random
+CONFIGURATION_PAUSE: Final = 30.0  # seconds between two probes while the API key or the endpoint seems to be wrong
+_EARLY: Final = 10.0  # seconds; how long an outage counts as early
+_EARLY_STEP: Final = 2.0  # seconds; the longest step early in an outage
+_CLOSING_STEP: Final = 1.0  # seconds; the longest step while the processor closes
+_RETRY_AFTER_JITTER: Final = 0.2  # longest random addition, as a share of Retry-After
 
 
 class Action(Enum):
-    """What to do with a batch whose post failed as a whole."""
+    """What to do with a batch whose request failed as a whole."""
 
-    RESEND = "send it again at once"
-    SPLIT = "halve it to find the event that the gateway cannot decode"
-    SPLIT_BYTES = "halve it by bytes, it is too large"
-    PAUSE = "keep it, and hold back every post"
+    RESEND = "send the batch again at once"
+    SPLIT = "halve the batch to find the event that the gateway cannot decode"
+    SPLIT_BYTES = "halve the batch by bytes because it is too large"
+    PAUSE = "keep the batch and pause all requests"
 
 
 class PauseKind(Enum):
-    """Why posts are held back."""
+    """Why requests are paused."""
 
     OUTAGE = "outage"
     CONFIGURATION = "configuration"
@@ -46,13 +46,13 @@ class PauseKind(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """What to do about a failed post.
+    """What to do about a failed request.
 
     Attributes:
-        action: What becomes of the batch.
-        pause_kind: With ``PAUSE``: the kind of pause.
-        retry_after: With ``PAUSE``: seconds that the gateway asked for.
-        maybe_stored: Whether the gateway may have stored the events although the post failed.
+        action: What to do with the batch.
+        pause_kind: With ``PAUSE``: why requests are paused.
+        retry_after: With ``PAUSE``: seconds from the gateway's ``Retry-After`` header, or None.
+        maybe_stored: Whether the gateway may have stored the events although the request failed.
     """
 
     action: Action
@@ -117,12 +117,12 @@ _TABLE: Final = (
 
 
 def decide(error: ApiError) -> Decision:
-    """Return what to do about a post that failed as a whole."""
+    """Return what to do about a request that failed as a whole."""
     return next(row.then(error) for row in _TABLE if row.when(error))
 
 
 def backoff(policy: RetryPolicy, tries: int, rng: random.Random) -> float:
-    """Return the seconds before the next try of events that failed ``tries`` times: full jitter over a doubling step."""
+    """Return the seconds before the next try after ``tries`` failures: full jitter over a step that doubles."""
     return rng.uniform(0, _step(policy, tries))
 
 
@@ -132,7 +132,7 @@ def _step(policy: RetryPolicy, tries: int) -> float:
 
 
 class CircuitState(StrEnum):
-    """See `Circuit`."""
+    """The state of a `Circuit`."""
 
     CLOSED = "closed"
     OPEN = "open"
@@ -147,20 +147,25 @@ class Permit:
 
 
 class Circuit:
-    """Lets posts through, or holds them back, for all flush tasks together.
+    """A circuit breaker: allows or pauses the requests of all flush tasks together.
 
     States::
 
         CLOSED  --failed-->  OPEN  --enter, after the pause-->  PROBING  --succeeded-->  CLOSED
                               ^-------------failed---------------'
 
-    Invariants: at most ``limit`` posts are under way, ``1 <= limit <= slots``; one at most that began while PROBING;
-    what a post from before the last opening brings does not count, so one outage is noticed once. After a probe that
-    succeeded, ``limit`` grows by one with every answered post. Every time is a reading of the same monotonic clock.
+    Invariants:
+
+    - At most ``limit`` batches are in flight, with ``1 <= limit <= slots``.
+    - At most one batch in flight has entered while PROBING.
+    - The result of a batch that entered before the circuit last opened is ignored, so that an outage is counted once.
+
+    A successful probe resets ``limit`` to 1. Every successful request, including the probe, adds 1 up to ``slots``. All
+    times are readings of one monotonic clock, in seconds.
 
     Args:
         policy: The steps of the backoff.
-        slots: Posts under way at once while the gateway is well.
+        slots: Largest number of batches in flight while the gateway is available.
         rng: Source of the jitter.
     """
 
@@ -177,34 +182,34 @@ class Circuit:
         self._next_probe = 0.0
         self._closing = False
         self.not_before = 0.0
-        """Until when a ``Retry-After`` forbids posts."""
+        """Time before which a ``Retry-After`` header forbids requests."""
 
     def wait(self, now: float) -> float | None:
-        """Return the seconds until a batch may leave: 0 for now, None for when a post has ended."""
+        """Return the seconds until a batch may enter: 0 for now, None if a batch must leave before."""
         if self.state is CircuitState.OPEN:
             return max(0.0, self._next_probe - now)
         full = self.state is CircuitState.PROBING or self.posting >= self._limit
         return None if full else max(0.0, self.not_before - now)
 
     def enter(self) -> Permit:
-        """Begin a batch; the caller has seen ``wait() == 0``, and calls `leave` in the end."""
+        """Begin a batch. Call this when `wait` returns 0, and call `leave` when the batch ends."""
         if self.state is CircuitState.OPEN:
             self.state = CircuitState.PROBING
         self.posting += 1
         return Permit(self._generation)
 
     def may_go_on(self, permit: Permit, now: float) -> bool:
-        """Return whether a batch on its way may post (again): not if posts are held back since it began."""
+        """Return whether a batch may send a request: False if the circuit opened since, or ``Retry-After`` forbids it."""
         return permit.generation == self._generation and now >= self.not_before
 
     def leave(self, permit: Permit, now: float) -> None:
-        """End a batch; a probe that brought neither success nor failure failed."""
+        """End a batch; a probe without a result counts as failed."""
         self.posting -= 1
         if self.state is CircuitState.PROBING and permit.generation == self._generation:
             self.failed(permit, Decision(action=Action.PAUSE), now)
 
     def succeeded(self, permit: Permit) -> None:
-        """Note that the gateway answered a post as it should."""
+        """Record a successful request."""
         if permit.generation != self._generation:
             return
         if self.state is CircuitState.PROBING:
@@ -214,8 +219,8 @@ class Circuit:
         self._limit = min(self._slots, self._limit + 1)
 
     def failed(self, permit: Permit, decision: Decision, now: float) -> bool:
-        """Note that posts must be held back; return whether this opened the circuit."""
-        self._heed(decision.retry_after, now)
+        """Record a request whose decision is ``PAUSE``; return whether the closed circuit opened."""
+        self._apply_retry_after(decision.retry_after, now)
         if permit.generation != self._generation:
             return False
         opened = self.state is CircuitState.CLOSED
@@ -228,7 +233,7 @@ class Circuit:
         self._next_probe = max(self.not_before, now + self._pause(decision.pause_kind, now))
         return opened
 
-    def _heed(self, retry_after: float | None, now: float) -> None:
+    def _apply_retry_after(self, retry_after: float | None, now: float) -> None:
         if retry_after is None:
             return
         jitter = self._rng.uniform(0, _RETRY_AFTER_JITTER)
@@ -244,6 +249,9 @@ class Circuit:
         return self._rng.uniform(0, min(step, _CLOSING_STEP) if self._closing else step)
 
     def hurry(self, now: float) -> None:
-        """The processor closes: one attempt at once, later pauses of at most a second; ``Retry-After`` still holds."""
+        """Shorten pauses because the processor closes: one probe at once, then pauses of at most a second.
+
+        A ``Retry-After`` header is still respected.
+        """
         self._closing = True
         self._next_probe = max(self.not_before, min(self._next_probe, now))

@@ -1,6 +1,7 @@
 """Shows, checks and purges a spool: ``python -m bucketeer_async.spool PATH [show|check|purge]``.
 
-For the person who runs a service; the service itself never needs it. What a spool is, is left to `_events/_spool_file.py`.
+A tool for operators of a service; the service itself does not need it. The file format is left to
+`_events/_spool_file.py`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Final
 from bucketeer_async._events._spool_file import SpoolDamagedError, SpooledEvent, SpoolError, SpoolFile, read_events
 from bucketeer_async._models import EventKind
 
-_LARGEST: Final = 2**40  # bytes; larger than any spool, for nothing is written
+_LARGEST: Final = 2**40  # bytes; no limit in effect, because nothing is written
 
 _OK: Final = 0
 _DAMAGED: Final = 1
@@ -24,8 +25,8 @@ _UNUSABLE: Final = 2
 
 
 @dataclass(slots=True)
-class _Kind:
-    """What a spool holds of one class of events."""
+class _Summary:
+    """The number, size and age of the events of one kind in a spool."""
 
     events: int = 0
     size: int = 0
@@ -45,9 +46,9 @@ class _Kind:
 
 @dataclass(slots=True)
 class _Contents:
-    """What a spool holds, and what of it cannot be read."""
+    """The readable events of a spool, by kind, and the damage."""
 
-    kinds: dict[EventKind, _Kind] = field(default_factory=lambda: {kind: _Kind() for kind in EventKind})
+    kinds: dict[EventKind, _Summary] = field(default_factory=lambda: {kind: _Summary() for kind in EventKind})
     damaged: int = 0
     ends_early: bool = False
 
@@ -77,28 +78,28 @@ def _read(path: Path) -> _Contents:
 
 
 def _show(path: Path) -> int:
-    """Print what it holds, by class, and when it was pushed."""
+    """Print the number, size and age of the events, by kind."""
     contents = _read(path)
-    for kind, held in contents.kinds.items():
-        print(f"{kind:<10} {held}")
+    for kind, summary in contents.kinds.items():
+        print(f"{kind:<10} {summary}")
     if not contents.is_whole:
-        print("the file is damaged: check says more")
+        print("the file is damaged: run the command check for details")
     return _OK
 
 
 def _check(path: Path) -> int:
-    """Read every event, and compare it with its checksum."""
+    """Verify the checksum of every event, and print the number of damaged events."""
     contents = _read(path)
-    readable = sum(held.events for held in contents.kinds.values())
+    readable = sum(summary.events for summary in contents.kinds.values())
     print(f"{readable} events can be read, {contents.damaged} are damaged")
     if contents.ends_early:
-        print("the file is damaged: more events may be lost; what can be read is delivered by the next processor")
+        print("the file is damaged: more events may be lost; the next processor delivers the readable events")
     return _OK if contents.is_whole else _DAMAGED
 
 
 def _purge(path: Path) -> int:
-    """Remove every event; they will not be delivered."""
-    _read(path)  # a spool that is not there is not made
+    """Remove all events without delivering them."""
+    _read(path)  # raises if the spool does not exist, so that no empty spool is created
     file = SpoolFile(path, _LARGEST)
     try:
         print(f"{file.purge()} events were removed")
@@ -111,10 +112,13 @@ _COMMANDS: Final = {"show": _show, "check": _check, "purge": _purge}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line.
+    """Run a command.
+
+    Args:
+        arguments: The command-line arguments; None for those of the process.
 
     Returns:
-        The exit status: 0, or 1 if ``check`` found damage, or 2 if the spool cannot be used.
+        The exit status: 0 for success, 1 if ``check`` found damage, 2 if the spool cannot be used.
     """
     parser = argparse.ArgumentParser(prog="python -m bucketeer_async.spool", description=__doc__.partition("\n")[0])
     parser.add_argument("path", type=Path, help="the directory given to Spool(path)")

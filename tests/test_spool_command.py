@@ -63,7 +63,7 @@ def test_a_file_that_was_cut_off_is_found(tmp_path: Path, capsys: pytest.Capture
     assert spool.main([str(tmp_path), "check"]) == 1
     assert "the file is damaged" in capsys.readouterr().out
     assert spool.main([str(tmp_path)]) == 0
-    assert capsys.readouterr().out.endswith("the file is damaged: check says more\n")
+    assert capsys.readouterr().out.endswith("the file is damaged: run the command check for details\n")
 
 
 def test_purging_leaves_nothing_of_what_was_in_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -95,7 +95,7 @@ def test_a_spool_that_cannot_be_used_is_left_alone(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert spool.main([str(tmp_path / "none"), command]) == 2
-    assert "there is no spool" in capsys.readouterr().err
+    assert "the directory has no spool" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
 
     write(tmp_path)

@@ -1,4 +1,4 @@
-"""Which variation a flag gives to a user: plain values and functions that compute what the server computes."""
+"""Local flag evaluation: plain values and functions that compute the same variations as the server."""
 
 from bucketeer_async._evaluation._errors import EvaluationCause, EvaluationError, MalformedError
 from bucketeer_async._evaluation._evaluate import evaluate

@@ -1,4 +1,4 @@
-"""Clauses: one condition on a user, compiled to a function. The values of a clause are read once, when it is compiled."""
+"""Clauses of rules: each clause is a condition on a user, compiled to a function that has its values already parsed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OPERATORS: Final = (
 
 
 class UserLike(Protocol):
-    """Who is asked about: a `User`, or anybody else with an id and attributes."""
+    """A `User`, or any other object with an id and attributes."""
 
     @property
     def id(self) -> str: ...
@@ -38,13 +38,13 @@ class UserLike(Protocol):
 
 
 class ClauseContext(NamedTuple):
-    """What clauses are asked about.
+    """The input of a condition.
 
     Attributes:
-        user_id: The user.
-        attributes: The user's.
-        dependency_variations: Variations that the flags had which this one depends on, by flag.
-        is_member: Whether the user is in one of some segments.
+        user_id: Id of the user.
+        attributes: Attributes of the user.
+        dependency_variations: Ids of the variations that the flag's dependencies serve to the user, by flag id.
+        is_member: Returns whether the user is a member of any of the given segments.
     """
 
     user_id: str
@@ -66,17 +66,17 @@ _ORDER: Final[Mapping[str, _Comparison]] = {
 
 
 def never(_context: ClauseContext) -> bool:
-    """Match nobody: what an operator does that this version does not know."""
+    """Match no user; the condition of an operator that this version does not know."""
     return False
 
 
 def compile_clause(fields: Fields) -> Condition:
-    """Return the condition of a clause.
+    """Compile the parsed JSON of ``bucketeer.feature.Clause``.
 
     Raises:
         MalformedError: If a field has the wrong type.
     """
-    kind = _fields.member(fields, "operator", OPERATORS)
+    kind = _fields.enum_name(fields, "operator", OPERATORS)
     attribute = _fields.text(fields, "attribute")
     values = _fields.texts(fields, "values")
     if kind == "SEGMENT":
@@ -85,11 +85,11 @@ def compile_clause(fields: Fields) -> Condition:
         variations = frozenset(values)
         return lambda context: context.dependency_variations.get(attribute) in variations
     make = _TESTS.get(kind)
-    return never if make is None else _about(attribute, make(values))
+    return never if make is None else _attribute_condition(attribute, make(values))
 
 
-def _about(attribute: str, test: _TextTest) -> Condition:
-    """Put a test to the user's id, or to an attribute; a missing one is the empty text."""
+def _attribute_condition(attribute: str, test: _TextTest) -> Condition:
+    """Return a condition on the user's id or on an attribute; a missing attribute counts as the empty string."""
     if attribute == "id":
         return lambda context: test(context.user_id)
     return lambda context: test(context.attributes.get(attribute, ""))
@@ -99,7 +99,7 @@ def _equals(values: Sequence[str]) -> _TextTest:
     texts = frozenset(values)
     versions = frozenset(version for value in values if (version := _versions.version(value)) is not None)
     if not versions:
-        return texts.__contains__  # a subject that is a version is equal to none of them either way
+        return texts.__contains__  # no value is a version, so a subject that is a version equals none of them
 
     def test(subject: str) -> bool:
         version = _versions.version(subject)
@@ -128,7 +128,7 @@ def _partially_match(values: Sequence[str]) -> _TextTest:
 
 
 def _ordering(kind: str) -> Callable[[Sequence[str]], _TextTest]:
-    """Compare numbers if the subject is one, else versions if it is one, else texts."""
+    """Compare numbers if the subject is a number, versions if the subject is a version, and strings otherwise."""
     compare = _ORDER[kind]
 
     def make(values: Sequence[str]) -> _TextTest:
@@ -150,7 +150,7 @@ def _ordering(kind: str) -> Callable[[Sequence[str]], _TextTest]:
 
 
 def _time(compare: _Comparison) -> Callable[[Sequence[str]], _TextTest]:
-    """Compare integers, by convention Unix seconds; nothing else has a time."""
+    """Compare integers, by convention Unix seconds; a subject that is not an integer does not match."""
 
     def make(values: Sequence[str]) -> _TextTest:
         times = [time for value in values if (time := _numbers.integer(value)) is not None]

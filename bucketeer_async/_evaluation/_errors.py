@@ -1,4 +1,4 @@
-"""Why a flag has no variation for a user."""
+"""Errors of flag evaluation."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ from bucketeer_async._errors import BucketeerError
 
 
 class EvaluationCause(StrEnum):
-    """The names of the causes; the server's words for them differ."""
+    """Why an evaluation failed. The server has other names for the same causes."""
 
     FLAG_NOT_FOUND = "FLAG_NOT_FOUND"
-    """The flag that was asked for is not known."""
+    """The requested flag is unknown."""
     EVALUATION_NOT_FOUND = "EVALUATION_NOT_FOUND"
-    """It is archived, or not of the tag."""
+    """The flag is archived, or does not have the requested tag."""
     FEATURE_NOT_FOUND = "FEATURE_NOT_FOUND"
-    """A flag that it depends on is not known."""
+    """A flag that the requested flag depends on is unknown."""
     CYCLE_EXISTS = "CYCLE_EXISTS"
-    """It depends on itself, directly or not."""
+    """A flag depends on itself, directly or through other flags."""
     VARIATION_NOT_FOUND = "VARIATION_NOT_FOUND"
-    """The chosen variation does not exist, or a rollout chose none."""
+    """The chosen variation does not exist, or the rollout chose no variation."""
     DEFAULT_STRATEGY_NOT_FOUND = "DEFAULT_STRATEGY_NOT_FOUND"
-    """Nothing applies, and there is no default strategy."""
+    """No target and no rule matches, and the flag has no default strategy."""
     UNSUPPORTED_STRATEGY = "UNSUPPORTED_STRATEGY"
-    """The strategy is of a kind that this version does not know."""
+    """The strategy has a type that this version does not know."""
     NOT_READY = "NOT_READY"
-    """No flags have arrived yet."""
+    """No flags have been received yet."""
     MALFORMED = "MALFORMED"
-    """The definition cannot be used: a part is missing, or has the wrong type."""
+    """The flag's definition is malformed: a field is missing or has the wrong type."""
 
 
 class EvaluationError(BucketeerError):
-    """A flag has no variation for a user.
+    """A flag could not be evaluated for a user.
 
     Attributes:
-        cause: Why.
-        feature_id: The flag that is at fault; it may be one that the other depends on.
+        cause: Why the evaluation failed.
+        feature_id: Id of the flag that caused the failure, which may be a dependency of the requested flag.
     """
 
     def __init__(self, cause: EvaluationCause, feature_id: str, detail: str = "") -> None:
@@ -45,4 +45,4 @@ class EvaluationError(BucketeerError):
 
 
 class MalformedError(ValueError):
-    """A part of a definition has the wrong type."""
+    """A field of a definition is missing or has the wrong type."""

@@ -1,4 +1,4 @@
-"""The question that everything else here answers."""
+"""The entry point of local evaluation."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from bucketeer_async._evaluation._errors import EvaluationCause, EvaluationError
 from bucketeer_async._evaluation._flags import Flag, Served
 from bucketeer_async._evaluation._snapshot import Snapshot
 
-_NONE: Final[Mapping[str, str]] = MappingProxyType({})
+_NO_DEPENDENCIES: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 def evaluate(snapshot: Snapshot, user: UserLike, feature_id: str, tag: str = "") -> Served:
-    """Return what a flag gives to a user.
+    """Return the variation that a flag serves to a user, and the reason.
 
     Args:
         snapshot: All flags and segments.
-        user: Who is asked about.
-        feature_id: The flag.
-        tag: A tag that the flag must have; "" for any. Flags that it depends on need not have it.
+        user: The user.
+        feature_id: Id of the flag.
+        tag: A tag that the flag must have; "" accepts every flag. The flag's dependencies do not need the tag.
 
     Raises:
-        EvaluationError: If the flag gives nothing.
+        EvaluationError: If the flag serves no variation.
     """
     order = snapshot.order(feature_id)
     flag = order[-1]
-    dependency_variations = _NONE if len(order) == 1 else _dependencies(snapshot, user, order[:-1])
+    dependency_variations = _NO_DEPENDENCIES if len(order) == 1 else _evaluate_dependencies(snapshot, user, order[:-1])
     served = flag.serve(user, dependency_variations, snapshot.segments)
     if flag.archived:
         raise EvaluationError(EvaluationCause.EVALUATION_NOT_FOUND, feature_id, "archived")
@@ -37,8 +37,8 @@ def evaluate(snapshot: Snapshot, user: UserLike, feature_id: str, tag: str = "")
     return served
 
 
-def _dependencies(snapshot: Snapshot, user: UserLike, flags: Sequence[Flag]) -> dict[str, str]:
-    """Return the variations of flags, each of which may depend on those before."""
+def _evaluate_dependencies(snapshot: Snapshot, user: UserLike, flags: Sequence[Flag]) -> dict[str, str]:
+    """Return the ids of the variations that flags serve, by flag id; each flag may depend on the flags before it."""
     dependency_variations: dict[str, str] = {}
     for flag in flags:
         dependency_variations[flag.id] = flag.serve(user, dependency_variations, snapshot.segments).variation.id

@@ -1,4 +1,7 @@
-"""Reads the parsed proto3 JSON of definitions: absent, null and the default mean the same, unknown fields nothing."""
+"""Readers for the fields of definitions, which are parsed proto3 JSON.
+
+A field that is absent or null has its default. Unknown fields are ignored.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ def boolean(fields: Fields, name: str) -> bool:
 
 
 def integer(fields: Fields, name: str) -> int:
-    """Return an integer field; int64 is text in JSON."""
+    """Return an integer field; proto3 JSON writes an int64 as a string."""
     value = fields.get(name)
     if value is None:
         return 0
@@ -32,38 +35,38 @@ def integer(fields: Fields, name: str) -> int:
         except ValueError:
             raise MalformedError(f"{name} is not an integer") from None
     if isinstance(value, bool) or not isinstance(value, int):
-        raise MalformedError(f"{name} is not an integer but {type(value).__name__}")
+        raise MalformedError(f"{name} must be an integer, not {type(value).__name__}")
     return value
 
 
-def member(fields: Fields, name: str, names: tuple[str, ...]) -> str:
-    """Return the name of an enum's member, from its name or number; "" for one that is not known."""
+def enum_name(fields: Fields, name: str, names: tuple[str, ...]) -> str:
+    """Return an enum field as the name of its value, given as a name or a number; "" for an unknown value."""
     value = fields.get(name)
     if value is None:
         return names[0]
     if isinstance(value, int) and not isinstance(value, bool):
         return names[value] if 0 <= value < len(names) else ""
     if not isinstance(value, str):
-        raise MalformedError(f"{name} is not a name but {type(value).__name__}")
+        raise MalformedError(f"{name} must be the name or number of an enum value, not {type(value).__name__}")
     return value if value in names else ""
 
 
 def message(fields: Fields, name: str) -> Fields | None:
-    """Return a message field, None if it is absent."""
+    """Return a message field, or None if it is absent."""
     value = fields.get(name)
     if value is not None and not isinstance(value, Mapping):
-        raise MalformedError(f"{name} is not an object but {type(value).__name__}")
+        raise MalformedError(f"{name} must be an object, not {type(value).__name__}")
     return value
 
 
 def messages(fields: Fields, name: str) -> list[Fields]:
     """Return a repeated message field."""
-    return _list(fields, name, Mapping)
+    return _list(fields, name, Mapping, "objects")
 
 
 def texts(fields: Fields, name: str) -> list[str]:
     """Return a repeated string field."""
-    return _list(fields, name, str)
+    return _list(fields, name, str, "strings")
 
 
 def _scalar(fields: Fields, name: str, kind: type[_T], default: _T) -> _T:
@@ -71,14 +74,14 @@ def _scalar(fields: Fields, name: str, kind: type[_T], default: _T) -> _T:
     if value is None:
         return default
     if not isinstance(value, kind):
-        raise MalformedError(f"{name} is not {kind.__name__} but {type(value).__name__}")
+        raise MalformedError(f"{name} must be a {kind.__name__}, not {type(value).__name__}")
     return value
 
 
-def _list(fields: Fields, name: str, kind: type) -> list[Any]:
+def _list(fields: Fields, name: str, kind: type, plural: str) -> list[Any]:
     values = fields.get(name)
     if values is None:
         return []
     if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
-        raise MalformedError(f"{name} is not a list of {kind.__name__}")
+        raise MalformedError(f"{name} must be a list of {plural}")
     return values

@@ -1,4 +1,4 @@
-"""A flag, compiled: everything in its definition is read once."""
+"""Compiled flags: a flag's definition is parsed once and evaluated many times."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from bucketeer_async._evaluation import _fields
 from bucketeer_async._evaluation._clauses import OPERATORS, ClauseContext, Condition, UserLike
 from bucketeer_async._evaluation._errors import EvaluationCause, EvaluationError, MalformedError
 from bucketeer_async._evaluation._fields import Fields
-from bucketeer_async._evaluation._rollout import Salt, Strategy, compile_strategy
-from bucketeer_async._evaluation._rules import compile_conditions
+from bucketeer_async._evaluation._rollout import Strategy, UserBuckets, compile_strategy
+from bucketeer_async._evaluation._rules import compile_rule
 from bucketeer_async._evaluation._segments import Membership, Segment, in_no_segment
 from bucketeer_async._evaluation._yaml import to_json
 from bucketeer_async._models import Evaluation, Reason, ReasonType, evaluation_of
@@ -23,12 +23,12 @@ _PREREQUISITE: Final = Reason(ReasonType.PREREQUISITE)
 
 
 class Variation(NamedTuple):
-    """One of the values that a flag can have.
+    """One of the possible values of a flag.
 
     Attributes:
-        id: Its id.
-        name: Its name.
-        value: Always text; JSON if the flag is a YAML flag.
+        id: Id of the variation.
+        name: Name of the variation.
+        value: The value as text; the value of a YAML flag is converted to JSON.
     """
 
     id: str
@@ -38,13 +38,13 @@ class Variation(NamedTuple):
 
 @dataclass(slots=True)
 class Served:
-    """What a flag gives to a user. It does not know the user, so many users share one.
+    """A variation that a flag serves, with the reason; without a user, so that many users share an instance.
 
     Attributes:
-        feature_id: The flag.
-        feature_version: Its version.
+        feature_id: Id of the flag.
+        feature_version: Version of the flag.
         variation: The variation.
-        reason: Why it was chosen.
+        reason: Why the variation was chosen.
     """
 
     feature_id: str
@@ -54,16 +54,16 @@ class Served:
     _prototype: Evaluation | None = field(default=None, init=False, repr=False, compare=False)
 
     def evaluation(self, user_id: str) -> Evaluation:
-        """Return it as the evaluation of a user; what all users share is checked once.
+        """Return the evaluation of a user; the fields that all users share are checked once.
 
         Raises:
-            EvaluationError: If no event could carry it, such as one with an empty variation id.
+            EvaluationError: If an event cannot report the evaluation, for example because the variation id is empty.
         """
         if self._prototype is None:
-            self._prototype = self._checked()
+            self._prototype = self._new_prototype()
         return evaluation_of(self._prototype, user_id)
 
-    def _checked(self) -> Evaluation:
+    def _new_prototype(self) -> Evaluation:
         try:
             return Evaluation(
                 feature_id=self.feature_id,
@@ -78,7 +78,7 @@ class Served:
 
 
 class _ServedByVariation(dict[str, Served]):
-    """What a flag serves for one reason, by variation; each is made when it is first asked for."""
+    """What a flag serves for one reason, by variation id; each value is created on first use."""
 
     def __init__(self, flag: Flag, reason: Reason) -> None:
         super().__init__()
@@ -94,12 +94,12 @@ class _ServedByVariation(dict[str, Served]):
 
 
 class FlagRule(NamedTuple):
-    """Who is served what.
+    """A compiled rule of a flag.
 
     Attributes:
-        matches: Whether the rule is about a user.
-        strategy: What it chooses.
-        served: Where that is found.
+        matches: Returns whether the rule applies to a user.
+        strategy: Chooses a variation for a user.
+        served: What the rule serves, by variation id.
     """
 
     matches: Condition
@@ -109,22 +109,22 @@ class FlagRule(NamedTuple):
 
 @dataclass(slots=True, kw_only=True)
 class Flag:
-    """A flag definition, compiled; not changed afterwards.
+    """A compiled flag; not changed once `compile_flag` has returned it.
 
     Attributes:
-        id: Its id.
-        version: Its version.
-        enabled: Whether it is on.
-        archived: Whether it is gone, and kept only because others may depend on it.
-        tags: Its tags.
-        variations: The variations by id; if two share one, the first.
-        off_variation: The variation that is served while it is off; "" for none.
-        prerequisites: Flags and the variations they must have.
-        targets: Variations by user.
-        dependencies: Flags that must be evaluated before, in order; doubles kept.
-        segments: Segments that its rules name.
+        id: Id of the flag.
+        version: Version of the flag.
+        enabled: Whether the flag is on.
+        archived: Whether the flag is archived; an archived flag is evaluated only as a dependency of other flags.
+        tags: Tags of the flag.
+        variations: The variations by id; of variations with the same id, the first.
+        off_variation: Id of the variation that is served while the flag is off; "" for none.
+        prerequisites: Pairs of a flag's id and the id of the variation that the flag must serve.
+        targets: Ids of the variations that listed users are served, by user id.
+        dependencies: Ids of the flags that must be evaluated before this one, in order, with duplicates.
+        segments: Ids of the segments that the rules name.
         rules: The rules, in order.
-        default: The default strategy.
+        default: The default strategy; None if the definition has none.
     """
 
     id: str
@@ -150,15 +150,15 @@ class Flag:
     def serve(
         self, user: UserLike, dependency_variations: Mapping[str, str], all_segments: Mapping[str, Segment]
     ) -> Served:
-        """Choose the variation.
+        """Return the variation that the flag serves to a user.
 
         Args:
-            user: Who is asked about.
-            dependency_variations: The variations of all `dependencies`.
-            all_segments: All that are known.
+            user: The user.
+            dependency_variations: Ids of the variations that the `dependencies` serve to the user, by flag id.
+            all_segments: All known segments, by id.
 
         Raises:
-            EvaluationError: If there is none.
+            EvaluationError: If the flag serves no variation.
         """
         user_id = user.id
         if self.off_variation and (off := self._off(dependency_variations)) is not None:
@@ -176,7 +176,7 @@ class Flag:
         return self._served[ReasonType.DEFAULT][self.default(user_id)]
 
     def _off(self, dependency_variations: Mapping[str, str]) -> Served | None:
-        """Return the off variation if a prerequisite is not met, or the flag is off."""
+        """Return the off variation if a prerequisite is not met or the flag is off, otherwise None."""
         for feature_id, variation_id in self.prerequisites:
             if dependency_variations[feature_id] != variation_id:
                 return self._served[ReasonType.PREREQUISITE][self.off_variation]
@@ -201,7 +201,7 @@ def compile_flag(fields: Fields) -> Flag:
     if not feature_id:
         raise MalformedError("id is missing")
     default = _fields.message(fields, "defaultStrategy")
-    salt = Salt(feature_id, _fields.text(fields, "samplingSeed"))
+    buckets = UserBuckets(feature_id, _fields.text(fields, "samplingSeed"))
     flag = Flag(
         id=feature_id,
         version=_fields.integer(fields, "version"),
@@ -214,14 +214,17 @@ def compile_flag(fields: Fields) -> Flag:
         targets=_targets(fields),
         dependencies=dependencies(fields),
         segments=segments(fields),
-        default=None if default is None else compile_strategy(default, salt),
+        default=None if default is None else compile_strategy(default, buckets),
     )
-    flag.rules = [_rule(flag, rule, salt) for rule in _fields.messages(fields, "rules")]
+    flag.rules = [_rule(flag, rule, buckets) for rule in _fields.messages(fields, "rules")]
     return flag
 
 
 def dependencies(fields: Fields) -> list[str]:
-    """Return the flags that must be evaluated before the one with these fields, in order; doubles kept.
+    """Return the ids of the flags that must be evaluated before the flag, in order, with duplicates.
+
+    Args:
+        fields: The parsed JSON of the flag.
 
     Raises:
         MalformedError: If a field has the wrong type.
@@ -231,7 +234,10 @@ def dependencies(fields: Fields) -> list[str]:
 
 
 def segments(fields: Fields) -> list[str]:
-    """Return the segments that the rules of the flag with these fields name.
+    """Return the ids of the segments that the rules of a flag name.
+
+    Args:
+        fields: The parsed JSON of the flag.
 
     Raises:
         MalformedError: If a field has the wrong type.
@@ -262,23 +268,23 @@ def _targets(fields: Fields) -> dict[str, str]:
     for target in _fields.messages(fields, "targets"):
         variation = _fields.text(target, "variation")
         for user_id in _fields.texts(target, "users"):
-            targets.setdefault(user_id, variation)  # the first target counts
+            targets.setdefault(user_id, variation)  # a user who is listed twice gets the first target
     return targets
 
 
 def _named(rules: Sequence[Fields], kind: str) -> list[str]:
-    """Return the flags, or the segments, that the clauses of the rules name."""
+    """Return the ids of the flags, or of the segments, that the clauses of rules name."""
     named: list[str] = []
     for rule in rules:
         for clause in _fields.messages(rule, "clauses"):
-            if _fields.member(clause, "operator", OPERATORS) == kind:
+            if _fields.enum_name(clause, "operator", OPERATORS) == kind:
                 named += (
                     [_fields.text(clause, "attribute")] if kind == "FEATURE_FLAG" else _fields.texts(clause, "values")
                 )
     return named
 
 
-def _rule(flag: Flag, fields: Fields, salt: Salt) -> FlagRule:
+def _rule(flag: Flag, fields: Fields, buckets: UserBuckets) -> FlagRule:
     reason = Reason(ReasonType.RULE, _fields.text(fields, "id"))
-    strategy = compile_strategy(_fields.message(fields, "strategy"), salt)
-    return FlagRule(compile_conditions(fields), strategy, _ServedByVariation(flag, reason))
+    strategy = compile_strategy(_fields.message(fields, "strategy"), buckets)
+    return FlagRule(compile_rule(fields), strategy, _ServedByVariation(flag, reason))

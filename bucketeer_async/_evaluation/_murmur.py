@@ -1,4 +1,4 @@
-"""Where a text falls between 0 and 1: MurmurHash3, 128 bit, x64 variant, seed 0 (Austin Appleby, public domain)."""
+"""The hash behind rollouts: MurmurHash3, 128 bit, x64 variant, seed 0 (Austin Appleby, public domain)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _TWO_128: Final = 2.0**128
 
 
 class Hash:
-    """The hash of all texts that begin alike; their common beginning is hashed once.
+    """The hash of texts with a common prefix, which is hashed once.
 
     Args:
-        prefix: The common beginning.
+        prefix: The common prefix.
     """
 
     __slots__ = ("_h1", "_h2", "_length", "_tail")
@@ -28,7 +28,7 @@ class Hash:
         self._tail = encoded[whole:]
 
     def halves(self, rest: str) -> tuple[int, int]:
-        """Return the two unsigned 64-bit halves of the hash of prefix and ``rest``."""
+        """Return the hash of the prefix followed by ``rest``, as two unsigned 64-bit integers."""
         encoded = _encode(rest)
         length = self._length + len(encoded)
         data = self._tail + encoded
@@ -47,7 +47,7 @@ class Hash:
         return h1, h2 + h1 & _MASK
 
     def bucket(self, rest: str) -> float:
-        """Return where prefix and ``rest`` fall, from 0 to 1; in doubles, as the server computes it."""
+        """Return the hash of the prefix followed by ``rest``, from 0 to 1, computed in doubles as on the server."""
         h1, h2 = self.halves(rest)
         return (float(h1) * _TWO_64 + float(h2)) / _TWO_128
 
@@ -57,7 +57,7 @@ def _encode(text: str) -> bytes:
 
 
 def _blocks(data: bytes, h1: int, h2: int, whole: int) -> tuple[int, int]:
-    """Take in the first ``whole`` bytes, a multiple of 16. The masks that change nothing are left out."""
+    """Hash the first ``whole`` bytes, a multiple of 16. Masks that would have no effect are left out."""
     for start in range(0, whole, 16):
         k1 = int.from_bytes(data[start : start + 8], "little") * _C1 & _MASK
         h1 ^= (k1 << 31 | k1 >> 33) * _C2 & _MASK

@@ -1,4 +1,4 @@
-"""The order in which flags are evaluated: those first that others depend on."""
+"""The order in which a flag and its dependencies are evaluated."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from bucketeer_async._evaluation._flags import Flag
 
 
 def evaluation_order(flags: Mapping[str, Flag], feature_id: str) -> Sequence[Flag]:
-    """Return the flag and all that it depends on, dependencies first, itself last.
+    """Return a flag and its direct and indirect dependencies: dependencies first, the flag itself last.
 
-    Depth first, without recursion: chains may be long.
+    The search is depth-first. It does not recurse, because a chain of dependencies may be long.
 
     Raises:
-        EvaluationError: If the flag is not known (``FLAG_NOT_FOUND``), a dependency is not known (``FEATURE_NOT_FOUND``), or a flag depends on itself
-            (``CYCLE_EXISTS``); whichever is met first.
+        EvaluationError: If the flag is unknown (``FLAG_NOT_FOUND``), a dependency is unknown (``FEATURE_NOT_FOUND``),
+            or a flag depends on itself (``CYCLE_EXISTS``); the first problem that the search meets.
     """
     if feature_id not in flags:
         raise EvaluationError(EvaluationCause.FLAG_NOT_FOUND, feature_id)

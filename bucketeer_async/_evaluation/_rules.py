@@ -1,4 +1,4 @@
-"""Rules: conditions that must all hold. A rule without any holds for everybody."""
+"""Rules: lists of clauses that must all match. A rule without clauses matches every user."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from bucketeer_async._evaluation._clauses import ClauseContext, Condition, compi
 from bucketeer_async._evaluation._fields import Fields
 
 
-def compile_conditions(rule: Fields) -> Condition:
-    """Return whether all clauses of a rule hold.
+def compile_rule(rule: Fields) -> Condition:
+    """Return a condition that is true if all clauses of a rule match.
 
     Raises:
         MalformedError: If a field has the wrong type.
@@ -20,10 +20,10 @@ def compile_conditions(rule: Fields) -> Condition:
 
 
 def _all(conditions: Sequence[Condition]) -> Condition:
-    def hold(context: ClauseContext) -> bool:
+    def match_all(context: ClauseContext) -> bool:
         for condition in conditions:  # noqa: SIM110 - all() over a generator takes twice as long
             if not condition(context):
                 return False
         return True
 
-    return hold
+    return match_all

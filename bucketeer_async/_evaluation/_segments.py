@@ -1,4 +1,4 @@
-"""Segments: lists of users, and rules for those who are not listed."""
+"""Segments: lists of users, and rules that make other users members."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Final
 from bucketeer_async._evaluation import _fields
 from bucketeer_async._evaluation._clauses import ClauseContext, Condition
 from bucketeer_async._evaluation._fields import Fields
-from bucketeer_async._evaluation._rules import compile_conditions
+from bucketeer_async._evaluation._rules import compile_rule
 
 _STATES: Final = ("INCLUDED", "EXCLUDED")
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A segment, compiled.
+    """A compiled segment.
 
     Attributes:
-        id: Its id.
-        members: The listed users.
-        misfiled_members: Users in its list whose entry bears another segment's id, by that id: they are members there, for
-            flags that name both.
+        id: Id of the segment.
+        members: Ids of the listed users.
+        misfiled_members: Ids of users who are in this segment's list although their entries have another segment's
+            id, by that id. For a flag that names this segment, the users are members of the other segment.
         rules: Conditions that make other users members.
     """
 
@@ -34,7 +34,7 @@ class Segment:
 
 
 class SegmentBuilder:
-    """The users that the list of a segment names, read one by one, for lists may be long."""
+    """Builds a segment from its list of users, added one by one because the list may be long."""
 
     __slots__ = ("_members",)
 
@@ -42,23 +42,23 @@ class SegmentBuilder:
         self._members: dict[str, set[str]] = {}
 
     def add(self, user: Fields) -> None:
-        """Read the parsed JSON of a ``bucketeer.feature.SegmentUser``.
+        """Add the parsed JSON of a ``bucketeer.feature.SegmentUser``.
 
         Raises:
             MalformedError: If a field has the wrong type.
         """
-        if _fields.member(user, "state", _STATES) == "INCLUDED":
+        if _fields.enum_name(user, "state", _STATES) == "INCLUDED":
             self._members.setdefault(_fields.text(user, "segmentId"), set()).add(_fields.text(user, "userId"))
 
     def build(self, fields: Fields) -> Segment:
-        """Return the segment, whose other fields are read here.
+        """Return the segment that has the added users and these other fields.
 
         Raises:
             MalformedError: If a field has the wrong type.
         """
         segment_id = _fields.text(fields, "segmentId")
         own = self._members.pop(segment_id, set())
-        rules = [compile_conditions(rule) for rule in _fields.messages(fields, "rules")]
+        rules = [compile_rule(rule) for rule in _fields.messages(fields, "rules")]
         return Segment(segment_id, own, self._members, rules)
 
 
@@ -75,13 +75,13 @@ def compile_segment(fields: Fields) -> Segment:
 
 
 class Membership:
-    """Answers whether one user is in segments, on behalf of one flag.
+    """A user's membership of segments, for the evaluation of one flag.
 
     Args:
-        segments: All that are known, by id.
-        named: Those that the flag's rules name.
-        user_id: The user.
-        attributes: The user's.
+        segments: All known segments, by id.
+        named: Ids of the segments that the flag's rules name.
+        user_id: Id of the user.
+        attributes: Attributes of the user.
     """
 
     __slots__ = ("_attributes", "_named", "_segments", "_user_id")
@@ -95,7 +95,7 @@ class Membership:
         self._attributes = attributes
 
     def __call__(self, segment_ids: Sequence[str]) -> bool:
-        """Return whether the user is in any of them; one that is not known has no members."""
+        """Return whether the user is a member of any of the segments; an unknown segment has no members."""
         return any(self._is_in(segment_id) for segment_id in segment_ids)
 
     def _is_in(self, segment_id: str) -> bool:
@@ -106,12 +106,12 @@ class Membership:
             return True
         if segment is None or not segment.rules:
             return False
-        # Within a segment's rules there are no segments, and no other flags.
+        # The rules of a segment cannot refer to segments or to other flags.
         context = ClauseContext(self._user_id, self._attributes, {}, in_no_segment)
         return any(rule(context) for rule in segment.rules)
 
     def _is_misfiled_member(self, segment_id: str) -> bool:
-        """Return whether an entry in the list of another segment that the flag names bears this segment's id."""
+        """Return whether another segment that the flag names lists the user with this segment's id."""
         return any(
             self._user_id in other.misfiled_members.get(segment_id, ())
             for named in self._named
@@ -120,5 +120,5 @@ class Membership:
 
 
 def in_no_segment(_segment_ids: Sequence[str]) -> bool:
-    """Return that a user is in none of some segments."""
+    """Return False: the user is not a member of any segment."""
     return False

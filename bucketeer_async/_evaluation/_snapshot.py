@@ -1,4 +1,4 @@
-"""All flags and segments at one moment."""
+"""Flags and segments as of one moment."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from bucketeer_async._evaluation._segments import Segment
 
 
 class Snapshot:
-    """Flags and segments that belong together; not changed once it is made, so that any thread may ask it.
+    """Flags and segments as of one moment. Flags and segments do not change, so any thread may use a snapshot.
 
     Args:
-        flags: The flags by id; one that cannot be had raises its `EvaluationError` when it is needed.
+        flags: The flags by id; the lookup of a malformed flag may raise an `EvaluationError`.
         segments: The segments by id.
     """
 
@@ -25,10 +25,10 @@ class Snapshot:
         self._orders: dict[str, Sequence[Flag]] = {}
 
     def order(self, feature_id: str) -> Sequence[Flag]:
-        """Return the flag and all that it depends on, in the order of their evaluation; computed once.
+        """Return a flag and its dependencies in the order of their evaluation; computed once per flag.
 
         Raises:
-            EvaluationError: If the flag is not known, or what it depends on cannot be evaluated.
+            EvaluationError: If the flag or a dependency is unknown or malformed, or a flag depends on itself.
         """
         order = self._orders.get(feature_id)
         if order is None:

@@ -1,4 +1,4 @@
-"""What a text means as a version: ASCII only, nothing trimmed, as the server reads it."""
+"""Semantic versions, parsed as on the server: ASCII only, and without trimming."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ _ID: Final = rf"(?:{_NUM}|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
 _VERSION: Final = re.compile(
     rf"v?({_NUM})\.({_NUM})\.({_NUM})(?:-({_ID}(?:\.{_ID})*))?(?:\+[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*)?"
 )
-_LARGEST: Final = 2**64 - 1  # of the numbers in a version
+_LARGEST: Final = 2**64 - 1  # the largest number that a version may contain
 
-#: What versions are compared by.
+#: The sort key of a version.
 Precedence = tuple[int, int, int, bool, tuple[tuple[bool, int, str], ...]]
 
 
 def version(text: str) -> Precedence | None:
-    """Return what a SemVer 2.0.0 version is compared by, one leading ``v`` allowed; None if the text is none."""
+    """Return the sort key of a SemVer 2.0.0 version, which may begin with ``v``; None if the text is not a version."""
     match = _VERSION.fullmatch(text)
     if match is None:
         return None
@@ -32,7 +32,7 @@ def version(text: str) -> Precedence | None:
 
 
 def _identifier(text: str) -> tuple[bool, int, str]:
-    """Numbers come before words; over the largest number, the text is neither."""
+    """Return the sort key of a prerelease identifier; numbers sort before words. Long numbers exceed ``_LARGEST``."""
     if not text.isdigit():
         return (True, 0, text)
     return (False, int(text) if len(text) <= 20 else _LARGEST + 1, "")

@@ -1,4 +1,4 @@
-"""The values of YAML flags as JSON, as the server serves them. Needs the extra ``yaml``; without it they stay YAML."""
+"""Conversion of the values of YAML flags to JSON, as on the server. Without the extra ``yaml``, values stay YAML."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 
 def to_json(text: str) -> str:
-    """Return the JSON that a YAML document means; the text as it is if it means none."""
+    """Return a YAML document as JSON; the unchanged text if the document cannot be converted."""
     loader = _loader()
     if loader is None:
         return text
     try:
         value = _first_document(loader, text)
         return json.dumps(value, separators=(",", ":"), sort_keys=True, allow_nan=False)
-    except Exception:  # noqa: BLE001 - whatever a parser makes of somebody's text, the text is served
+    except Exception:  # noqa: BLE001 - whatever a parser raises for a user's text, the text is served
         return text
 
 

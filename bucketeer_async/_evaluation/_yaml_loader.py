@@ -1,4 +1,4 @@
-"""Reads the server's dialect of YAML: 1.1 with short booleans, the numbers of 1.2; dates and times stay text."""
+"""Loader for the server's YAML dialect: YAML 1.1 with ``y`` and ``n``, numbers as in 1.2, dates and times as text."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any, Final
 import yaml
 
 _TRUE: Final = frozenset({"y", "yes", "true", "on"})
-_LARGEST: Final = 2**64 - 1  # of integers; beyond it they are doubles
-_LEAST: Final = -(2**63)
+_LARGEST: Final = 2**64 - 1  # largest integer; a larger number becomes a double
+_SMALLEST: Final = -(2**63)  # smallest integer; a smaller number becomes a double
 
-#: What a plain scalar is: the tag, the whole text, and how it may begin.
+#: Tags of plain scalars: the tag, the pattern of the whole text, and the possible first characters.
 _PLAIN: Final = [
     (
         "bool",
@@ -32,12 +32,12 @@ _PLAIN: Final = [
 
 
 class Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, in the server's dialect; keys are text, as in JSON."""
+    """PyYAML's safe loader with the server's dialect; mapping keys become strings, as in JSON."""
 
     yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012 - declared so by the base class
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002 - as the base class
-        """Return a mapping; of keys that are there twice, the last counts."""
+        """Return a mapping; of duplicate keys, the last one wins."""
         del deep
         self.flatten_mapping(node)
         return {
@@ -53,7 +53,7 @@ def _key(key: object) -> str:
         return "<nil>"
     if isinstance(key, bool | int | float):
         return json.dumps(key, allow_nan=False)
-    raise TypeError("JSON has no such key")
+    raise TypeError(f"a {type(key).__name__} cannot be a key in JSON")
 
 
 def _integer(loader: Loader, node: Any) -> int | float:
@@ -61,13 +61,13 @@ def _integer(loader: Loader, node: Any) -> int | float:
     digits = text.lstrip("+-")
     octal = len(digits) > 1 and digits[0] == "0" and digits[1].isdigit()
     value = int(digits, 8 if octal else 0) * (-1 if text.startswith("-") else 1)
-    return value if _LEAST <= value <= _LARGEST else float(value)
+    return value if _SMALLEST <= value <= _LARGEST else float(value)
 
 
 def _float(loader: Loader, node: Any) -> float | str:
     text = str(loader.construct_scalar(node))
     if text.endswith(("f", "F", "n", "N")):
-        return float(text.replace(".", ""))  # of which JSON has none
+        return float(text.replace(".", ""))  # infinity or NaN, which JSON does not have
     value = float(text.replace("_", ""))
     return text if math.isinf(value) else value
 
@@ -84,8 +84,8 @@ def _text(loader: Loader, node: Any) -> str:
     return str(loader.construct_scalar(node))
 
 
-def _untagged(loader: Loader, _suffix: str, node: Any) -> Any:
-    """Ignore a tag that is not known."""
+def _ignore_tag(loader: Loader, _suffix: str, node: Any) -> Any:
+    """Construct a node whose tag is unknown, as if it had no tag."""
     if isinstance(node, yaml.MappingNode):
         return loader.construct_mapping(node)
     if isinstance(node, yaml.SequenceNode):
@@ -100,4 +100,4 @@ Loader.add_constructor("tag:yaml.org,2002:float", _float)
 Loader.add_constructor("tag:yaml.org,2002:bool", _boolean)
 Loader.add_constructor("tag:yaml.org,2002:binary", _binary)
 Loader.add_constructor("tag:yaml.org,2002:timestamp", _text)
-Loader.add_multi_constructor("", _untagged)
+Loader.add_multi_constructor("", _ignore_tag)

@@ -1,8 +1,7 @@
-"""Builds and encodes every event; the one owner of their times and ids.
+"""Encoding of events. All timestamps and ids of events are made in this module.
 
-An event leaves here as the bytes of its JSON: canonical proto3 JSON with enums as numbers (names that the
-gateway does not know would silently become 0). The templates are proven equal to ``json_format`` in the tests.
-What happens to the bytes afterwards is the ledger's business.
+An event is encoded as canonical proto3 JSON, with enums as numbers because the gateway silently reads an unknown name
+as 0. The tests compare the templates with ``json_format``. Queueing the events is left to `_events/_ledger.py`.
 """
 
 from __future__ import annotations
@@ -28,35 +27,40 @@ from bucketeer_async._models import (
     check_text,
 )
 
-#: Where its id stands in the body of every event; as a text of its own it would weigh 85 bytes more.
+#: Position of the event's id in every body. A separate str would take 85 bytes per event.
 EVENT_ID: Final = slice(7, 43)
 
 _TYPE: Final = "type.googleapis.com/bucketeer.event.client."
-_MAX_DURATION: Final = 315_576_000_000.0  # seconds; the range of google.protobuf.Duration
+_MAX_DURATION: Final = 315_576_000_000.0  # seconds; the largest google.protobuf.Duration
 _LEAST_LATENCY: Final = 1e-9  # seconds; the gateway silently discards a latency of 0
 _UUID_GROUPS: Final = struct.Struct("8s4s4s4s12s")  # of hexadecimal digits
-_VERSION_4: Final = bytes(byte & 0x0F | 0x40 for byte in range(256))  # what becomes of byte 6, by RFC 9562
-_VARIANT_1: Final = bytes(byte & 0x3F | 0x80 for byte in range(256))  # and of byte 8
+_VERSION_4: Final = bytes(byte & 0x0F | 0x40 for byte in range(256))  # translates byte 6 (RFC 9562)
+_VARIANT_1: Final = bytes(byte & 0x3F | 0x80 for byte in range(256))  # translates byte 8
 
 
 class EncodedEvent(NamedTuple):
-    """An event ready for the wire."""
+    """An encoded event.
+
+    Attributes:
+        kind: Kind of the event.
+        body: The event as JSON, an element of ``RegisterEventsRequest.events``.
+    """
 
     kind: EventKind
     body: bytes
 
     @property
     def event_id(self) -> str:
-        """UUID v4 of the event."""
+        """Id of the event, a version 4 UUID."""
         return self.body[EVENT_ID].decode()
 
 
 class UnreportedError(ValueError):
-    """The failure has no metrics event: 401 and 403 are the application's configuration, not an incident."""
+    """The error has no metrics event: 401 and 403 are errors of the application's configuration."""
 
 
 class IdPool:
-    """UUID v4 texts from pooled randomness; any thread may take one."""
+    """Generates version 4 UUIDs from pooled randomness; safe for use from any thread."""
 
     def __init__(self, size: int = 256) -> None:
         self._size = size
@@ -65,7 +69,7 @@ class IdPool:
     def __call__(self) -> str:
         while True:
             try:
-                return self._ids.pop()  # atomic, so no two threads get the same one
+                return self._ids.pop()  # atomic: no two threads get the same id
             except IndexError:
                 self._ids.extend(self._fresh())
 
@@ -78,14 +82,14 @@ class IdPool:
 
 
 class EventFactory:
-    """Makes the events of one processor.
+    """Encodes the events of a processor.
 
     Args:
-        tag: The tag of every event.
-        source_id: ``bucketeer.event.client.SourceId`` as a number; 0 is UNKNOWN and left out, as proto3 JSON does.
+        tag: Tag of every event.
+        source_id: Number of a ``bucketeer.event.client.SourceId``; 0 is UNKNOWN, which proto3 JSON omits.
         sdk_version: Version of the SDK.
-        now: Unix time in seconds.
-        new_id: Makes event ids, UUIDs of version 4.
+        now: Returns the Unix time, in seconds.
+        new_id: Returns a new event id, a version 4 UUID.
     """
 
     def __init__(
@@ -106,7 +110,7 @@ class EventFactory:
         self._end = (f',"tag":{_text(tag)}' if tag else "") + self._source + "}}"
 
     def evaluation(self, user: User, evaluation: Evaluation) -> EncodedEvent:
-        """Encode that ``user`` got ``evaluation``.
+        """Encode an evaluation event: ``user`` was served the variation of ``evaluation``.
 
         Raises:
             TypeError: If an argument has the wrong type.
@@ -116,49 +120,51 @@ class EventFactory:
         return self._evaluation(user, _evaluation_json(evaluation))
 
     def default_evaluation(self, user: User, feature_id: str, reason: ReasonType) -> EncodedEvent:
-        """Encode that ``user`` got the caller's default.
+        """Encode an evaluation event: ``user`` was served the caller's default.
 
         Raises:
             TypeError: If an argument has the wrong type.
-            ValueError: If the feature id is empty or no valid text, or the reason is not one for a default.
+            ValueError: If the feature id is empty or not valid Unicode, or the reason is not for a default.
         """
         check_text("feature_id", feature_id, empty=False)
         if not check_enum("reason", reason, ReasonType).is_error:
-            raise ValueError(f"reason must be CLIENT or one of ERROR_*, not {reason.name}: a default was served")
+            raise ValueError(
+                f"reason must be CLIENT or one of ERROR_*, the reasons for serving a default, not {reason.name}"
+            )
         return self._evaluation(user, f'"featureId":{_text(feature_id)},"reason":{{"type":{reason:d}}}')
 
     def _evaluation(self, user: User, fields: str) -> EncodedEvent:
-        about_user = _user_json(user)
+        user_fields = _user_json(user)
         body = (
             f'{{"id":"{self._new_id()}","event":{{"@type":"{_TYPE}EvaluationEvent","timestamp":"{int(self._now())}",'
-            f"{fields},{about_user}{self._end}"
+            f"{fields},{user_fields}{self._end}"
         )
         return EncodedEvent(EventKind.EVALUATION, body.encode())
 
     def goal(self, user: User, goal_id: str, value: float) -> EncodedEvent:
-        """Encode that ``user`` reached the goal.
+        """Encode a goal event: ``user`` reached the goal.
 
         Raises:
             TypeError: If an argument has the wrong type.
-            ValueError: If the goal id is empty or no valid text, or the value is not a finite double.
+            ValueError: If the goal id is empty or not valid Unicode, or the value is not a finite double.
         """
         check_text("goal_id", goal_id, empty=False)
         number = _finite("value", value)
-        about_user = _user_json(user)
-        # Only a positive zero is proto3's default; repr() is the shortest text that reads back exactly.
+        user_fields = _user_json(user)
+        # The default, which proto3 JSON omits, is 0.0 but not -0.0. repr() is the shortest exact text of a double.
         amount = f',"value":{number!r}' if number or math.copysign(1.0, number) < 0 else ""
         body = (
             f'{{"id":"{self._new_id()}","event":{{"@type":"{_TYPE}GoalEvent","timestamp":"{int(self._now())}",'
-            f'"goalId":{_text(goal_id)}{amount},{about_user}{self._end}'
+            f'"goalId":{_text(goal_id)}{amount},{user_fields}{self._end}'
         )
         return EncodedEvent(EventKind.GOAL, body.encode())
 
     def get_evaluation_latency(self, duration: float) -> EncodedEvent:
-        """Encode the seed's latency message.
+        """Encode a ``GetEvaluationLatencyMetricsEvent``; ``duration`` is in seconds.
 
         Raises:
             TypeError: If the duration is not a number.
-            ValueError: If it is not finite, negative, or over the range of a protobuf Duration.
+            ValueError: If the duration is not from 0 to 315,576,000,000, the largest protobuf Duration.
         """
         text = _duration_text(_seconds(duration))
         return self._metrics(
@@ -166,32 +172,32 @@ class EventFactory:
         )
 
     def get_evaluation_size(self, size_byte: int) -> EncodedEvent:
-        """Encode the seed's size message.
+        """Encode a ``GetEvaluationSizeMetricsEvent``; ``size_byte`` is in bytes.
 
         Raises:
             TypeError: If the size is not an int.
-            ValueError: If it is not from 0 to 2**31 - 1.
+            ValueError: If the size is not from 0 to 2**31 - 1.
         """
         return self._metrics(
             "GetEvaluationSizeMetricsEvent", f',"labels":{self._labels(state="FULL")}{_size(size_byte)}'
         )
 
     def timeout_error_count(self) -> EncodedEvent:
-        """Encode the seed's count of a timeout."""
-        return self._metrics("TimeoutErrorCountMetricsEvent", self._seed_tag())
+        """Encode a ``TimeoutErrorCountMetricsEvent``."""
+        return self._metrics("TimeoutErrorCountMetricsEvent", self._tag_field())
 
     def internal_error_count(self) -> EncodedEvent:
-        """Encode the seed's count of an internal error."""
-        return self._metrics("InternalErrorCountMetricsEvent", self._seed_tag())
+        """Encode an ``InternalErrorCountMetricsEvent``."""
+        return self._metrics("InternalErrorCountMetricsEvent", self._tag_field())
 
     def latency(self, duration: float, api_id: ApiId) -> EncodedEvent:
-        """Encode how long an operation took.
+        """Encode the latency of an operation, in seconds.
 
-        A duration of 0 is sent as a nanosecond, because the gateway silently discards 0.
+        A duration of 0 is encoded as a nanosecond, because the gateway silently discards 0.
 
         Raises:
             TypeError: If an argument has the wrong type.
-            ValueError: If the duration is not finite, negative, or over the range of a protobuf Duration.
+            ValueError: If the duration is not from 0 to 315,576,000,000, the largest protobuf Duration.
         """
         seconds = max(_seconds(duration), _LEAST_LATENCY)
         return self._metrics(
@@ -199,7 +205,7 @@ class EventFactory:
         )
 
     def size(self, size_byte: int, api_id: ApiId) -> EncodedEvent:
-        """Encode how many bytes an answer had.
+        """Encode the size of an operation's response, in bytes.
 
         Raises:
             TypeError: If an argument has the wrong type.
@@ -208,17 +214,17 @@ class EventFactory:
         return self._metrics("SizeMetricsEvent", f'{_api(api_id)},"labels":{self._tag_label}{_size(size_byte)}')
 
     def error(self, error: BaseException, api_id: ApiId) -> EncodedEvent:
-        """Encode a failed operation, as the message for its class of failure.
+        """Encode the error of an operation, as the message for the class of the error.
 
         Raises:
             TypeError: If an argument has the wrong type.
-            UnreportedError: If the failure has no metrics event (401, 403).
+            UnreportedError: If the error has no metrics event (401 and 403).
         """
         if not isinstance(error, BaseException):
             raise TypeError(f"error must be an exception, not {type(error).__name__}")
         detail = error_detail(error)
         if detail is None:
-            raise UnreportedError("401 and 403 have no metrics event: they are logged")
+            raise UnreportedError("the statuses 401 and 403 have no metrics event and are only logged")
         return self._metrics(detail.message, f'{_api(api_id)},"labels":{self._labels(**detail.labels)}')
 
     def _metrics(self, message: str, fields: str) -> EncodedEvent:
@@ -231,19 +237,19 @@ class EventFactory:
     def _labels(self, **labels: str) -> str:
         return _map_json({"tag": self._tag, **labels})
 
-    def _seed_tag(self) -> str:
+    def _tag_field(self) -> str:
         return f',"tag":{_text(self._tag)}' if self._tag else ""
 
 
 def _user_json(user: User) -> str:
-    """Return what an event says about ``user``, made once per user.
+    """Return the fields of an event that describe the user; encoded once per user.
 
     Raises:
-        TypeError: If it is not a User.
+        TypeError: If the argument is not a `User`.
     """
     if not isinstance(user, User):
         raise TypeError(f"user must be a User, not {type(user).__name__}")
-    encoded = user._encoded  # noqa: SLF001 - the user carries the encoding, this module makes it
+    encoded = user._encoded  # noqa: SLF001 - the cache of this module, kept in the user
     if not encoded:
         user_id = _text(user.id)
         data = f',"data":{_map_json(user.attributes)}' if user.attributes else ""
@@ -253,15 +259,15 @@ def _user_json(user: User) -> str:
 
 
 def _evaluation_json(evaluation: Evaluation) -> str:
-    """Return what an event says about an evaluation, made once for all users that it was made for."""
-    carrier = evaluation._prototype or evaluation  # noqa: SLF001 - as with the user
-    encoded = carrier._encoded  # noqa: SLF001
+    """Return the fields of an event that describe the evaluation; encoded once for all copies of an evaluation."""
+    shared = evaluation._prototype or evaluation  # noqa: SLF001 - likewise, in the evaluation
+    encoded = shared._encoded  # noqa: SLF001
     if not encoded:
-        version = f',"featureVersion":{carrier.feature_version:d}' if carrier.feature_version else ""
-        variation = f',"variationId":{_text(carrier.variation_id)}' if carrier.variation_id else ""
-        reason = _reason_json(carrier.reason)
-        encoded = f'"featureId":{_text(carrier.feature_id)}{version}{variation},"reason":{reason}'
-        object.__setattr__(carrier, "_encoded", encoded)
+        version = f',"featureVersion":{shared.feature_version:d}' if shared.feature_version else ""
+        variation = f',"variationId":{_text(shared.variation_id)}' if shared.variation_id else ""
+        reason = _reason_json(shared.reason)
+        encoded = f'"featureId":{_text(shared.feature_id)}{version}{variation},"reason":{reason}'
+        object.__setattr__(shared, "_encoded", encoded)
     return encoded
 
 
@@ -311,7 +317,7 @@ def _seconds(duration: object) -> float:
 
 
 def _duration_text(seconds: float) -> str:
-    """Return proto3 JSON's form of a Duration: 0, 3, 6 or 9 decimals."""
+    """Return a Duration in proto3 JSON, which has 0, 3, 6 or 9 decimals."""
     whole, nanos = divmod(round(seconds * 1_000_000_000), 1_000_000_000)
     if not nanos:
         return f"{whole}s"

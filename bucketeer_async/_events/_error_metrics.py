@@ -1,6 +1,6 @@
-"""Which metrics message stands for which class of failure.
+"""The metrics message for each class of error.
 
-The table is the one that Bucketeer's Go SDK means to apply to a bare HTTP status.
+The table of statuses is the one of Bucketeer's Go SDK.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Final
 
 from bucketeer_async._errors import ConnectionFailedError, RequestTimeoutError, StatusError
 
-_LONGEST_MESSAGE: Final = 500  # characters; the gateway only logs it
+_LONGEST_MESSAGE: Final = 500  # characters; the gateway only logs the message
 
 _BY_STATUS: Final = {
     400: "BadRequestErrorMetricsEvent",
@@ -30,14 +30,14 @@ _UNREPORTED: Final = frozenset({401, 403})
 
 @dataclass(frozen=True, slots=True)
 class ErrorDetail:
-    """A message of ``bucketeer.event.client`` and the labels it has besides ``tag``."""
+    """The name of a message in ``bucketeer.event.client``, and its labels besides ``tag``."""
 
     message: str
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
 def error_detail(error: BaseException) -> ErrorDetail | None:
-    """Return the metrics message for a failure, or None if it has none (401 and 403 are only logged)."""
+    """Return the metrics message for an error, or None for the statuses 401 and 403, which are only logged."""
     if isinstance(error, StatusError):
         return _status_detail(error)
     if isinstance(error, RequestTimeoutError | TimeoutError):
@@ -64,6 +64,6 @@ def _status_detail(error: StatusError) -> ErrorDetail | None:
 def _message(error: BaseException) -> str:
     try:
         text = str(error) or type(error).__name__
-    except Exception:  # noqa: BLE001 - the exception is the application's; its __str__ may do anything
+    except Exception:  # noqa: BLE001 - __str__ of an application's exception may raise anything
         text = type(error).__name__
     return text[:_LONGEST_MESSAGE].encode(errors="replace").decode()

@@ -1,9 +1,9 @@
-"""The file of a spool: events that must outlive the process, in SQLite. Everything here blocks: call it off the loop.
+"""The file of a spool: an SQLite database of undelivered events. All functions block: call them off the event loop.
 
-When something is written, and what becomes of it, is left to `_events/_spool_writer.py`.
+When events are written and deleted is left to `_events/_spool_writer.py`.
 
-A row is believed only if its checksum is right. A file that SQLite finds damaged is set aside, and what can still be
-read of it goes into a new one.
+A row counts as an event only if its checksum is correct. If SQLite reports damage, the file is renamed, and a new file
+gets the events that are still readable.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from bucketeer_async._models import EventKind
 FILE_NAME: Final = "events.sqlite3"
 _DAMAGED_NAME: Final = "events.damaged"
 _PAGE: Final = 4096  # bytes
-_ROWS: Final = 1000  # read at once, at most ...
-_BYTES: Final = 2**20  # ... and of these many bytes
-_WORTH_SHRINKING: Final = 2**20  # bytes
+_ROWS_PER_READ: Final = 1000
+_BYTES_PER_READ: Final = 2**20
+_SHRINK_THRESHOLD: Final = 2**20  # bytes; an empty file of more than this size is shrunk
 _SCHEMA: Final = (
     "CREATE TABLE IF NOT EXISTS events "
     "(row INTEGER PRIMARY KEY, kind TEXT, id TEXT, pushed REAL, checksum INTEGER, body BLOB)"
@@ -34,26 +34,26 @@ _COLUMNS: Final = "row, kind, id, pushed, checksum, body"
 
 
 class SpoolError(BucketeerError):
-    """The file cannot be used."""
+    """The spool cannot be used."""
 
 
 class SpoolFullError(SpoolError):
-    """There is no room: the file is as large as it may become, or the disk is full."""
+    """The spool is full: the file has its largest size, or the disk is full."""
 
 
 class SpoolDamagedError(SpoolError):
-    """SQLite cannot read the file, or not all of it."""
+    """The file is damaged: SQLite cannot read all of it."""
 
 
 class SpooledEvent(NamedTuple):
-    """One event in the file.
+    """An event in the file.
 
     Attributes:
-        row: Its place; later events have greater ones.
-        kind: Class of the event.
-        event_id: Its UUID.
+        row: Row number; later events have larger numbers.
+        kind: Kind of the event.
+        event_id: Id of the event, a UUID.
         pushed: Unix time of the push, in seconds.
-        body: The JSON of the event.
+        body: The event as JSON.
     """
 
     row: int
@@ -68,7 +68,7 @@ def _checksum(kind: str, event_id: str, pushed: float, body: bytes) -> int:
 
 
 def _read(row: Sequence[object]) -> SpooledEvent | None:
-    """Return the event in a row, or None if it is not as it was written."""
+    """Return the event in a row, or None if the row is damaged."""
     match row:
         case [int(number), str(kind), str(event_id), float(pushed), int(checksum), bytes(body)]:
             if checksum == _checksum(kind, event_id, pushed, body):
@@ -77,21 +77,21 @@ def _read(row: Sequence[object]) -> SpooledEvent | None:
 
 
 class SpoolFile:
-    """An open spool, owned by this process alone until `close`.
+    """An open spool. This process has an exclusive lock on the file until `close`.
 
-    Use it from one thread.
+    Not safe for use from several threads.
 
     Args:
-        directory: Where the file is; made with mode 0700 if need be. The file has mode 0600.
-        max_bytes: How large the file may become.
+        directory: Directory of the file. A missing directory is created with mode 0700; the file has mode 0600.
+        max_bytes: Largest size of the file, in bytes.
 
     Raises:
-        SpoolError: If it cannot be used: in use by another process, no permission, no such disk.
+        SpoolError: If the spool cannot be used, for example because another process uses it or permission is denied.
     """
 
     def __init__(self, directory: Path, max_bytes: int) -> None:
         self.corrupt = 0
-        """Events that were lost because the file was damaged, as far as is known."""
+        """Number of events that are known to be lost because the file was damaged."""
         self._path = directory / FILE_NAME
         self._max_bytes = max_bytes
         with _as_spool_errors():
@@ -99,14 +99,14 @@ class SpoolFile:
             try:
                 self._connection = self._open()
             except SpoolDamagedError:
-                self._connection = self._open_anew()
+                self._connection = self._replace_damaged_file()
             self._last_recovered = self._greatest_row()
             self._count = self._count_rows()
         self._next_row = self._last_recovered + 1
 
     def _open(self) -> sqlite3.Connection:
         with contextlib.suppress(FileExistsError):
-            # Only a file that is not there yet: closing it again would free a lock that this process holds on it.
+            # Create only: closing an existing file would release the locks that this process has on it.
             os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         self._path.chmod(0o600)
         connection = _connect(self._path)
@@ -117,15 +117,15 @@ class SpoolFile:
             raise
         return connection
 
-    def _open_anew(self) -> sqlite3.Connection:
-        """Set the damaged file aside, and begin a new one with what can be read of it."""
+    def _replace_damaged_file(self) -> sqlite3.Connection:
+        """Rename the damaged file, and return a connection to a new file with the events that are still readable."""
         rows = list(_salvage(self._path))
         self._path.replace(self._path.with_name(_DAMAGED_NAME))
         for suffix in ("-wal", "-shm", "-journal"):
             self._path.with_name(FILE_NAME + suffix).unlink(missing_ok=True)
         connection = self._open()
         events = [event for row in rows if (event := _read(row)) is not None]
-        # Some events may have been unreadable without leaving a trace, so one is the least that is said.
+        # Events may be lost without a trace, so at least one lost event is counted.
         self.corrupt += max(1, len(rows) - len(events))
         with connection:
             _insert(connection, events)
@@ -144,17 +144,17 @@ class SpoolFile:
 
     @property
     def size(self) -> int:
-        """Bytes of the file that are in use."""
+        """Size of the used part of the file, in bytes."""
         with _as_spool_errors():
             (pages,) = self._connection.execute("PRAGMA page_count").fetchone()
             (free,) = self._connection.execute("PRAGMA freelist_count").fetchone()
         return int(pages - free) * _PAGE
 
     def earlier_events(self, after: int) -> list[SpooledEvent]:
-        """Return the next events that an earlier process has left, oldest first; [] if there are no more.
+        """Return the next events of earlier processes, oldest first; [] if no events are left.
 
         Args:
-            after: Row of the last one that was read; 0 in the beginning.
+            after: Row number of the last event that was read; 0 for the first call.
         """
         while True:
             with _as_spool_errors():
@@ -168,10 +168,10 @@ class SpoolFile:
             after = rows[-1][0]
 
     def _rows_after(self, after: int) -> Iterator[Sequence[Any]]:
-        room = _BYTES
+        room = _BYTES_PER_READ
         for row in self._connection.execute(
-            f"SELECT {_COLUMNS} FROM events WHERE row > ? AND row <= ? ORDER BY row LIMIT ?",  # noqa: S608 - our own words
-            (after, self._last_recovered, _ROWS),
+            f"SELECT {_COLUMNS} FROM events WHERE row > ? AND row <= ? ORDER BY row LIMIT ?",  # noqa: S608 - constants
+            (after, self._last_recovered, _ROWS_PER_READ),
         ):
             yield row
             room -= len(row[-1]) if isinstance(row[-1], bytes) else 0
@@ -179,7 +179,7 @@ class SpoolFile:
                 return
 
     def insert(self, events: Sequence[tuple[EventKind, str, float, bytes]]) -> int:
-        """Write events (class, id, Unix time of the push, JSON) durably, all or none; return the row of the first."""
+        """Write events (kind, id, Unix time of the push, JSON) in one transaction; return the first row number."""
         first = self._next_row
         numbered = [SpooledEvent(first + index, *event) for index, event in enumerate(events)]
         with _as_spool_errors(), self._connection as transaction:
@@ -189,63 +189,65 @@ class SpoolFile:
         return first
 
     def delete(self, rows: Iterable[int]) -> None:
-        """Remove events whose story has ended; a row that is not there is ignored."""
+        """Delete events by their row numbers; unknown numbers are ignored."""
         with _as_spool_errors(), self._connection as transaction:
             deleted = transaction.executemany("DELETE FROM events WHERE row = ?", ((row,) for row in rows)).rowcount
         self._count -= max(deleted, 0)
 
     def purge(self) -> int:
-        """Remove all events for good, those that were deleted before and those of a damaged file too.
+        """Erase all events, including the traces of deleted events and the renamed damaged file.
 
         Returns:
-            How many there were.
+            The number of events, without the deleted ones.
         """
         count = len(self)
         with _as_spool_errors():
             with self._connection as transaction:
                 transaction.execute("DELETE FROM events")
-            self._connection.execute("VACUUM")  # nothing of them stays in free pages
+            self._connection.execute("VACUUM")  # erases the free pages, which contain deleted events
             self._path.with_name(_DAMAGED_NAME).unlink(missing_ok=True)
         self._count = 0
         return count
 
     def close(self) -> None:
-        """Let the file go, and shrink it if it is empty."""
+        """Close the file; an empty file is shrunk."""
         try:
             with _as_spool_errors():
-                if self._path.stat().st_size > _WORTH_SHRINKING and not len(self):
+                if self._path.stat().st_size > _SHRINK_THRESHOLD and not len(self):
                     self._connection.execute("VACUUM")
         finally:
             self._connection.close()
 
 
 def read_events(directory: Path) -> Iterator[SpooledEvent | None]:
-    """Read a spool that nobody uses, oldest events first, and change nothing; None stands for a damaged one.
+    """Return the events of a spool that is not in use, oldest first, without changing it; None for a damaged event.
 
     Raises:
-        SpoolDamagedError: If SQLite cannot read on from here.
-        SpoolError: If there is no spool, or it cannot be used: in use by a process, no permission.
+        SpoolDamagedError: If SQLite cannot read the rest of the file.
+        SpoolError: If the spool does not exist or cannot be used, for example because a process uses it.
     """
     path = directory / FILE_NAME
     if not path.is_file():
-        raise SpoolError("there is no spool")
+        raise SpoolError("the directory has no spool")
     with _as_spool_errors(), contextlib.closing(_connect(path)) as connection:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-        for row in connection.execute(f"SELECT {_COLUMNS} FROM events ORDER BY row"):  # noqa: S608 - our own words
+        for row in connection.execute(f"SELECT {_COLUMNS} FROM events ORDER BY row"):  # noqa: S608 - constants
             yield _read(row)
 
 
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=0.0, isolation_level="IMMEDIATE")
-    connection.text_factory = partial(str, encoding="utf-8", errors="replace")  # the checksum judges damaged text
+    connection.text_factory = partial(
+        str, encoding="utf-8", errors="replace"
+    )  # damaged text must not raise; its checksum is wrong
     return connection
 
 
 def _claim(connection: sqlite3.Connection, max_bytes: int) -> None:
     with _as_spool_errors():
-        connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # until the connection is closed, or the process ends
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # kept until the connection is closed or the process ends
         connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")  # a commit survives the loss of power
+        connection.execute("PRAGMA synchronous = FULL")  # a commit survives a loss of power
         connection.execute(f"PRAGMA max_page_count = {max_bytes // _PAGE}")
         connection.execute(_SCHEMA)
         verdict = connection.execute("PRAGMA quick_check(1)").fetchone()
@@ -255,7 +257,7 @@ def _claim(connection: sqlite3.Connection, max_bytes: int) -> None:
 
 def _insert(connection: sqlite3.Connection, events: Iterable[SpooledEvent]) -> None:
     connection.executemany(
-        f"INSERT INTO events ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)",  # noqa: S608 - our own words
+        f"INSERT INTO events ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)",  # noqa: S608 - constants
         (
             (event.row, str(event.kind), event.event_id, event.pushed, _checksum(*event[1:]), event.body)
             for event in events
@@ -264,15 +266,17 @@ def _insert(connection: sqlite3.Connection, events: Iterable[SpooledEvent]) -> N
 
 
 def _salvage(path: Path) -> Iterator[Sequence[object]]:
-    """Read a damaged file from its beginning, and from its end, each as far as it goes."""
+    """Return the readable rows of a damaged file, read from its beginning and from its end up to the damage."""
     seen: set[object] = set()
     for order in ("ASC", "DESC"):
         connection = _connect(path)
         try:
             with _as_spool_errors():
-                connection.execute("PRAGMA writable_schema = ON")  # else a file that was cut off is not read at all
-                # One row at a time: what was read before the damage is kept.
-                for row in connection.execute(f"SELECT {_COLUMNS} FROM events ORDER BY row {order}"):  # noqa: S608 - ours
+                connection.execute(
+                    "PRAGMA writable_schema = ON"
+                )  # without this, SQLite does not read a truncated file at all
+                # Row by row, so that the rows before the damage are not lost.
+                for row in connection.execute(f"SELECT {_COLUMNS} FROM events ORDER BY row {order}"):  # noqa: S608 - constants
                     if row[0] not in seen:
                         seen.add(row[0])
                         yield row
@@ -284,11 +288,11 @@ def _salvage(path: Path) -> Iterator[Sequence[object]]:
 
 @contextlib.contextmanager
 def _as_spool_errors() -> Iterator[None]:
-    """Translate errors of SQLite and of the file system, once, at this border."""
+    """Translate errors of SQLite and of the file system to `SpoolError`s."""
     try:
         yield
     except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without the detail in the upper bits
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the upper bits contain details
         if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
             raise SpoolDamagedError(str(error)) from error
         if code == sqlite3.SQLITE_FULL:

@@ -1,6 +1,7 @@
-"""One flag and one segment of the server, as they are cached: made of the JSON that was sent.
+"""Definitions of flags and segments, made from the JSON that the gateway sends.
 
-Functions named ``holding_*`` work in short steps, so that others can be let in between.
+A function that returns `Steps` is a generator that does long work in short steps: its caller decides whether other
+tasks run between two steps.
 """
 
 from __future__ import annotations
@@ -27,24 +28,24 @@ _T = TypeVar("_T")
 Steps = Generator[None, None, _T]
 
 _USERS_PER_STEP: Final = 200
-_LONG: Final = 32 * 1024  # characters of a definition over which a question shall not pay for its compilation
-_UNUSABLE: Final = (ValueError, TypeError, RecursionError)  # what one definition may raise; the others go on
+_LONG: Final = 32 * 1024  # characters; a longer definition is compiled on arrival, because it would delay an evaluation
+_COMPILE_ERRORS: Final = (ValueError, TypeError, RecursionError)  # what a malformed definition may raise
 
 
 class FlagDefinition:
-    """A flag as it was sent; compiled when it is first asked for.
+    """A flag's definition as the gateway sent it, compiled on first use.
 
-    A compiled flag is some hundred objects, and a large environment has thousands of flags, of which one service asks
-    for a few: to compile them all would cost seconds, memory, and pauses of the garbage collector of half a second.
+    A compiled flag consists of some hundred objects. A large environment has thousands of flags, of which one service
+    evaluates a few. Compiling all flags would cost seconds, memory, and garbage collector pauses of half a second.
 
     Attributes:
-        id: Its id.
-        text: Its JSON.
-        updated_at: When it was last edited, as it was sent.
-        tags: Its tags.
-        dependencies: Flags that it depends on.
-        segments: Segments that it names.
-        problem: What is wrong with it; "" if nothing is, as far as it was looked at.
+        id: Id of the flag.
+        text: The definition as JSON.
+        updated_at: Time of the last edit, in the gateway's form.
+        tags: Tags of the flag.
+        dependencies: Ids of the flags that the flag depends on.
+        segments: Ids of the segments that the flag's rules name.
+        problem: Why the definition is malformed; "" while no problem is known.
     """
 
     __slots__ = ("_flag", "dependencies", "id", "problem", "segments", "tags", "text", "updated_at")
@@ -66,37 +67,37 @@ class FlagDefinition:
 
     @property
     def in_use(self) -> bool:
-        """Whether it was asked for."""
+        """Whether the flag was compiled, or is known to be malformed."""
         return self._flag is not None or bool(self.problem)
 
     def compiled(self) -> Flag:
-        """Return it compiled.
+        """Return the compiled flag.
 
         Raises:
-            EvaluationError: If it cannot be.
+            EvaluationError: If the definition is malformed.
         """
         if self._flag is None:
             try:
                 self._flag = compile_flag(json.loads(self.text))
-            except _UNUSABLE as error:
+            except _COMPILE_ERRORS as error:
                 self.problem = str(error) or type(error).__name__
                 raise EvaluationError(EvaluationCause.MALFORMED, self.id, self.problem) from None
         return self._flag
 
     def prepare(self) -> None:
-        """Compile it now; if it cannot be, those who ask for it are told."""
+        """Compile the flag now; an error is raised again by `compiled`."""
         try:
             self.compiled()
         except EvaluationError:
             return
 
     def matches_json(self, fields: Fields, text: str) -> bool:
-        """Return whether it is what was sent now. White space may differ, for servers do not agree on it."""
+        """Return whether ``text``, parsed as ``fields``, is the same definition; servers may differ in white space."""
         return self.text == text or json.loads(self.text) == fields
 
 
 class CompiledFlags(Mapping[str, Flag]):
-    """Flags, each compiled when it is first asked for; `EvaluationError` for one that cannot be."""
+    """Compiled flags by id. Each flag is compiled on first lookup; a malformed flag raises an `EvaluationError`."""
 
     __slots__ = ("_definitions",)
 
@@ -117,13 +118,13 @@ class CompiledFlags(Mapping[str, Flag]):
 
 
 class SegmentDefinition(NamedTuple):
-    """A segment, compiled.
+    """A segment's definition, compiled on arrival.
 
     Attributes:
-        segment: None if it could not be compiled.
-        hash: Of its JSON, which is not kept; 0 if unknown.
-        rules: The JSON of its rules.
-        problem: Why it could not be compiled.
+        segment: The compiled segment; None if the definition is malformed.
+        hash: Hash of the definition's JSON, which is not stored; 0 if unknown.
+        rules: The segment's rules as JSON.
+        problem: Why the definition is malformed; "" if it is not.
     """
 
     segment: Segment | None
@@ -133,41 +134,41 @@ class SegmentDefinition(NamedTuple):
 
 
 def parse_flag(text: str, cached: Mapping[str, FlagDefinition]) -> FlagDefinition | None:
-    """Hold a flag unless it is held already; None if it cannot even be told which it is."""
+    """Return a flag's definition: the cached one if it is the same, else a new one; None if the JSON has no id."""
     fields = json.loads(text)
     feature_id = fields.get("id")
     if not isinstance(feature_id, str) or not feature_id:
         return None
-    before = cached.get(feature_id)
-    if before is not None and before.matches_json(fields, text):
-        return before
-    new = FlagDefinition(feature_id, text, fields)
-    if len(text) > _LONG or (before is not None and before.in_use):
-        new.prepare()
-    return new
+    previous = cached.get(feature_id)
+    if previous is not None and previous.matches_json(fields, text):
+        return previous
+    definition = FlagDefinition(feature_id, text, fields)
+    if len(text) > _LONG or (previous is not None and previous.in_use):
+        definition.prepare()
+    return definition
 
 
 def parse_segment(text: str) -> Steps[tuple[str, SegmentDefinition]]:
-    """Return the id of a segment, "" if it has none, and the segment, compiled."""
+    """Return the id of a segment, or "" if the JSON has none, and the segment's definition; in short steps."""
     reader, builder, fields, problem = Reader(text), SegmentBuilder(), {}, ""
     for key in reader.members():
         if key == "users" and reader.peek() == "[":
             for number, _ in enumerate(reader.entries(), 1):
-                problem = _add(builder, reader.value()) or problem
+                problem = _add_user(builder, reader.value()) or problem
                 if number % _USERS_PER_STEP == 0:
                     yield
         else:
             fields[key] = reader.value()
-    segment, problem = _segment(builder, fields, problem)
+    segment, problem = _build_segment(builder, fields, problem)
     segment_id = fields.get("segmentId")
     rules = json.dumps(fields.get("rules") or [])
     return segment_id if isinstance(segment_id, str) else "", SegmentDefinition(segment, hash(text), rules, problem)
 
 
-def _add(builder: SegmentBuilder, user: object) -> str:
-    """Add a user to a list; return what is wrong with it."""
+def _add_user(builder: SegmentBuilder, user: object) -> str:
+    """Add a user to a segment; return why the user is malformed, or ""."""
     if not isinstance(user, Mapping):
-        return f"users has an entry that is not an object but {type(user).__name__}"
+        return f"an entry of users must be an object, not {type(user).__name__}"
     try:
         builder.add(user)
     except MalformedError as error:
@@ -175,12 +176,12 @@ def _add(builder: SegmentBuilder, user: object) -> str:
     return ""
 
 
-def _segment(builder: SegmentBuilder, fields: Fields, problem: str) -> tuple[Segment | None, str]:
+def _build_segment(builder: SegmentBuilder, fields: Fields, problem: str) -> tuple[Segment | None, str]:
     if fields.get("users") is not None:
-        problem = "users is not a list"
+        problem = "users must be a list"
     if problem:
         return None, problem
     try:
         return builder.build(fields), ""
-    except _UNUSABLE as error:
+    except _COMPILE_ERRORS as error:
         return None, str(error)

@@ -1,15 +1,15 @@
-"""What ``export_snapshot()`` saves, and a later process starts with.
+"""The file format of snapshots: exported by ``export_snapshot()``, and loaded as ``LocalEvaluation.bootstrap``.
 
-Two lines of UTF-8. The first is a JSON object that tells what the second is: ``format``, ``version``, and ``sha256``,
-the hash of the second line. The second is a JSON object::
+A file is two lines of UTF-8. The first line is a JSON object, the header: ``format``, ``version``, and ``sha256``, the
+hash of the second line. The second line is a JSON object::
 
     {"tag": "shop",
-     "environment": false,         whether flags without the tag are in it too
-     "savedAt": 1700000000.0,      when the gateway last said that it was up to date, in Unix seconds
-     "features": [...],            as the gateway sent them
+     "environment": false,         whether flags without the tag are included
+     "savedAt": 1700000000.0,      Unix seconds; when the gateway last confirmed the flags
+     "features": [...],            flags as the gateway sent them
      "segments": [{"segmentId": "...", "rules": [...], "users": ["user-1", ...], "strays": {"segment": ["user-2"]}}]}
 
-A version that is not known is refused.
+``strays`` are the `Segment.misfiled_members`. A file of another version is rejected.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ _USERS_PER_STEP: Final = 10_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SavedSnapshot:
-    """What a process has saved.
+    """The content of a snapshot file.
 
     Attributes:
-        tag: Of the flags.
-        environment: Whether flags without the tag are among them.
-        saved_at: When it was up to date, in Unix seconds.
+        tag: The tag for which the flags were polled.
+        environment: Whether flags without the tag are included.
+        saved_at: When the gateway last confirmed that the flags were up to date, in Unix seconds.
         features: The flags, as JSON.
-        segments: The segments, in our own form.
+        segments: The segments, in the form of the file.
     """
 
     tag: str
@@ -60,7 +60,7 @@ def dump(
     environment: bool,
     saved_at: float,
 ) -> bytes:
-    """Encode; from any thread, with room for other threads between the parts."""
+    """Return the content of a snapshot file. May run in any thread; gives way to other threads between the parts."""
     features = ",".join(each.text for each in flags.values())
     members = ",".join(_segment_json(each.segment, each) for each in segments.values() if each.segment)
     head = _to_json({"tag": tag, "environment": environment, "savedAt": saved_at})
@@ -73,11 +73,11 @@ def _to_json(value: object) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
-def _segment_json(segment: Segment, held: SegmentDefinition) -> str:
+def _segment_json(segment: Segment, definition: SegmentDefinition) -> str:
     users = ",".join(_texts_json(segment.members))
     strays = {segment_id: list(each) for segment_id, each in segment.misfiled_members.items()}
     head = _to_json({"segmentId": segment.id, "strays": strays})
-    return f'{head[:-1]},"rules":{held.rules},"users":[{users}]}}'
+    return f'{head[:-1]},"rules":{definition.rules},"users":[{users}]}}'
 
 
 def _texts_json(texts: AbstractSet[str]) -> Iterator[str]:
@@ -87,14 +87,14 @@ def _texts_json(texts: AbstractSet[str]) -> Iterator[str]:
 
 
 def load(data: bytes, tag: str) -> SavedSnapshot:
-    """Decode.
+    """Read the content of a snapshot file.
 
     Args:
-        data: What `dump` returned.
-        tag: What the flags must have been polled for.
+        data: The content, as `dump` returned it.
+        tag: The tag for which the flags must have been polled.
 
     Raises:
-        ConfigurationError: If it is nothing of the kind, damaged, of another version, or of another tag.
+        ConfigurationError: If the data is not a snapshot file, is damaged, or has another version or tag.
     """
     first, _, rest = data.partition(b"\n")
     body = rest.removesuffix(b"\n")
@@ -104,9 +104,9 @@ def load(data: bytes, tag: str) -> SavedSnapshot:
     except ConfigurationError:
         raise
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise _wrong(f"it cannot be read ({type(error).__name__})") from None
+        raise _invalid_bootstrap(f"the data cannot be read ({type(error).__name__})") from None
     if saved.tag != tag:
-        raise _wrong(f"it is of the tag {saved.tag!r}, not {tag!r}")
+        raise _invalid_bootstrap(f"the flags are of the tag {saved.tag!r}, not {tag!r}")
     return saved
 
 
@@ -131,7 +131,7 @@ def _read(text: str) -> SavedSnapshot:
 def _text(reader: Reader) -> str:
     start = reader.index
     if not isinstance(reader.value(), dict):
-        raise _wrong("a flag cannot be read")
+        raise _invalid_bootstrap("a flag cannot be read")
     return reader.text[start : reader.index]
 
 
@@ -139,22 +139,22 @@ def _check_header(line: bytes, body: bytes) -> None:
     try:
         header = json.loads(line)
     except (ValueError, RecursionError):
-        raise _wrong("it does not begin with a header") from None
+        raise _invalid_bootstrap("the data does not begin with a header") from None
     if not isinstance(header, dict) or header.get("format") != _FORMAT:
-        raise _wrong("it does not begin with a header")
+        raise _invalid_bootstrap("the data does not begin with a header")
     if header.get("version") != _VERSION:
-        raise _wrong(f"its version is {header.get('version')!r}, not {_VERSION}")
+        raise _invalid_bootstrap(f"the version is {header.get('version')!r}, not {_VERSION}")
     if header.get("sha256") != hashlib.sha256(body).hexdigest():
-        raise _wrong("it is damaged: its hash does not match")
+        raise _invalid_bootstrap("the data is damaged: the hash does not match")
 
 
-def _wrong(reason: str) -> ConfigurationError:
+def _invalid_bootstrap(reason: str) -> ConfigurationError:
     return ConfigurationError(f"LocalEvaluation.bootstrap must be what export_snapshot() returned: {reason}")
 
 
 def restore(saved: SavedSnapshot) -> Steps[tuple[CachedFlags, CachedSegments]]:
-    """Compile what was saved, in short steps. Everything will be asked for at the first poll, for it may be old."""
-    answer = GetFeatureFlagsResponse(
+    """Return the cached flags and segments of a file, in short steps; the first poll still requests everything."""
+    response = GetFeatureFlagsResponse(
         features=Definitions(saved.features),
         archived_feature_flag_ids=[],
         feature_flags_id="",
@@ -162,12 +162,12 @@ def restore(saved: SavedSnapshot) -> Steps[tuple[CachedFlags, CachedSegments]]:
         force_update=True,
         size_byte=0,
     )
-    flags = yield from apply_flags(CachedFlags(), answer, 0.0, requested_all=True)
+    flags = yield from apply_flags(CachedFlags(), response, 0.0, requested_all=True)
     segments: dict[str, SegmentDefinition] = {}
     saved.segments.reverse()
     while saved.segments:
-        segment_id, held = _restore_segment(saved.segments.pop())
-        segments[segment_id] = held
+        segment_id, definition = _restore_segment(saved.segments.pop())
+        segments[segment_id] = definition
         yield
     return CachedFlags(flags=flags.flags), CachedSegments(segments=segments)
 
@@ -178,5 +178,5 @@ def _restore_segment(fields: Mapping[str, Any]) -> tuple[str, SegmentDefinition]
         strays = {segment_id: set(each) for segment_id, each in fields["strays"].items()}
         segment = replace(bare, members=set(fields["users"]), misfiled_members=strays)
     except (MalformedError, KeyError, TypeError, AttributeError) as error:
-        raise _wrong(f"a segment cannot be read ({type(error).__name__})") from None
+        raise _invalid_bootstrap(f"a segment cannot be read ({type(error).__name__})") from None
     return segment.id, SegmentDefinition(segment, rules=json.dumps(fields["rules"]))

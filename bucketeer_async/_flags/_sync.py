@@ -1,18 +1,20 @@
-"""What is held of the server's flags and segments: what to ask for next, and what an answer makes of it.
+"""Synchronization with the gateway's flags and segments: what to request next, and what a response changes.
 
-Plain functions over frozen values; who asks, and when, is left to `_flags/_poller.py`. Functions named ``applying_*`` work in
-short steps, so that others can be let in between.
+Plain functions over frozen values; sending the requests is left to `_flags/_poller.py`. A function that returns `Steps`
+is a generator that does long work in short steps.
 
-The gateway answers with what has changed, and leaves some changes out. The remedies are all here:
+The gateway responds with what has changed, but its responses omit some changes. All workarounds are in this module:
 
 ====================================================== ==============================================================
-a change that the gateway does not tell                what is done
+omitted change                                         workaround
 ====================================================== ==============================================================
-a flag lost the tag, was deleted, or went off without  the gateway's id of its flags is a hash that is computed here
-an off variation                                       too: if they differ, everything is asked for at once
-the last flag of the tag is gone                       an empty id empties what is held
-a flag names a segment that was last edited long ago   all segments are asked for when one is named that is not held
-anything else                                          everything is asked for once per ``full_refresh_interval``
+a flag lost the tag, was deleted, or was switched off  the gateway's id of its flags is a hash, which is computed in
+and has no off variation                               this process too: if the hashes differ, all flags are
+                                                       requested at once
+the last flag of the tag is gone                       an empty id removes all cached flags
+a flag names a segment that was last edited long ago   all segments are requested when a flag names a segment that
+                                                       is not cached
+any other change                                       everything is requested once per ``full_refresh_interval``
 ====================================================== ==============================================================
 """
 
@@ -36,8 +38,8 @@ from bucketeer_async._flags._definitions import (
 from bucketeer_async._results import FlagChanges
 from bucketeer_async._transport._responses import GetFeatureFlagsResponse, GetSegmentUsersResponse
 
-#: Seconds after which segments are asked for again that the gateway did not have though a flag names them: what its
-#: servers know may differ for so long, by their own grace for it.
+#: Seconds after which all segments are requested again if a flag names a segment that the gateway did not have. The
+#: caches of the gateway's servers may differ for this long.
 ABSENT_RETRY_INTERVAL: Final = 600.0
 
 _FNV_OFFSET: Final = 0xCBF29CE484222325  # FNV-1a, 64 bit
@@ -48,15 +50,15 @@ _FLAGS_PER_STEP: Final = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CachedFlags:
-    """All flags that are held.
+    """All cached flags.
 
     Attributes:
-        flags: By id.
-        id: The gateway's name for this set of flags; "" before the first answer.
-        requested_at: The gateway's time of it.
-        verifiable: Whether ``id`` is the hash that we compute; false for a gateway that computes another.
-        out_of_sync: Whether the gateway holds other flags than we do.
-        refreshed_at: When everything was last sent, by the clock of the poller.
+        flags: The definitions by id.
+        id: The gateway's id of this set of flags; "" before the first response.
+        requested_at: Time of the last response by the gateway's clock, in Unix seconds.
+        verifiable: Whether ``id`` equals the result of `hash_flags`; False for a gateway that computes another hash.
+        out_of_sync: Whether the gateway is known to have other flags.
+        refreshed_at: Time of the last response with all flags, in seconds of the poller's clock.
     """
 
     flags: Mapping[str, FlagDefinition] = field(default_factory=dict)
@@ -69,13 +71,13 @@ class CachedFlags:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CachedSegments:
-    """All segments that are held.
+    """All cached segments.
 
     Attributes:
-        segments: By id.
-        requested_at: The gateway's time of them.
-        absent: Segments that flags name, and that the gateway did not have when everything was last sent.
-        refreshed_at: When that was, by the clock of the poller.
+        segments: The definitions by id.
+        requested_at: Time of the last response by the gateway's clock, in Unix seconds.
+        absent: Ids of segments that flags name and the last response with all segments did not contain.
+        refreshed_at: Time of the last response with all segments, in seconds of the poller's clock.
     """
 
     segments: Mapping[str, SegmentDefinition] = field(default_factory=dict)
@@ -88,37 +90,37 @@ class CachedSegments:
 
 
 def flags_request(cached: CachedFlags, now: float, full_refresh_interval: float) -> tuple[str, int]:
-    """Return the id and the time to poll flags with; ("", 0) asks for everything."""
+    """Return the ``feature_flags_id`` and ``requested_at`` of the next request; ("", 0) requests all flags."""
     if cached.out_of_sync or now - cached.refreshed_at >= full_refresh_interval:
         return "", 0
     return cached.id, cached.requested_at
 
 
 def apply_flags(
-    cached: CachedFlags, answer: GetFeatureFlagsResponse, now: float, *, requested_all: bool
+    cached: CachedFlags, response: GetFeatureFlagsResponse, now: float, *, requested_all: bool
 ) -> Steps[CachedFlags]:
-    """Return what is held after an answer, whose flags are taken out on the way."""
-    whole = answer.force_update or requested_all or not answer.feature_flags_id
-    if not whole and answer.feature_flags_id == cached.id:
-        return replace(cached, requested_at=answer.requested_at)
-    flags = {} if whole else dict(cached.flags)
-    sent = answer.features.texts
+    """Return the cached flags after a response, in short steps that remove the flags from the response."""
+    is_full = response.force_update or requested_all or not response.feature_flags_id
+    if not is_full and response.feature_flags_id == cached.id:
+        return replace(cached, requested_at=response.requested_at)
+    flags = {} if is_full else dict(cached.flags)
+    sent = response.features.texts
     sent.reverse()
     while sent:
         each = parse_flag(sent.pop(), cached.flags)
         if each is not None:
             flags[each.id] = each
         yield
-    for feature_id in answer.archived_feature_flag_ids:
+    for feature_id in response.archived_feature_flag_ids:
         flags.pop(feature_id, None)
-    same = (yield from hash_flags(flags.values())) == answer.feature_flags_id
+    hashes_match = (yield from hash_flags(flags.values())) == response.feature_flags_id
     return CachedFlags(
         flags=cached.flags if _is_same(flags, cached.flags) else flags,
-        id=answer.feature_flags_id,
-        requested_at=answer.requested_at,
-        verifiable=same if whole else cached.verifiable,
-        out_of_sync=not whole and cached.verifiable and not same,
-        refreshed_at=now if whole else cached.refreshed_at,
+        id=response.feature_flags_id,
+        requested_at=response.requested_at,
+        verifiable=hashes_match if is_full else cached.verifiable,
+        out_of_sync=not is_full and cached.verifiable and not hashes_match,
+        refreshed_at=now if is_full else cached.refreshed_at,
     )
 
 
@@ -127,7 +129,7 @@ def _is_same(new: Mapping[str, object], old: Mapping[str, object]) -> bool:
 
 
 def hash_flags(flags: Iterable[FlagDefinition]) -> Steps[str]:
-    """Return the gateway's name for a set of flags: a hash of their ids and of when they were last edited."""
+    """Return the gateway's id of a set of flags, a hash of ids and times of the last edits; in short steps."""
     ordered = sorted((each.id.encode(errors="replace"), each.updated_at) for each in flags)
     value = _FNV_OFFSET
     for number, (feature_id, updated_at) in enumerate(ordered):
@@ -139,7 +141,7 @@ def hash_flags(flags: Iterable[FlagDefinition]) -> Steps[str]:
 
 
 def has_unknown_dependency(flags: Mapping[str, FlagDefinition]) -> bool:
-    """Return whether a flag depends on one that is not cached."""
+    """Return whether a flag depends on a flag that is not cached."""
     return any(dependency not in flags for each in flags.values() for dependency in each.dependencies)
 
 
@@ -147,17 +149,17 @@ def has_unknown_dependency(flags: Mapping[str, FlagDefinition]) -> bool:
 
 
 def named_segments(flags: Mapping[str, FlagDefinition]) -> set[str]:
-    """Return the segments that flags name."""
+    """Return the ids of the segments that flags name."""
     return {segment_id for each in flags.values() for segment_id in each.segments}
 
 
 def missing_segments(cached: CachedSegments, named: AbstractSet[str]) -> AbstractSet[str]:
-    """Return the named segments that are not cached, but for those that the gateway did not have either."""
+    """Return the ids of the named segments that are not cached, without those that the gateway did not have."""
     return named - cached.segments.keys() - cached.absent
 
 
 def segments_request(cached: CachedSegments, named: AbstractSet[str], now: float, full_refresh_interval: float) -> int:
-    """Return the time to poll segments with; 0 asks for everything."""
+    """Return the ``requested_at`` of the next request; 0 requests all segments."""
     age = now - cached.refreshed_at
     absent = not named <= cached.segments.keys()
     if age >= full_refresh_interval or missing_segments(cached, named) or (absent and age >= ABSENT_RETRY_INTERVAL):
@@ -166,30 +168,34 @@ def segments_request(cached: CachedSegments, named: AbstractSet[str], now: float
 
 
 def apply_segments(
-    cached: CachedSegments, answer: GetSegmentUsersResponse, named: AbstractSet[str], now: float, *, requested_all: bool
+    cached: CachedSegments,
+    response: GetSegmentUsersResponse,
+    named: AbstractSet[str],
+    now: float,
+    *,
+    requested_all: bool,
 ) -> Steps[CachedSegments]:
-    """Return what is held after an answer, whose segments are taken out on the way."""
-    whole = answer.force_update or requested_all
+    """Return the cached segments after a response, in short steps that remove the segments from the response."""
+    is_full = response.force_update or requested_all
     known = {each.hash: (segment_id, each) for segment_id, each in cached.segments.items() if each.hash}
     sent: dict[str, SegmentDefinition] = {}
-    answer.segment_users.texts.reverse()
-    while answer.segment_users.texts:
-        text = answer.segment_users.texts.pop()
-        if hash(text) not in known:  # it is sent once for every flag that names it
+    response.segment_users.texts.reverse()
+    while response.segment_users.texts:
+        text = response.segment_users.texts.pop()
+        if hash(text) not in known:  # the gateway sends a segment once for every flag that names it
             known[hash(text)] = yield from parse_segment(text)
         segment_id, each = known[hash(text)]
         if segment_id:
             sent[segment_id] = each
         yield
-    kept = (
-        {} if whole else {key: each for key, each in cached.segments.items() if key not in answer.deleted_segment_ids}
-    )
+    removed = cached.segments.keys() if is_full else response.deleted_segment_ids
+    kept = {key: each for key, each in cached.segments.items() if key not in removed}
     segments = kept | sent
     return CachedSegments(
         segments=cached.segments if _is_same(segments, cached.segments) else segments,
-        requested_at=answer.requested_at,
-        absent=named - segments.keys() if whole else cached.absent,
-        refreshed_at=now if whole else cached.refreshed_at,
+        requested_at=response.requested_at,
+        absent=named - segments.keys() if is_full else cached.absent,
+        refreshed_at=now if is_full else cached.refreshed_at,
     )
 
 
@@ -197,14 +203,14 @@ def apply_segments(
 
 
 def snapshot_of(flags: Mapping[str, FlagDefinition], segments: Mapping[str, SegmentDefinition]) -> Snapshot:
-    """Return what questions are put to."""
+    """Return a snapshot for the evaluator; malformed segments are left out."""
     return Snapshot(
         CompiledFlags(flags), {segment_id: each.segment for segment_id, each in segments.items() if each.segment}
     )
 
 
 def changes(old: Mapping[str, FlagDefinition], new: Mapping[str, FlagDefinition], tag: str) -> FlagChanges:
-    """Return how the flags of a tag differ; those that came and went with the tag are added and removed."""
+    """Return how the flags of a tag differ. A flag that got or lost the tag counts as added or removed."""
     before = {feature_id: each for feature_id, each in old.items() if not tag or tag in each.tags}
     after = {feature_id: each for feature_id, each in new.items() if not tag or tag in each.tags}
     return FlagChanges(

@@ -1,8 +1,8 @@
-"""The gateway's JSON: one encoder of the request and one decoder of the answer per endpoint.
+"""The gateway's JSON: an encoder of requests and a decoder of responses for each endpoint.
 
-Requests are written as proto3 JSON, which the tests prove equal to protobuf's own; loading protobuf for them would hold
-the loop for a tenth of a second. Answers are read from their JSON: fields that we do not know are ignored, int64 may be
-text, and what has the wrong type is a `DecodeError`.
+Requests are encoded as proto3 JSON without protobuf, because loading protobuf would block the event loop for 100 ms.
+The tests compare the encoders with protobuf's. In responses, unknown fields are ignored, an int64 may be a string, and
+a field of the wrong type raises a `DecodeError`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _REASONS: Final = {reason.name: reason for reason in ReasonType}
 
 
 def register_events_body(events: Sequence[bytes], *, source_id: int, sdk_version: str) -> bytes:
-    """Join the JSON of events to a request; nothing is encoded again."""
+    """Return a ``RegisterEventsRequest`` of encoded events, which are joined without being encoded again."""
     end = f'],"sdkVersion":{encode_basestring(sdk_version)},"sourceId":{source_id:d}}}'
     return b'{"events":[' + b",".join(events) + end.encode()
 
@@ -44,7 +44,7 @@ def _encode(fields: dict[str, Any]) -> bytes:
 
 
 def _present(**fields: Any) -> dict[str, Any]:
-    """Leave out what is at its default, as proto3 JSON does."""
+    """Return the fields that do not have their default, as proto3 JSON does."""
     return {name: value for name, value in fields.items() if value}
 
 
@@ -53,21 +53,21 @@ def _user(user: User) -> dict[str, Any]:
 
 
 def _int64(name: str, value: object) -> str:
-    """Return the form that an int64 has in proto3 JSON; "" for its default.
+    """Return an int64 in proto3 JSON, a string; "" for the default.
 
     Raises:
-        TypeError: If it is not an int.
-        ValueError: If it is out of range.
+        TypeError: If the value is not an int.
+        ValueError: If the value is out of range.
     """
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name} must be an int, not {type(value).__name__}")
     if not -(2**63) <= value < 2**63:
-        raise ValueError(f"{name} must fit into 64 bits")
+        raise ValueError(f"{name} must be a signed 64-bit integer, not {value}")
     return str(value) if value else ""
 
 
 def get_evaluation_body(user: User, feature_id: str, *, tag: str, source_id: int, sdk_version: str) -> bytes:
-    """Encode the question for one flag."""
+    """Return a ``GetEvaluationRequest``."""
     fields = _present(tag=tag, user=_user(user), featureId=feature_id, sourceId=source_id, sdkVersion=sdk_version)
     return _encode(fields)
 
@@ -82,7 +82,7 @@ def get_evaluations_body(
     source_id: int,
     sdk_version: str,
 ) -> bytes:
-    """Encode the question for all flags of a tag."""
+    """Return a ``GetEvaluationsRequest``."""
     if not isinstance(user_attributes_updated, bool):
         raise TypeError(f"user_attributes_updated must be a bool, not {type(user_attributes_updated).__name__}")
     fields = _present(
@@ -92,7 +92,7 @@ def get_evaluations_body(
         sourceId=source_id,
         sdkVersion=sdk_version,
     )
-    # There even if it is empty: without it the gateway never answers with a difference.
+    # Sent even if it is empty: without this field, the gateway always responds with all evaluations.
     fields["userEvaluationCondition"] = _present(
         evaluatedAt=_int64("evaluated_at", evaluated_at), userAttributesUpdated=user_attributes_updated
     )
@@ -102,7 +102,7 @@ def get_evaluations_body(
 def get_feature_flags_body(
     *, tag: str, feature_flags_id: str, requested_at: int, source_id: int, sdk_version: str
 ) -> bytes:
-    """Encode a poll of flag definitions."""
+    """Return a ``GetFeatureFlagsRequest``."""
     fields = _present(
         tag=tag,
         featureFlagsId=feature_flags_id,
@@ -114,7 +114,7 @@ def get_feature_flags_body(
 
 
 def get_segment_users_body(*, segment_ids: Sequence[str], requested_at: int, source_id: int, sdk_version: str) -> bytes:
-    """Encode a poll of segment members."""
+    """Return a ``GetSegmentUsersRequest``."""
     fields = _present(
         segmentIds=list(segment_ids),
         requestedAt=_int64("requested_at", requested_at),
@@ -124,21 +124,21 @@ def get_segment_users_body(*, segment_ids: Sequence[str], requested_at: int, sou
     return _encode(fields)
 
 
-# Answers
+# Responses
 
 
 def json_object(body: bytes) -> dict[str, Any]:
-    """Parse an answer.
+    """Parse the body of a response.
 
     Raises:
-        DecodeError: If it is not one JSON object.
+        DecodeError: If the body is not a JSON object.
     """
     try:
         parsed = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise DecodeError(f"the answer is not JSON: {type(error).__name__}") from None
+        raise DecodeError(f"the response is not JSON: {type(error).__name__}") from None
     if not isinstance(parsed, dict):
-        raise DecodeError(f"the answer is not a JSON object but {type(parsed).__name__}")
+        raise DecodeError(f"the response is not a JSON object but {type(parsed).__name__}")
     return parsed
 
 
@@ -169,7 +169,7 @@ def _list(fields: dict[str, Any], name: str, kind: type[_T]) -> list[_T]:
 
 
 def decode_register_events(body: bytes) -> RegisterEventsResponse:
-    """Read which events were not taken; an empty body means that all were."""
+    """Decode a ``RegisterEventsResponse``; an empty body means that all events were accepted."""
     fields = json_object(body) if body.strip() else {}
     errors: dict[str, Any] = _field(fields, "errors", dict, {})
     return RegisterEventsResponse(errors={event_id: _event_error(error) for event_id, error in errors.items()})
@@ -198,7 +198,7 @@ def _evaluation(fields: dict[str, Any]) -> Evaluation:
 
 
 def _reason_type(value: object) -> ReasonType:
-    """A name or number of the wire; absent is TARGET, one that we do not know yet is DEFAULT."""
+    """Decode a reason type, given as a name or a number; absent is TARGET, and an unknown type is DEFAULT."""
     if value is None:
         return ReasonType.TARGET
     if isinstance(value, str):
@@ -207,13 +207,13 @@ def _reason_type(value: object) -> ReasonType:
 
 
 def decode_get_evaluation(body: bytes) -> GetEvaluationResponse:
-    """Read the variation of one flag."""
+    """Decode a ``GetEvaluationResponse``."""
     evaluation: dict[str, Any] = _field(json_object(body), "evaluation", dict, {})
     return GetEvaluationResponse(evaluation=_evaluation(evaluation) if evaluation else None, size_byte=len(body))
 
 
 def decode_get_evaluations(body: bytes) -> GetEvaluationsResponse:
-    """Read the variations of all flags of a tag."""
+    """Decode a ``GetEvaluationsResponse``."""
     fields = json_object(body)
     evaluations: dict[str, Any] = _field(fields, "evaluations", dict, {})
     return GetEvaluationsResponse(
@@ -227,8 +227,8 @@ def decode_get_evaluations(body: bytes) -> GetEvaluationsResponse:
 
 
 def decode_get_feature_flags(body: bytes) -> GetFeatureFlagsResponse:
-    """Read flag definitions, and leave them as texts."""
-    fields, features = _cut(body, "features")
+    """Decode a ``GetFeatureFlagsResponse``, without parsing the flag definitions."""
+    fields, features = _split_definitions(body, "features")
     return GetFeatureFlagsResponse(
         features=features,
         archived_feature_flag_ids=_list(fields, "archivedFeatureFlagIds", str),
@@ -240,8 +240,8 @@ def decode_get_feature_flags(body: bytes) -> GetFeatureFlagsResponse:
 
 
 def decode_get_segment_users(body: bytes) -> GetSegmentUsersResponse:
-    """Read segment members, and leave them as texts."""
-    fields, segment_users = _cut(body, "segmentUsers", within="users")
+    """Decode a ``GetSegmentUsersResponse``, without parsing the segments."""
+    fields, segment_users = _split_definitions(body, "segmentUsers", within="users")
     return GetSegmentUsersResponse(
         segment_users=segment_users,
         deleted_segment_ids=_list(fields, "deletedSegmentIds", str),
@@ -251,23 +251,23 @@ def decode_get_segment_users(body: bytes) -> GetSegmentUsersResponse:
     )
 
 
-def _cut(body: bytes, name: str, *, within: str = "") -> tuple[dict[str, Any], Definitions]:
-    """Parse an answer, but leave the entries of one list as texts.
+def _split_definitions(body: bytes, name: str, *, within: str = "") -> tuple[dict[str, Any], Definitions]:
+    """Parse the body of a response, except for the entries of one list, which remain text.
 
     Args:
-        body: The answer.
-        name: The list.
-        within: A list in each of its entries that may be long, and is not made at once either.
+        body: The body.
+        name: Name of the list.
+        within: Name of a long list in each entry; only one of its items is in memory at a time.
     """
     try:
-        return _cut_object(Reader(body.decode()), name, within)
+        return _split_object(Reader(body.decode()), name, within)
     except (ValueError, RecursionError) as error:
-        raise DecodeError(f"the answer is not JSON: {type(error).__name__}") from None
+        raise DecodeError(f"the response is not JSON: {type(error).__name__}") from None
 
 
-def _cut_object(reader: Reader, name: str, within: str) -> tuple[dict[str, Any], Definitions]:
+def _split_object(reader: Reader, name: str, within: str) -> tuple[dict[str, Any], Definitions]:
     if reader.peek() != "{":
-        raise DecodeError(f"the answer is not a JSON object but {type(reader.value()).__name__}")
+        raise DecodeError(f"the response is not a JSON object but {type(reader.value()).__name__}")
     fields: dict[str, Any] = {}
     texts: list[str] = []
     for key in reader.members():
@@ -276,7 +276,7 @@ def _cut_object(reader: Reader, name: str, within: str) -> tuple[dict[str, Any],
         else:
             fields[key] = reader.value()
     reader.end()
-    _list(fields, name, dict)  # if it is no list, it must be absent
+    _list(fields, name, dict)  # raises if the field is present and not a list
     return fields, Definitions(texts)
 
 
@@ -295,7 +295,7 @@ def _object_text(reader: Reader, name: str, within: str) -> str:
 
 
 def decode_ping(body: bytes) -> int:
-    """Read the server's time, in Unix seconds."""
+    """Decode a ``PingResponse``; return the server's time in Unix seconds."""
     return _integer(json_object(body), "time")
 
 

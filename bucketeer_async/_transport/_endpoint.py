@@ -1,4 +1,4 @@
-"""Checks and normalises what `ApiClient` is told about the gateway: its address, and the key."""
+"""Validation of the endpoint and the API key of `ApiClient`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _FORM: Final = "a host such as 'api.example.com', or a URL such as 'https://api.
 
 
 class ApiKey:
-    """An API key that does not show itself: its text, repr and pickle are redacted."""
+    """An API key whose str, repr and pickle are redacted."""
 
     __slots__ = ("_value",)
 
@@ -20,7 +20,7 @@ class ApiKey:
         self._value = check_header("ApiClient.api_key", value)
 
     def reveal(self) -> str:
-        """The key, for the one header that carries it."""
+        """Return the key, for the ``Authorization`` header."""
         return self._value
 
     def __repr__(self) -> str:
@@ -31,15 +31,16 @@ class ApiKey:
 
 
 def check_header(name: str, value: object) -> str:
-    """Return ``value`` if it can stand in an HTTP header.
+    """Return ``value`` if it can be sent as an HTTP header.
 
     Raises:
-        ConfigurationError: If it is not a non-empty str of printable ASCII without blanks. The value is not shown.
+        ConfigurationError: If the value is not a non-empty str of printable ASCII without blanks. The message does not
+            contain the value, which may be a secret.
     """
     if not isinstance(value, str) or not value:
         raise ConfigurationError(f"{name} must be a non-empty str")
     if not all("!" <= character <= "~" for character in value):
-        raise ConfigurationError(f"{name} must be printable ASCII without blanks and line breaks")
+        raise ConfigurationError(f"{name} must be printable ASCII without blanks or line breaks")
     return value
 
 
@@ -47,7 +48,7 @@ def normalize_endpoint(endpoint: object, *, allow_http: bool) -> str:
     """Return the base URL of a gateway: scheme, host and port, without a trailing slash.
 
     Raises:
-        ConfigurationError: If it is not a host or a URL; the message names the accepted form.
+        ConfigurationError: If the endpoint is not a host or a URL in an accepted form; the message contains the form.
     """
     if not isinstance(endpoint, str) or not endpoint:
         raise ConfigurationError(f"ApiClient.endpoint must be {_FORM}")
@@ -60,8 +61,8 @@ def normalize_endpoint(endpoint: object, *, allow_http: bool) -> str:
         raise ConfigurationError(f"ApiClient.endpoint must have no user, path, query or fragment: {_FORM}")
     if parts.scheme == "http" and not allow_http and not _is_loopback(host):
         raise ConfigurationError(
-            "ApiClient.endpoint must use https, or the key travels in the clear; "
-            "http is for loopback addresses, or with allow_http=True"
+            "ApiClient.endpoint must use https, because http would send the API key unencrypted; "
+            "http is accepted for loopback addresses, or with allow_http=True"
         )
     shown = f"[{host}]" if ":" in host else host
     return f"{parts.scheme}://{shown}" + (f":{port}" if port is not None else "")

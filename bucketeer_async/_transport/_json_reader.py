@@ -1,8 +1,8 @@
-"""Reads long JSON piece by piece, from left to right.
+"""Incremental parsing of long JSON, from left to right.
 
-``json.loads`` makes everything at once: of the flags of a large environment that is a million objects, at which the
-garbage collector then looks in one go, for half a second; and it holds the interpreter's lock all the time, also in a
-thread. What is read here is made, used and gone before the next piece.
+``json.loads`` parses a whole text at once, and holds the interpreter's lock all the time, even in a thread. A large
+environment's flags become a million objects, which the garbage collector then scans for half a second. With `Reader`,
+the objects of one part can be freed before the next part is parsed.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ _DECODER: Final = json.JSONDecoder()
 
 
 class Reader:
-    """A position in a text.
+    """A position in a JSON text.
 
     Args:
-        text: The JSON.
+        text: The JSON text.
     """
 
     __slots__ = ("index", "text")
@@ -30,48 +30,52 @@ class Reader:
         self.index = 0
 
     def value(self) -> Any:
-        """Read a whole value.
+        """Parse the next value.
 
         Raises:
-            ValueError: If there is none.
-            RecursionError: If it is nested too deep.
+            ValueError: If the text is not valid JSON.
+            RecursionError: If the value is nested too deeply.
         """
         self.peek()
         value, self.index = _DECODER.raw_decode(self.text, self.index)
         return value
 
     def members(self) -> Iterator[str]:
-        """Go through an object; the caller reads the value after each key."""
+        """Iterate over the keys of an object; the caller must read the value after each key."""
         self._take("{")
         for _ in self._separated("}"):
             key = self.value()
             if not isinstance(key, str):
-                raise ValueError(f"expected a key before {self.index}")  # noqa: TRY004 - as every error of JSON
+                raise ValueError(f"expected a key before index {self.index}")  # noqa: TRY004 - as json.loads
             self._take(":")
             yield key
 
     def entries(self) -> Iterator[None]:
-        """Go through a list; the caller reads each entry, which begins at the index."""
+        """Iterate over the entries of a list; the caller must read each entry, which begins at `index`."""
         self._take("[")
         for _ in self._separated("]"):
             self.peek()
             yield
 
     def end(self) -> None:
-        """Make sure that there is no more."""
+        """Check that no text is left.
+
+        Raises:
+            ValueError: If text other than white space is left.
+        """
         if self.peek():
-            raise ValueError(f"expected the end at {self.index}")
+            raise ValueError(f"expected the end of the text at index {self.index}")
 
     def peek(self) -> str:
-        """Return the next character that is no white space; "" at the end."""
+        """Skip white space, and return the next character; "" at the end of the text."""
         space = _SPACE.match(self.text, self.index)
-        assert space is not None  # noqa: S101 - it matches nothing too
+        assert space is not None  # noqa: S101 - the pattern matches the empty string
         self.index = space.end()
         return self.text[self.index : self.index + 1]
 
     def _take(self, character: str) -> None:
         if self.peek() != character:
-            raise ValueError(f"expected {character} at {self.index}")
+            raise ValueError(f"expected {character} at index {self.index}")
         self.index += 1
 
     def _separated(self, closing: str) -> Iterator[None]:

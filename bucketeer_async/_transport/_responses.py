@@ -1,4 +1,4 @@
-"""What the coroutines of `ApiClient` return: frozen values, decoded by `_transport/_codec.py`."""
+"""Responses of the gateway, as `ApiClient` returns them; decoded by `_transport/_codec.py`."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from bucketeer_async._models import Evaluation
 
 
 class Definitions(Sequence[dict[str, Any]]):  # noqa: PLW1641 - unhashable, as a list
-    """JSON objects, kept as texts: each is parsed when it is asked for.
+    """A sequence of JSON objects that are stored as text; each access parses the object.
 
-    Equal to any sequence of the same objects.
+    Equal to any sequence of equal objects.
 
     Args:
-        texts: The JSON of each.
+        texts: The JSON text of each object.
     """
 
     __slots__ = ("texts",)
@@ -46,11 +46,11 @@ class Definitions(Sequence[dict[str, Any]]):  # noqa: PLW1641 - unhashable, as a
 
 @dataclass(frozen=True, slots=True)
 class EventError:
-    """Why the gateway did not take one event.
+    """Why the gateway did not accept an event.
 
     Attributes:
-        retriable: Whether the same event may be taken when sent again.
-        message: The gateway's words.
+        retriable: Whether the gateway may accept the event when it is sent again.
+        message: The gateway's message.
     """
 
     retriable: bool
@@ -59,11 +59,11 @@ class EventError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegisterEventsResponse:
-    """Answer of ``/register_events``.
+    """Response of ``/register_events``.
 
     Attributes:
-        errors: The events that were not taken, by id; empty if all were.
-        server_time: When the gateway answered by its own clock, in Unix seconds; None if it does not say.
+        errors: Errors by event id; empty if all events were accepted.
+        server_time: Time of the response by the gateway's clock, in Unix seconds; None if the response has no date.
     """
 
     errors: Mapping[str, EventError]
@@ -72,11 +72,11 @@ class RegisterEventsResponse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GetEvaluationResponse:
-    """Answer of ``/get_evaluation``.
+    """Response of ``/get_evaluation``.
 
     Attributes:
-        evaluation: The variation, or None if the gateway left it out.
-        size_byte: Bytes received.
+        evaluation: The evaluation; None if the response has no evaluation.
+        size_byte: Size of the response, in bytes.
     """
 
     evaluation: Evaluation | None
@@ -85,15 +85,16 @@ class GetEvaluationResponse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GetEvaluationsResponse:
-    """Answer of ``/get_evaluations``.
+    """Response of ``/get_evaluations``.
 
     Attributes:
-        evaluations: Variations of all flags of the tag, or of those that changed.
-        archived_feature_ids: Flags to forget.
-        user_evaluations_id: To be sent with the next request.
-        created_at: Server time, in Unix seconds; to be sent as ``evaluated_at`` with the next request.
-        force_update: Whether ``evaluations`` replace everything held before.
-        size_byte: Bytes received.
+        evaluations: Evaluations of all flags of the tag, or of the flags that changed.
+        archived_feature_ids: Ids of the flags to remove from a cache.
+        user_evaluations_id: Id to send with the next request.
+        created_at: Time of the response by the gateway's clock, in Unix seconds; send it as ``evaluated_at`` with the
+            next request.
+        force_update: Whether ``evaluations`` replaces the whole cache.
+        size_byte: Size of the response, in bytes.
     """
 
     evaluations: list[Evaluation]
@@ -106,15 +107,15 @@ class GetEvaluationsResponse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GetFeatureFlagsResponse:
-    """Answer of ``/get_feature_flags``.
+    """Response of ``/get_feature_flags``.
 
     Attributes:
         features: Flag definitions, as the parsed JSON of ``bucketeer.feature.Feature``.
-        archived_feature_flag_ids: Flags to forget.
-        feature_flags_id: To be sent with the next request.
-        requested_at: Server time, in Unix seconds; to be sent with the next request.
-        force_update: Whether ``features`` replace everything held before.
-        size_byte: Bytes received.
+        archived_feature_flag_ids: Ids of the flags to remove from a cache.
+        feature_flags_id: Id to send with the next request.
+        requested_at: Time of the response by the gateway's clock, in Unix seconds; send it with the next request.
+        force_update: Whether ``features`` replaces the whole cache.
+        size_byte: Size of the response, in bytes.
     """
 
     features: Definitions
@@ -127,14 +128,14 @@ class GetFeatureFlagsResponse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GetSegmentUsersResponse:
-    """Answer of ``/get_segment_users``.
+    """Response of ``/get_segment_users``.
 
     Attributes:
         segment_users: Members and rules of segments, as the parsed JSON of ``bucketeer.feature.SegmentUsers``.
-        deleted_segment_ids: Segments to forget.
-        requested_at: Server time, in Unix seconds; to be sent with the next request.
-        force_update: Whether ``segment_users`` replace everything held before.
-        size_byte: Bytes received.
+        deleted_segment_ids: Ids of the segments to remove from a cache.
+        requested_at: Time of the response by the gateway's clock, in Unix seconds; send it with the next request.
+        force_update: Whether ``segment_users`` replaces the whole cache.
+        size_byte: Size of the response, in bytes.
     """
 
     segment_users: Definitions

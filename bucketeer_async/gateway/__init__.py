@@ -1,7 +1,7 @@
-"""A Bucketeer gateway small enough for a test: in memory, on loopback, as strict as the server, with flags.
+"""A local Bucketeer gateway for tests and demos: in memory, with flags, and as strict as the server.
 
-``create_app`` is the ASGI application, `LocalGateway` puts a port before it, and
-``python -m bucketeer_async.gateway`` runs it by itself; `flag` writes definitions. Needs the extra ``gateway``.
+`create_app` returns the ASGI application. `LocalGateway` serves it on a port of the loopback interface. ``python -m
+bucketeer_async.gateway`` runs it as a process. `flag` writes definitions of flags. Needs the extra ``gateway``.
 """
 
 from bucketeer_async.gateway._app import create_app

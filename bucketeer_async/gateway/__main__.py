@@ -1,4 +1,4 @@
-"""Runs the gateway by itself: ``python -m bucketeer_async.gateway --port 8000``."""
+"""Runs the gateway as a process: ``python -m bucketeer_async.gateway --port 8000``."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ from bucketeer_async.gateway._state import DEFAULT_KEYS, GatewayKey, GatewayStat
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Parse the command line, and serve until a signal ends it."""
+    """Parse the command line, and run the gateway until a signal stops the process."""
     parser = argparse.ArgumentParser(prog="python -m bucketeer_async.gateway", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="port; 0 for a free one (default: %(default)s)")
-    parser.add_argument("--client-key", action="append", default=[], help="a client key (default: client-key)")
-    parser.add_argument("--server-key", action="append", default=[], help="a server key (default: server-key)")
-    parser.add_argument("--flags", metavar="FILE", help="flags and segments, JSON or YAML; read again when it changes")
+    parser.add_argument("--client-key", action="append", default=[], help="add a client key (default: client-key)")
+    parser.add_argument("--server-key", action="append", default=[], help="add a server key (default: server-key)")
+    parser.add_argument(
+        "--flags", metavar="FILE", help="a JSON or YAML file of flags and segments, which is reloaded when it changes"
+    )
     options = parser.parse_args(arguments)
     keys = {key: GatewayKey(role="SDK_CLIENT") for key in options.client_key}
     keys |= {key: GatewayKey(role="SDK_SERVER") for key in options.server_key}

@@ -1,4 +1,4 @@
-"""The ASGI application: from an HTTP request to an endpoint, and from its answer to an HTTP answer."""
+"""The ASGI application: passes HTTP requests to the endpoints, and converts the results to HTTP responses."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ from bucketeer_async.gateway._state import Fault, GatewayState
 from bucketeer_async.gateway._validation import RefusedRequestError
 
 _LOOPBACK_HOSTS: Final = ("localhost", "127.0.0.1", "[::1]")
-_SHOWN: Final = 20  # events on the page for a person
+_SHOWN: Final = 20  # events on the ``/_dev/`` page
 
 
 def create_app(state: GatewayState, *, any_host: bool = False) -> Starlette:
-    """Return the gateway as an ASGI application over ``state``.
+    """Return an ASGI application that serves a gateway.
 
     Args:
-        state: What it holds; it may be looked at and changed while the gateway serves.
-        any_host: Whether to answer to any ``Host``; otherwise only to the names of this machine's loopback.
+        state: The state of the gateway, which may be read and changed while the gateway serves.
+        any_host: Whether to accept any ``Host`` header. By default, only the names of the loopback interface are
+            accepted.
     """
-    dev = _Dev(state)
+    dev = _DevEndpoints(state)
     hosts = ["*"] if any_host else list(_LOOPBACK_HOSTS)
     return Starlette(
         routes=[
@@ -45,56 +46,56 @@ def create_app(state: GatewayState, *, any_host: bool = False) -> Starlette:
     )
 
 
-def error_answer(status: int, code: int, message: str) -> Response:
-    """Return an error in the gateway's form."""
+def error_response(status: int, code: int, message: str) -> Response:
+    """Return an error response as the server writes it."""
     headers = {"www-authenticate": message} if status == 401 else None
     return JSONResponse({"code": code, "message": message, "details": []}, status, headers)
 
 
 class _Gateway:
-    """The endpoints of the API, and what the server answers elsewhere."""
+    """The endpoints of the API, and the server's responses to all other paths."""
 
     def __init__(self, state: GatewayState) -> None:
         self._state = state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        response = await self._answer(request)
+        response = await self._respond(request)
         await response(scope, receive, send)
 
-    async def _answer(self, request: Request) -> Response:
+    async def _respond(self, request: Request) -> Response:
         path = request.scope["path"].rstrip("/")
         if not path:
-            return error_answer(400, 3, "Bad Request")
+            return error_response(400, 3, "Bad Request")
         self._state.requests[path] += 1
         if path == "/ping":
             return self._ping(request)
         if path not in ENDPOINTS:
-            return error_answer(404, 5, "Not Found")
+            return error_response(404, 5, "Not Found")
         if request.method != "POST":
-            return error_answer(501, 12, "Method Not Allowed")
+            return error_response(501, 12, "Method Not Allowed")
         body = await request.body()
         fault = self._state.fault_for(path)
-        if fault is not None and (response := await _misbehave(fault)) is not None:
+        if fault is not None and (response := await _apply_fault(fault)) is not None:
             return response
-        return self._endpoint(path, request.headers.get("authorization", "").strip(" \t"), body, fault)
+        return self._handle(path, request.headers.get("authorization", "").strip(" \t"), body, fault)
 
     def _ping(self, request: Request) -> Response:
         if request.method != "GET":
-            return error_answer(501, 12, "Method Not Allowed")
+            return error_response(501, 12, "Method Not Allowed")
         return JSONResponse({"time": str(int(self._state.now()))})
 
-    def _endpoint(self, path: str, key: str, body: bytes, fault: Fault | None) -> Response:
+    def _handle(self, path: str, key: str, body: bytes, fault: Fault | None) -> Response:
         try:
             return JSONResponse(handle(self._state, ENDPOINTS[path], key, body, fault))
         except RefusedRequestError as error:
-            return error_answer(error.status, error.code, str(error))
+            return error_response(error.status, error.code, str(error))
         except UnprintableError:
             return JSONResponse({"code": 13, "message": "failed to marshal error message"}, 500)
 
 
-async def _misbehave(fault: Fault) -> Response | None:
-    """Wait, and return the answer that stands for the true one, if the fault has one."""
+async def _apply_fault(fault: Fault) -> Response | None:
+    """Wait for the delay of the fault; return its response, or None if the request is to be handled as usual."""
     if fault.delay:
         await asyncio.sleep(fault.delay)
     if not fault.status:
@@ -104,12 +105,12 @@ async def _misbehave(fault: Fault) -> Response | None:
         headers["retry-after"] = str(fault.retry_after)
     if fault.body is not None:
         return Response(fault.body, fault.status, headers)
-    body = {"code": 14, "message": "the gateway was told to fail", "details": []}
+    body = {"code": 14, "message": "this failure was requested with a Fault", "details": []}
     return JSONResponse(body, fault.status, headers)
 
 
-class _Dev:
-    """What a person, or a test in another process, sees and does."""
+class _DevEndpoints:
+    """The ``/_dev/`` endpoints, for people and for tests in other processes."""
 
     def __init__(self, state: GatewayState) -> None:
         self._state = state
@@ -158,7 +159,7 @@ class _Dev:
             changes = json.loads(await request.body())
             self._state.set_flag(self._state.flag(feature_id) | changes)
         except KeyError:
-            return JSONResponse({"error": f"there is no flag {feature_id!r}"}, 404)
+            return JSONResponse({"error": f"flag {feature_id!r} does not exist"}, 404)
         except (TypeError, ValueError) as error:
             return JSONResponse({"error": f"a change is an object with fields of a flag: {error}"}, 400)
         return JSONResponse(self._state.flag(feature_id))

@@ -1,4 +1,4 @@
-"""Writes the definition of a flag in one line; what it cannot say is said in the server's JSON form."""
+"""A short form for definitions of flags; everything else can be written in the server's JSON form."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ def flag(
     """Return the definition of a flag, for ``LocalGateway(flags=[...])`` or ``GatewayState.set_flag``.
 
     Args:
-        feature_id: Its id.
-        variations: Values by variation id: all bool, all numbers, all text, or else JSON.
-        default: The variation that is served; or the percentage of users by variation, 100 in all. By default the
-            first variation.
-        off: The variation that is served while the flag is off; by default the last one.
-        enabled: Whether it is on.
-        tags: Its tags.
-        targets: Users by the variation that they are served whatever the default is.
+        feature_id: Id of the flag.
+        variations: Values by variation id. The type of the flag is boolean, number or string if all values are bool,
+            int or float, or str, respectively; otherwise it is JSON. By default, ``"on"`` is True and ``"off"`` False.
+        default: Id of the variation that is served by default, or the percentages of a rollout by variation id, 100 in
+            total. By default, the first variation.
+        off: Id of the variation that is served while the flag is off. By default, the last variation.
+        enabled: Whether the flag is on.
+        tags: Tags of the flag.
+        targets: Lists of user ids, by the id of the variation that these users are served.
         fields: Other fields of ``bucketeer.feature.Feature``, by their JSON names: ``rules``, ``prerequisites``, ...
     """
     kind = _kind(variations.values())

@@ -1,7 +1,7 @@
-"""JSON text to protobuf messages, by the rules of the server's decoder.
+"""Decoding of JSON text to protobuf messages, by the rules of the server's decoder.
 
-The server reads JSON with protobuf-go's ``protojson``, unknown fields discarded. It is stricter than
-``google.protobuf.json_format`` in some places and laxer in others, so the rules are written out here.
+The server decodes JSON with protobuf-go's ``protojson`` and discards unknown fields. ``protojson`` is stricter than
+``google.protobuf.json_format`` in some cases and more lenient in others, so this module implements its rules.
 """
 
 from __future__ import annotations
@@ -31,44 +31,44 @@ _NON_FINITE: Final = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.
 
 
 @dataclass(slots=True)
-class _FoundAny:
-    """An Any on its way: it is filled after the message that holds it, so that nesting costs no recursion."""
+class _PendingAny:
+    """An Any whose content is decoded after the message around it, so that nested Anys need no recursion."""
 
     target: Any
     inner: Any
     values: Object
 
 
-_Anys = list[_FoundAny]
+_Anys = list[_PendingAny]
 
 
 def decode(body: bytes, message: Message) -> None:
     """Fill ``message`` from the JSON text in ``body``.
 
     Raises:
-        UndecodableError: If the server would answer 400.
-        UnprintableError: If the server would fail to say so.
+        UndecodableError: If the server would respond with status 400.
+        UnprintableError: If the server would fail to encode the error.
     """
     parsed = repaired(parse(body))
     if not isinstance(parsed, Object):
         raise UndecodableError("syntax error (line 1:1): unexpected token")
     anys: _Anys = []
     _fill(message, parsed, anys)
-    for found in anys:  # grows while it is walked: an Any may hold messages with an Any of their own
-        _fill_any(found, anys)
-    for found in reversed(anys):  # the inner ones first, so that the outer ones hold them
-        found.target.value = found.inner.SerializeToString()
+    for pending in anys:  # the list grows meanwhile: the content of an Any may contain other Anys
+        _fill_any(pending, anys)
+    for pending in reversed(anys):  # inner Anys first, because outer Anys contain them
+        pending.target.value = pending.inner.SerializeToString()
 
 
 @cache
 def _fields(descriptor: Descriptor) -> dict[str, FieldDescriptor]:
-    """The fields of a message by both of their names."""
+    """Return the fields of a message by JSON name and by proto name."""
     return {name: field for field in descriptor.fields for name in (field.json_name, field.name)}
 
 
 @cache
 def _repeated(descriptor: Descriptor) -> frozenset[int]:
-    """The numbers of the repeated fields; read from the file, for the runtimes differ in how they tell."""
+    """Return the numbers of the repeated fields. The DescriptorProto has them in all versions of protobuf."""
     file = DescriptorProto()
     descriptor.CopyToProto(file)
     return frozenset(field.number for field in file.field if field.label == FieldDescriptorProto.LABEL_REPEATED)
@@ -106,11 +106,11 @@ def _set(message: Message, field: FieldDescriptor, value: Any, anys: _Anys) -> N
 
 def _set_list(message: Message, field: FieldDescriptor, value: Any, anys: _Anys) -> None:
     if not isinstance(value, list) or isinstance(value, Object):
-        _refuse(field, value)
+        _reject(field, value)
     target = getattr(message, field.name)
     for each in value:
         if each is None:
-            _refuse(field, each)
+            _reject(field, each)
         if field.message_type is not None:
             _fill_message(target.add(), field, each, anys)
         else:
@@ -123,7 +123,7 @@ def _is_map(field: FieldDescriptor) -> bool:
 
 def _set_map(message: Message, field: FieldDescriptor, value: Any, anys: _Anys) -> None:
     if not isinstance(value, Object):
-        _refuse(field, value)
+        _reject(field, value)
     target = getattr(message, field.name)
     assert field.message_type is not None  # noqa: S101 - a map is a repeated message
     value_field = field.message_type.fields_by_name["value"]
@@ -133,7 +133,7 @@ def _set_map(message: Message, field: FieldDescriptor, value: Any, anys: _Anys) 
             raise UndecodableError(f"duplicate map key {key!r}")
         seen.add(key)
         if each is None:
-            _refuse(field, each)
+            _reject(field, each)
         if value_field.message_type is not None:
             _fill_message(target[key], value_field, each, anys)
         else:
@@ -146,13 +146,13 @@ def _fill_message(target: Message, field: FieldDescriptor, value: Any, anys: _An
     elif isinstance(value, Object):
         _fill(target, value, anys)
     else:
-        _refuse(field, value)
+        _reject(field, value)
 
 
 def _find_any(target: Any, values: Object, anys: _Anys) -> None:
     types = [value for name, value in values if name == "@type"]
     if not types:
-        return  # what it holds without a type is ignored: an empty Any
+        return  # without a type, the content is ignored and the Any stays empty
     url = types[0]
     if len(types) > 1 or not isinstance(url, str) or isinstance(url, Number) or not url.rpartition("/")[2]:
         raise UndecodableError('invalid "@type" field')
@@ -161,22 +161,22 @@ def _find_any(target: Any, values: Object, anys: _Anys) -> None:
     except KeyError:
         raise UndecodableError(f'unable to resolve "{url}": "not found"') from None
     target.type_url = url
-    anys.append(_FoundAny(target, inner, Object(pair for pair in values if pair[0] != "@type")))
+    anys.append(_PendingAny(target, inner, Object(pair for pair in values if pair[0] != "@type")))
 
 
-def _fill_any(found: _FoundAny, anys: _Anys) -> None:
-    name = found.inner.DESCRIPTOR.full_name
+def _fill_any(pending: _PendingAny, anys: _Anys) -> None:
+    name = pending.inner.DESCRIPTOR.full_name
     if name not in {_ANY, _DURATION}:
-        _fill(found.inner, found.values, anys)
+        _fill(pending.inner, pending.values, anys)
         return
-    # A well-known type inside an Any stands under the one name "value"; others are ignored.
-    values = [value for key, value in found.values if key == "value"]
+    # In an Any, a well-known type is written as the field "value"; other fields are ignored.
+    values = [value for key, value in pending.values if key == "value"]
     if len(values) != 1:
         raise UndecodableError(f'missing or repeated "value" in {name}')
     if name == _DURATION:
-        _fill_duration(found.inner, None, values[0])
+        _fill_duration(pending.inner, None, values[0])
     elif isinstance(values[0], Object):
-        _fill(found.inner, values[0], anys)
+        _fill(pending.inner, values[0], anys)
     else:
         raise UndecodableError(f"unexpected token in {name}")
 
@@ -184,15 +184,15 @@ def _fill_any(found: _FoundAny, anys: _Anys) -> None:
 def _fill_duration(target: Any, field: FieldDescriptor | None, value: Any) -> None:
     match = _DURATION_FORM.fullmatch(value) if isinstance(value, str) and not isinstance(value, Number) else None
     if match is None:
-        _refuse(field, value)
+        _reject(field, value)
     sign = -1 if match[1] == "-" else 1
     seconds, nanos = int((match[2] or "0")[:20]), int((match[3] or "").ljust(9, "0") or "0")
     if seconds > _LONGEST_DURATION or (seconds == _LONGEST_DURATION and nanos):
-        _refuse(field, value)
+        _reject(field, value)
     target.seconds, target.nanos = sign * seconds, sign * nanos
 
 
-def _refuse(field: FieldDescriptor | None, value: Any) -> NoReturn:
+def _reject(field: FieldDescriptor | None, value: Any) -> NoReturn:
     name = field.full_name if field is not None else _DURATION
     raise UndecodableError(f"invalid value for {name}: {type(value).__name__.strip('_')}")
 
@@ -201,47 +201,47 @@ def _refuse(field: FieldDescriptor | None, value: Any) -> NoReturn:
 
 
 def _scalar(field: FieldDescriptor, value: Any) -> Any:
-    """Return the Python value of a scalar field; None for an enum name that is silently dropped."""
+    """Return the Python value of a scalar field; None for an unknown enum name, which is silently ignored."""
     return _SCALARS[field.cpp_type](field, value)
 
 
 def _string(field: FieldDescriptor, value: Any) -> str:
     if not isinstance(value, str) or isinstance(value, Number):
-        _refuse(field, value)
+        _reject(field, value)
     return value
 
 
 def _bool(field: FieldDescriptor, value: Any) -> bool:
     if not isinstance(value, bool):
-        _refuse(field, value)
+        _reject(field, value)
     return value
 
 
 def _integer(field: FieldDescriptor, value: Any, bits: int) -> int:
-    """A number, or a string with a number in it; whole, whatever its form."""
+    """Decode an integer from a number or a string; forms such as 1.0 and 1e2 are accepted."""
     try:
         number = Decimal(_number_text(field, value))
-    except InvalidOperation:  # an exponent beyond all bounds
-        _refuse(field, value)
+    except InvalidOperation:  # the exponent is too large
+        _reject(field, value)
     if not number:
         return 0
     if number.adjusted() > 20 or number != number.to_integral_value():
-        _refuse(field, value)
+        _reject(field, value)
     whole = int(number)
     if not -(2 ** (bits - 1)) <= whole < 2 ** (bits - 1):
-        _refuse(field, value)
+        _reject(field, value)
     return whole
 
 
 def _number_text(field: FieldDescriptor, value: Any) -> str:
-    """The text of a number; of a string its first token, if a delimiter ends it."""
+    """Return the text of a number; of a string, the number at its beginning if a delimiter follows."""
     if not isinstance(value, str):
-        _refuse(field, value)
+        _reject(field, value)
     if isinstance(value, Number):
-        return value.rstrip("eE")  # an exponent may have no digits
+        return value.rstrip("eE")  # the server accepts an exponent without digits
     match = _NUMBER_FORM.match(value)
     if match is None or value != value.strip():
-        _refuse(field, value)
+        _reject(field, value)
     return match[0]
 
 
@@ -257,10 +257,10 @@ def _double(field: FieldDescriptor, value: Any) -> float:
     if isinstance(value, str) and not isinstance(value, Number) and value in _NON_FINITE:
         return _NON_FINITE[value]
     if isinstance(value, Number) and value[-1] in "eE":
-        _refuse(field, value)
+        _reject(field, value)
     number = float(_number_text(field, value))
     if math.isinf(number):
-        _refuse(field, value)
+        _reject(field, value)
     return number
 
 
@@ -268,8 +268,8 @@ def _enum(field: FieldDescriptor, value: Any) -> int | None:
     if isinstance(value, Number):
         return _integer(field, value, 32)
     if not isinstance(value, str):
-        _refuse(field, value)
-    assert field.enum_type is not None  # noqa: S101 - chosen by the field's type
+        _reject(field, value)
+    assert field.enum_type is not None  # noqa: S101 - the field is an enum
     known = field.enum_type.values_by_name.get(value)
     return None if known is None else known.number
 

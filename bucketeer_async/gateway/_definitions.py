@@ -1,6 +1,6 @@
-"""The definitions of flags and segments in the server's JSON form: checked, and completed to what the server prints.
+"""Definitions of flags and segments in the server's JSON form: validation, and completion of omitted fields.
 
-The server's console lets nobody save a flag that names a variation which it has not; neither does this gateway.
+Like the server's console, this gateway rejects a flag that names a variation which the flag does not have.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from bucketeer_async.gateway._shapes import (
     SECONDS,
     TEXT,
     Shape,
-    member,
+    enum,
     message,
     repeated,
 )
 
 Definition = dict[str, Any]
 
-_WHOLE: Final = 100_000  # what the weights of a rollout come to: thousandths of a percent
+_TOTAL_WEIGHT: Final = 100_000  # sum of the weights of a rollout: thousandths of a percent
 
-_CLAUSE: Final = message(id=TEXT, attribute=TEXT, operator=member(*OPERATORS), values=repeated(TEXT))
+_CLAUSE: Final = message(id=TEXT, attribute=TEXT, operator=enum(*OPERATORS), values=repeated(TEXT))
 _ROLLOUT: Final = message(
     variations=repeated(message(variation=TEXT, weight=INT32)),
     audience=message(percentage=INT32, defaultVariation=TEXT),
 )
 _STRATEGY: Final = message(
-    type=member("FIXED", "ROLLOUT"), fixedStrategy=message(variation=TEXT), rolloutStrategy=_ROLLOUT
+    type=enum("FIXED", "ROLLOUT"), fixedStrategy=message(variation=TEXT), rolloutStrategy=_ROLLOUT
 )
 _RULE: Final = message(id=TEXT, strategy=_STRATEGY, clauses=repeated(_CLAUSE))
 _FLAG: Final = message(
@@ -55,7 +55,7 @@ _FLAG: Final = message(
     tags=repeated(TEXT),
     lastUsedInfo=ANYTHING,
     maintainer=TEXT,
-    variationType=member("STRING", "BOOLEAN", "NUMBER", "JSON", "YAML"),
+    variationType=enum("STRING", "BOOLEAN", "NUMBER", "JSON", "YAML"),
     archived=BOOLEAN,
     prerequisites=repeated(message(featureId=TEXT, variationId=TEXT)),
     samplingSeed=TEXT,
@@ -63,7 +63,7 @@ _FLAG: Final = message(
     variationValueSchema=ANYTHING,
 )
 _SEGMENT_USER: Final = message(
-    id=TEXT, segmentId=TEXT, userId=TEXT, state=member("INCLUDED", "EXCLUDED"), deleted=BOOLEAN
+    id=TEXT, segmentId=TEXT, userId=TEXT, state=enum("INCLUDED", "EXCLUDED"), deleted=BOOLEAN
 )
 
 
@@ -78,12 +78,12 @@ _SEGMENT: Final = message(
 
 
 def complete_flag(fields: Mapping[str, Any]) -> Definition:
-    """Return a flag as the server prints it.
+    """Return the definition of a flag with all fields, as the server sends it.
 
     Raises:
-        ConfigurationError: If it cannot be one; the text names the flag and the field.
+        ConfigurationError: If the definition is invalid; the message names the flag and the field.
     """
-    with _about("flag", fields, "id"):
+    with _error_context("flag", fields, "id"):
         flag: Definition = _FLAG.complete(fields, "")
         _require(flag["id"], "id")
         _check_variations(flag)
@@ -94,12 +94,14 @@ def complete_flag(fields: Mapping[str, Any]) -> Definition:
 
 
 def complete_segment(fields: Mapping[str, Any]) -> Definition:
-    """Return the users of a segment as the server prints them; a user may be just its id.
+    """Return the definition of a segment with all fields, as the server sends it.
+
+    An entry of ``users`` may be the id of a user.
 
     Raises:
-        ConfigurationError: If it cannot be one; the text names the segment and the field.
+        ConfigurationError: If the definition is invalid; the message names the segment and the field.
     """
-    with _about("segment", fields, "segmentId"):
+    with _error_context("segment", fields, "segmentId"):
         segment: Definition = _SEGMENT.complete(fields, "")
         segment_id = segment["segmentId"]
         _require(segment_id, "segmentId")
@@ -113,26 +115,32 @@ def complete_segment(fields: Mapping[str, Any]) -> Definition:
 def complete_all(
     definitions: Any, where: str, complete: Callable[[Mapping[str, Any]], Definition], key: str
 ) -> dict[str, Definition]:
-    """Return a list of definitions, completed, by id.
+    """Return completed definitions by id.
+
+    Args:
+        definitions: A list of definitions.
+        where: Name of the list in error messages.
+        complete: `complete_flag` or `complete_segment`.
+        key: Name of the field with the id.
 
     Raises:
-        ConfigurationError: If it is no list, one of them is wrong, or two have one id.
+        ConfigurationError: If ``definitions`` is not a list, a definition is invalid, or two have the same id.
     """
     if not isinstance(definitions, list | tuple):
         raise ConfigurationError(f"{where} must be a list, not {type(definitions).__name__}")
     completed: dict[str, Definition] = {}
     for index, fields in enumerate(definitions):
-        with _about(f"{where}[{index}]"):
+        with _error_context(f"{where}[{index}]"):
             definition = complete(fields)
             if definition[key] in completed:
-                raise ConfigurationError(f"{key} {definition[key]!r} is there twice")
+                raise ConfigurationError(f"{key} {definition[key]!r} is a duplicate")
             completed[definition[key]] = definition
     return completed
 
 
 @contextmanager
-def _about(what: str, fields: Any = None, key: str = "") -> Iterator[None]:
-    """Say of an error what it is about."""
+def _error_context(what: str, fields: Any = None, key: str = "") -> Iterator[None]:
+    """Add the name of the definition to the message of a `ConfigurationError`."""
     try:
         yield
     except ConfigurationError as error:
@@ -151,7 +159,7 @@ def _check_variations(flag: Definition) -> None:
     for index, variation in enumerate(flag["variations"]):
         _require(variation["id"], f"variations[{index}].id")
         if variation["id"] in known:
-            raise ConfigurationError(f"variations[{index}].id {variation['id']!r} is there twice")
+            raise ConfigurationError(f"variations[{index}].id {variation['id']!r} is a duplicate")
         known.add(variation["id"])
     for path, variation_id in _named_variations(flag):
         if variation_id not in known:
@@ -159,7 +167,7 @@ def _check_variations(flag: Definition) -> None:
 
 
 def _named_variations(flag: Definition) -> Iterator[tuple[str, str]]:
-    """Every place that names a variation, with its path."""
+    """Yield the path and the value of every field that names a variation."""
     if flag["offVariation"]:
         yield "offVariation", flag["offVariation"]
     for index, target in enumerate(flag["targets"]):
@@ -190,7 +198,9 @@ def _check_strategy(strategy: Definition, path: str) -> None:
         rollout = strategy["rolloutStrategy"]
         _require(rollout, path)
         total = sum(entry["weight"] for entry in rollout["variations"])
-        if total != _WHOLE:
-            raise ConfigurationError(f"{path}.variations: the weights must come to {_WHOLE}, not {total}")
+        if total != _TOTAL_WEIGHT:
+            raise ConfigurationError(f"{path}.variations: the weights must add up to {_TOTAL_WEIGHT}, not {total}")
         if rollout["audience"] and rollout["audience"]["percentage"] > 100:
-            raise ConfigurationError(f"{path}.audience.percentage must be from 0 to 100")
+            raise ConfigurationError(
+                f"{path}.audience.percentage must be from 0 to 100, not {rollout['audience']['percentage']}"
+            )

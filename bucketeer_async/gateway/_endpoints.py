@@ -1,4 +1,4 @@
-"""What each endpoint answers; the checks that are common to all of them come first, in the server's order."""
+"""The endpoints of the API; the checks that all endpoints share run first, in the server's order."""
 
 from __future__ import annotations
 
@@ -12,30 +12,32 @@ from bucketeer_async.gateway import _evaluations, _polls
 from bucketeer_async.gateway import _validation as validation
 from bucketeer_async.gateway._decoding import decode
 from bucketeer_async.gateway._json import UndecodableError
-from bucketeer_async.gateway._polls import Answer
+from bucketeer_async.gateway._polls import JsonObject
 from bucketeer_async.gateway._state import Fault, GatewayState, RecordedEvent
 from bucketeer_async.gateway._validation import RefusedRequestError, check_events
 
-MAX_MESSAGE: Final = 4 * 2**20  # bytes of binary protobuf
+MAX_MESSAGE: Final = 4 * 2**20  # bytes in binary protobuf
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One of the API's endpoints.
+    """An endpoint of the API.
 
     Attributes:
-        request: The message of its request.
-        roles: Roles of keys that may use it.
-        answer: From a decoded request to an answer; a `RefusedRequestError` is an answer too.
+        request: Returns an empty request message.
+        roles: Roles of the API keys that may use the endpoint.
+        respond: Returns the response to a decoded request, or raises a `RefusedRequestError`.
     """
 
     request: Callable[[], Any]
     roles: frozenset[str]
-    answer: Callable[[GatewayState, Any, Fault | None], Answer]
+    respond: Callable[[GatewayState, Any, Fault | None], JsonObject]
 
 
-def handle(state: GatewayState, endpoint: Endpoint, key: str, body: bytes, fault: Fault | None) -> Answer:
-    """Answer one request: decode, measure, check the key, then the endpoint's own checks.
+def handle(state: GatewayState, endpoint: Endpoint, key: str, body: bytes, fault: Fault | None) -> JsonObject:
+    """Return the response to a request.
+
+    The body is decoded, its size is checked, the key is checked, and then the endpoint makes its own checks.
 
     Raises:
         RefusedRequestError: If the whole request is refused.
@@ -51,7 +53,7 @@ def handle(state: GatewayState, endpoint: Endpoint, key: str, body: bytes, fault
     if (size := request.ByteSize()) > MAX_MESSAGE:
         raise RefusedRequestError(429, 8, f"grpc: received message larger than max ({size} vs. {MAX_MESSAGE})")
     _check_key(state, key, endpoint.roles)
-    return endpoint.answer(state, request, fault)
+    return endpoint.respond(state, request, fault)
 
 
 def _check_key(state: GatewayState, key: str, roles: frozenset[str]) -> None:
@@ -66,36 +68,36 @@ def _check_key(state: GatewayState, key: str, roles: frozenset[str]) -> None:
         raise RefusedRequestError(403, 7, "gateway: disabled APIKey")
 
 
-def _register_events(state: GatewayState, request: Any, fault: Fault | None) -> Answer:
+def _register_events(state: GatewayState, request: Any, fault: Fault | None) -> JsonObject:
     errors: dict[str, Any] = {}
-    taken = []
+    accepted = []
     for checked in check_events(request, int(state.now())):
         if checked.error or checked.kind is None:
             errors[checked.event_id] = {"retriable": False, "message": checked.error}
-        elif checked.kind is not EventKind.METRICS and fault is not None and state.is_unlucky(fault):
+        elif checked.kind is not EventKind.METRICS and fault is not None and state.fails_event(fault):
             errors[checked.event_id] = {"retriable": fault.retriable, "message": fault.message}
         else:
-            taken.append(RecordedEvent(checked.event_id, checked.kind, checked.message))
-    state.record(taken)
+            accepted.append(RecordedEvent(checked.event_id, checked.kind, checked.message))
+    state.record(accepted)
     return {"errors": errors}
 
 
-def _get_evaluation(state: GatewayState, request: Any, _fault: Fault | None) -> Answer:
+def _get_evaluation(state: GatewayState, request: Any, _fault: Fault | None) -> JsonObject:
     validation.check_get_evaluation(request)
     return _evaluations.evaluation(state.environment, request, int(state.now()))
 
 
-def _get_evaluations(state: GatewayState, request: Any, _fault: Fault | None) -> Answer:
+def _get_evaluations(state: GatewayState, request: Any, _fault: Fault | None) -> JsonObject:
     validation.check_user(request)
     return _evaluations.evaluations(state.environment, request, int(state.now()))
 
 
-def _get_feature_flags(state: GatewayState, request: Any, _fault: Fault | None) -> Answer:
+def _get_feature_flags(state: GatewayState, request: Any, _fault: Fault | None) -> JsonObject:
     validation.check_poll(request)
     return _polls.feature_flags(state.environment, request, int(state.now()))
 
 
-def _get_segment_users(state: GatewayState, request: Any, _fault: Fault | None) -> Answer:
+def _get_segment_users(state: GatewayState, request: Any, _fault: Fault | None) -> JsonObject:
     validation.check_poll(request)
     return _polls.segment_users(state.environment, request, int(state.now()))
 

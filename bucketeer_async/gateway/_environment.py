@@ -1,6 +1,6 @@
-"""All flags and segments at one moment, and how one moment follows another: versions and times move on as the server's.
+"""The flags and segments of a gateway; versions and times of updates advance as on the server.
 
-An `Environment` is not changed once it is made; each change makes another one.
+An `Environment` is immutable: each change returns a new one.
 """
 
 from __future__ import annotations
@@ -13,20 +13,24 @@ from typing import Any, Final, Generic, TypeVar
 from bucketeer_async._evaluation import Flag, Segment, Snapshot, compile_flag, compile_segment
 from bucketeer_async.gateway._definitions import Definition, complete_all, complete_flag, complete_segment
 
-MEMORY: Final = 30 * 86_400  # seconds that diffs reach back, and that an archived flag is remembered
+MEMORY: Final = 30 * 86_400  # seconds; the age limit of changes in a response, and of archived flags
 
-_NEW: Final[Definition] = {"version": 0, "createdAt": "0", "updatedAt": "0"}  # before it is there
+_NEW: Final[Definition] = {
+    "version": 0,
+    "createdAt": "0",
+    "updatedAt": "0",
+}  # the fields of a definition that does not exist yet
 _T = TypeVar("_T", Flag, Segment)
 
 
 @dataclass(frozen=True, slots=True)
 class Stored(Generic[_T]):
-    """A definition.
+    """A stored definition.
 
     Attributes:
-        fields: As the server prints it.
-        compiled: As it is evaluated.
-        updated_at: Unix time of its last change, in whole seconds.
+        fields: The definition with all fields, as the server sends it.
+        compiled: The compiled definition.
+        updated_at: Unix time of the last change, in whole seconds.
     """
 
     fields: Definition
@@ -37,24 +41,26 @@ class Stored(Generic[_T]):
 def store(
     fields: Definition, previous: Stored[_T] | None, now: int, compile_: Callable[[Mapping[str, Any]], _T]
 ) -> Stored[_T]:
-    """Return what follows ``previous``: itself if nothing changes, else with its version and time moved on.
+    """Return the stored definition after an update: ``previous`` if nothing changes, else with a new version and time.
 
-    A version and a time that the definition names count if they are later than the ones before. The time moves on
-    also within a second, so that no change hides behind another: the server's ids know only seconds.
+    A version and a time in ``fields`` are used if they are later than the previous ones. The time advances by at least
+    a second even if two changes happen within a second, because the server's ids contain the time in seconds.
     """
-    if previous is not None and _says_nothing_new(fields, previous.fields):
+    if previous is not None and _is_unchanged(fields, previous.fields):
         return previous
     before = _NEW if previous is None else previous.fields
     stated, last = int(fields["updatedAt"]), int(before["updatedAt"])
     updated_at = stated if stated > last else max(now, last + 1)
-    moved = fields | {"updatedAt": str(updated_at)}
+    updated = fields | {"updatedAt": str(updated_at)}
     if "version" in fields:
-        moved["version"] = max(fields["version"], before["version"] + 1)
-        moved["createdAt"] = next(each for each in (fields["createdAt"], before["createdAt"], str(now)) if each != "0")
-    return Stored(moved, compile_(moved), updated_at)
+        updated["version"] = max(fields["version"], before["version"] + 1)
+        updated["createdAt"] = next(
+            each for each in (fields["createdAt"], before["createdAt"], str(now)) if each != "0"
+        )
+    return Stored(updated, compile_(updated), updated_at)
 
 
-def _says_nothing_new(fields: Definition, before: Definition) -> bool:
+def _is_unchanged(fields: Definition, before: Definition) -> bool:
     later = any(_is_later(fields, before, name) for name in ("version", "updatedAt"))
     return not later and _content(fields) == _content(before)
 
@@ -68,10 +74,10 @@ def _content(fields: Definition) -> Definition:
 
 
 class Environment:
-    """Flags and segments that belong together.
+    """The flags and segments of a gateway at one time.
 
     Args:
-        flags: The flags by id; also those that the server would not load.
+        flags: The flags by id, including flags that the server would not load.
         segments: The segments by id.
     """
 
@@ -81,53 +87,53 @@ class Environment:
         self.flags: Mapping[str, Stored[Flag]] = flags or {}
         self.segments: Mapping[str, Stored[Segment]] = segments or {}
         self._snapshot: Snapshot | None = None
-        self._complete_until: float = -math.inf  # when the oldest archived flag in it is forgotten
+        self._complete_until: float = -math.inf  # when the snapshot's oldest archived flag is no longer loaded
 
     def with_flag(self, fields: Mapping[str, Any], now: int) -> Environment:
-        """Return an environment in which a flag is made or changed.
+        """Return an environment in which a flag is created or replaced.
 
         Raises:
-            ConfigurationError: If it cannot be a flag; the text names the flag and the field.
+            ConfigurationError: If the definition is invalid; the message names the flag and the field.
         """
         flag = complete_flag(fields)
         stored = store(flag, self.flags.get(flag["id"]), now, compile_flag)
         return Environment({**self.flags, flag["id"]: stored}, self.segments)
 
     def without_flag(self, feature_id: str) -> Environment:
-        """Return an environment from which a flag was deleted; no diff tells that.
+        """Return an environment without a flag; responses to polls do not mention the deletion.
 
         Raises:
-            KeyError: If there is no such flag.
+            KeyError: If the flag does not exist.
         """
         flags = dict(self.flags)
         del flags[feature_id]
         return Environment(flags, self.segments)
 
     def with_segment(self, fields: Mapping[str, Any], now: int) -> Environment:
-        """Return an environment in which a segment is made or changed.
+        """Return an environment in which a segment is created or replaced.
 
         Raises:
-            ConfigurationError: If it cannot be a segment; the text names the segment and the field.
+            ConfigurationError: If the definition is invalid; the message names the segment and the field.
         """
         segment = complete_segment(fields)
         stored = store(segment, self.segments.get(segment["segmentId"]), now, compile_segment)
         return Environment(self.flags, {**self.segments, segment["segmentId"]: stored})
 
     def without_segment(self, segment_id: str) -> Environment:
-        """Return an environment from which a segment was deleted.
+        """Return an environment without a segment.
 
         Raises:
-            KeyError: If there is no such segment.
+            KeyError: If the segment does not exist.
         """
         segments = dict(self.segments)
         del segments[segment_id]
         return Environment(self.flags, segments)
 
     def replaced(self, flags: Any, segments: Any, now: int) -> Environment:
-        """Return an environment of these flags and segments alone; what did not change keeps its version and time.
+        """Return an environment of only these flags and segments; an unchanged definition keeps its version and time.
 
         Raises:
-            ConfigurationError: If one of them is wrong; the text names it and the field.
+            ConfigurationError: If a definition is invalid; the message names the definition and the field.
         """
         new_flags = complete_all(flags, "flags", complete_flag, "id")
         new_segments = complete_all(segments, "segments", complete_segment, "segmentId")
@@ -137,15 +143,15 @@ class Environment:
         )
 
     def loaded(self, now: int) -> list[Stored[Flag]]:
-        """Return the flags that the server would know of.
+        """Return the flags that the server would load into its cache.
 
-        It forgets those that are deleted, that are off without an off variation, and that were archived more than
-        `MEMORY` ago.
+        The server does not load flags that are deleted, that are off and have no off variation, or that were archived
+        more than `MEMORY` seconds ago.
         """
         return [flag for flag in self.flags.values() if _is_loaded(flag, now)]
 
     def snapshot(self, now: int) -> Snapshot:
-        """Return the loaded flags, and the segments, for the evaluator; made when it is first asked for."""
+        """Return a snapshot of the loaded flags and the segments for the evaluator; created on first use."""
         if self._snapshot is None or now > self._complete_until:
             loaded = self.loaded(now)
             flags = {flag.compiled.id: flag.compiled for flag in loaded}

@@ -1,4 +1,4 @@
-"""What client SDKs are answered: the evaluator's words about one flag, or all of a tag, in the server's form."""
+"""The endpoints of client SDKs: evaluations of one flag, or of all flags of a tag, in the server's JSON form."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ from typing import Any, Final, NamedTuple
 from bucketeer_async._evaluation import EvaluationCause, EvaluationError, Flag, Served, evaluate
 from bucketeer_async.gateway._environment import Environment, Stored
 from bucketeer_async.gateway._ids import user_evaluations_id
-from bucketeer_async.gateway._polls import GRACE, Answer, is_too_old
+from bucketeer_async.gateway._polls import GRACE, JsonObject, is_too_old
 from bucketeer_async.gateway._validation import RefusedRequestError, invalid_argument
 
-_NONE: Final = "no_evaluations"
+_NO_EVALUATIONS: Final = "no_evaluations"
 
 
 class _User(NamedTuple):
-    """The user of a request: any that could be decoded, whatever a client would refuse."""
+    """The user of a request, which need not be valid as a `bucketeer_async.User`."""
 
     id: str
     attributes: Mapping[str, str]
 
 
-def evaluation(environment: Environment, request: Any, now: int) -> Answer:
-    """Answer a decoded ``GetEvaluationRequest`` at ``now``, Unix seconds.
+def evaluation(environment: Environment, request: Any, now: int) -> JsonObject:
+    """Return the response to a decoded ``GetEvaluationRequest`` at ``now``, in Unix seconds.
 
     Raises:
-        RefusedRequestError: If the flag gives nothing.
+        RefusedRequestError: If the flag is unknown or archived, or cannot be evaluated.
     """
     snapshot = environment.snapshot(now)
     flag = snapshot.flags.get(request.feature_id)
     if flag is None or flag.archived:
         raise RefusedRequestError(404, 5, "gateway: feature not found")
     user = _User(request.user.id, dict(request.user.data))
-    return {"evaluation": _evaluation_json(_ask(environment, user, flag.id, request.tag, now), user.id)}
+    return {"evaluation": _evaluation_json(_evaluate(environment, user, flag.id, request.tag, now), user.id)}
 
 
-def _ask(environment: Environment, user: _User, feature_id: str, tag: str, now: int) -> Served:
+def _evaluate(environment: Environment, user: _User, feature_id: str, tag: str, now: int) -> Served:
     try:
         return evaluate(environment.snapshot(now), user, feature_id, tag)
     except EvaluationError as error:
@@ -44,7 +44,7 @@ def _ask(environment: Environment, user: _User, feature_id: str, tag: str, now: 
         raise RefusedRequestError(500, 13, "gateway: internal") from None
 
 
-def _evaluation_json(served: Served, user_id: str) -> Answer:
+def _evaluation_json(served: Served, user_id: str) -> JsonObject:
     variation = served.variation
     return {
         "id": f"{served.feature_id}:{served.feature_version}:{user_id}",
@@ -59,15 +59,15 @@ def _evaluation_json(served: Served, user_id: str) -> Answer:
     }
 
 
-def evaluations(environment: Environment, request: Any, now: int) -> Answer:
-    """Answer a decoded ``GetEvaluationsRequest`` at ``now``, Unix seconds.
+def evaluations(environment: Environment, request: Any, now: int) -> JsonObject:
+    """Return the response to a decoded ``GetEvaluationsRequest`` at ``now``, in Unix seconds.
 
     Raises:
-        RefusedRequestError: If there is neither a tag nor a condition, or a flag cannot be evaluated.
+        RefusedRequestError: If the request has neither a tag nor a condition, or a flag cannot be evaluated.
     """
     flags = environment.loaded(now)
     if not flags:
-        return _answer(_NONE, _NONE, now)
+        return _response(_NO_EVALUATIONS, _NO_EVALUATIONS, now)
     conditional = request.HasField("user_evaluation_condition")
     if not conditional and not request.tag:
         raise invalid_argument("gateway: tag is required")
@@ -75,17 +75,17 @@ def evaluations(environment: Environment, request: Any, now: int) -> Answer:
     tagged = {flag.compiled.id: flag.updated_at for flag in flags if _has_tag(flag, request.tag)}
     current_id = user_evaluations_id(user.id, user.attributes, tagged)
     if request.user_evaluations_id == current_id:
-        return _answer(current_id, _NONE, now)
+        return _response(current_id, _NO_EVALUATIONS, now)
     wanted = _changed(flags, request, now) if conditional else None
-    asked = [flag for flag in flags if wanted is None or flag.compiled.id in wanted]
+    included = [flag for flag in flags if wanted is None or flag.compiled.id in wanted]
     found = [
-        _evaluation_json(_ask(environment, user, flag.compiled.id, request.tag, now), user.id)
-        for flag in asked
+        _evaluation_json(_evaluate(environment, user, flag.compiled.id, request.tag, now), user.id)
+        for flag in included
         if not flag.compiled.archived and _has_tag(flag, request.tag)
     ]
-    archived = [flag.compiled.id for flag in asked if flag.compiled.archived]
+    archived = [flag.compiled.id for flag in included if flag.compiled.archived]
     force_update = conditional and wanted is None
-    return _answer(current_id, current_id, now, found, [] if force_update else archived, force_update=force_update)
+    return _response(current_id, current_id, now, found, [] if force_update else archived, force_update=force_update)
 
 
 def _has_tag(flag: Stored[Flag], tag: str) -> bool:
@@ -93,7 +93,7 @@ def _has_tag(flag: Stored[Flag], tag: str) -> bool:
 
 
 def _changed(flags: Iterable[Stored[Flag]], request: Any, now: int) -> set[str] | None:
-    """Return the flags that a diff is about: those that changed, and all that is connected; None to tell everything."""
+    """Return the ids of the changed flags and of all connected flags; None if the response must contain all flags."""
     condition = request.user_evaluation_condition
     if not request.user_evaluations_id or is_too_old(condition.evaluated_at, now):
         return None
@@ -124,15 +124,15 @@ def _reachable(start: Iterable[str], edges: Mapping[str, Iterable[str]]) -> set[
     return found
 
 
-def _answer(
+def _response(
     current_id: str,
     evaluations_id: str,
     now: int,
-    found: list[Answer] | None = None,
+    found: list[JsonObject] | None = None,
     archived: list[str] | None = None,
     *,
     force_update: bool = False,
-) -> Answer:
+) -> JsonObject:
     return {
         "state": "FULL",
         "evaluations": {

@@ -1,4 +1,4 @@
-"""Keeps the flags of a gateway as a file says: loads it, and loads it again when it changes, off the event loop."""
+"""Flags from a file, which is loaded off the event loop and reloaded when it changes."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _FILE: Final = message(flags=repeated(ANYTHING), segments=repeated(ANYTHING))
 
 
 class FlagFile:
-    """A JSON or YAML file of flags and segments, and the gateway's state that follows it.
+    """A JSON or YAML file that defines the flags and segments of a gateway.
 
-    The file stands for all flags and segments: when it is read again, it undoes changes that were made otherwise. One
-    that cannot be used leaves the state as it is; what is wrong is logged, once, and told by ``state.flags_problem``.
+    The file defines all flags and segments: a reload undoes changes that were made by other means. An invalid file does
+    not change the state; the error is logged once, and is available as ``state.flags_problem``.
 
     Args:
-        path: The file; its suffix says whether it is ``.json``, ``.yaml`` or ``.yml``.
-        state: What follows it.
-        interval: Seconds between two looks at it.
-        sleep: Waits for so many seconds.
+        path: Path of the file, with the suffix ``.json``, ``.yaml`` or ``.yml``.
+        state: State of the gateway.
+        interval: Seconds between two checks for changes of the file.
+        sleep: Sleeps for a number of seconds.
     """
 
     def __init__(
@@ -47,35 +47,35 @@ class FlagFile:
         self._state = state
         self._interval = interval
         self._sleep = sleep
-        self._seen: object = None
+        self._signature: object = None
 
     async def load(self) -> None:
-        """Take over what the file says.
+        """Load the file into the state.
 
         Raises:
-            ConfigurationError: If it cannot be used; the text names the file, and the flag and the field.
+            ConfigurationError: If the file is invalid; the message names the file, the definition and the field.
         """
-        self._seen = await asyncio.to_thread(_signature, self._path)
+        self._signature = await asyncio.to_thread(_signature, self._path)
         now = int(self._state.now())
-        self._state.environment = await asyncio.to_thread(_following, self._state.environment, self._path, now)
+        self._state.environment = await asyncio.to_thread(_load_environment, self._state.environment, self._path, now)
         self._state.flags_problem = ""
 
     async def refresh(self) -> None:
-        """Take over what the file says if it changed since the last look."""
-        if await asyncio.to_thread(_signature, self._path) == self._seen:
+        """Reload the file if it changed since the last check."""
+        if await asyncio.to_thread(_signature, self._path) == self._signature:
             return
         try:
             await self.load()
         except ConfigurationError as error:
             self._state.flags_problem = str(error)
-            _LOGGER.warning("the gateway keeps its last good flags: %s", error)
+            _LOGGER.warning("the flag file is invalid; the gateway keeps the last valid flags: %s", error)
 
     @asynccontextmanager
     async def followed(self) -> AsyncIterator[None]:
-        """Load the file, and follow it while the block runs.
+        """Load the file, and reload it on changes until the end of the block.
 
         Raises:
-            ConfigurationError: If it cannot be used at first.
+            ConfigurationError: If the file is invalid at the beginning.
         """
         await self.load()
         async with anyio.create_task_group() as group:
@@ -90,7 +90,7 @@ class FlagFile:
 
 
 def _signature(path: Path) -> object:
-    """What changes with a file; None if it is not there."""
+    """Return a value that changes when the file changes; None if the file does not exist."""
     try:
         status = path.stat()
     except OSError:
@@ -98,7 +98,7 @@ def _signature(path: Path) -> object:
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 
-def _following(environment: Environment, path: Path, now: int) -> Environment:
+def _load_environment(environment: Environment, path: Path, now: int) -> Environment:
     try:
         content = _FILE.complete(_read(path), "")
         return environment.replaced(content["flags"], content["segments"], now)
@@ -112,7 +112,7 @@ def _read(path: Path) -> Any:
             return json.loads(path.read_text(encoding="utf-8"))
         case ".yaml" | ".yml":
             return _parse_yaml(path.read_text(encoding="utf-8"))
-    raise ConfigurationError("a file of flags must be named .json, .yaml or .yml")
+    raise ConfigurationError(f"the suffix of a flag file must be .json, .yaml or .yml, not {path.suffix!r}")
 
 
 def _parse_yaml(text: str) -> Any:
@@ -120,6 +120,6 @@ def _parse_yaml(text: str) -> Any:
         from bucketeer_async.gateway._flag_yaml import parse  # noqa: PLC0415 - PyYAML is an extra
     except ImportError:
         raise ConfigurationError(
-            'YAML needs the extra "yaml": pip install "bucketeer-async[gateway,yaml]"; or write JSON'
+            'a YAML file needs the extra "yaml": pip install "bucketeer-async[gateway,yaml]"; or use JSON'
         ) from None
     return parse(text)

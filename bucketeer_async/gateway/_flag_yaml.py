@@ -1,4 +1,4 @@
-"""Reads flag files in YAML: ``on``, ``off``, ``yes`` and ``no`` are text here, for that is what variations are called."""
+"""Parser of YAML flag files; ``on``, ``off``, ``yes`` and ``no`` are strings, because variations have such names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import yaml
 
 
 class Loader(yaml.SafeLoader):
-    """PyYAML's safe loader; only ``true`` and ``false`` are booleans, and dates stay text."""
+    """PyYAML's safe loader, except that only ``true`` and ``false`` are booleans, and dates are strings."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012 - declared so by the base class
         first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":timestamp"))]
@@ -21,12 +21,12 @@ Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("(?:true|false
 
 
 def parse(text: str) -> Any:
-    """Return what a document means.
+    """Parse a YAML document.
 
     Raises:
-        ValueError: If it is no YAML.
+        ValueError: If the text is not valid YAML.
     """
     try:
-        return yaml.load(text, Loader)  # noqa: S506 - it is a safe loader
+        return yaml.load(text, Loader)  # noqa: S506 - a safe loader
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from None

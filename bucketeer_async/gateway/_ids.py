@@ -1,4 +1,4 @@
-"""The ids by which the server tells whether anything changed: FNV-1a hashes of 64 bits, in decimal."""
+"""The ids with which the server detects changes: 64-bit FNV-1a hashes, in decimal."""
 
 from __future__ import annotations
 
@@ -11,12 +11,22 @@ _MASK: Final = 2**64 - 1
 
 
 def feature_flags_id(updated: Mapping[str, int]) -> str:
-    """Return the id of flags, given as the time of their last change by id."""
+    """Return the id of a set of flags.
+
+    Args:
+        updated: Unix times of the flags' last changes, by flag id.
+    """
     return _hash(_flags(updated))
 
 
 def user_evaluations_id(user_id: str, attributes: Mapping[str, str], updated: Mapping[str, int]) -> str:
-    """Return the id of a user's evaluations of flags."""
+    """Return the id of a user's evaluations of a set of flags.
+
+    Args:
+        user_id: Id of the user.
+        attributes: Attributes of the user.
+        updated: Unix times of the flags' last changes, by flag id.
+    """
     return _hash([user_id, *(f"{name}:{attributes[name]}" for name in sorted(attributes)), *_flags(updated)])
 
 

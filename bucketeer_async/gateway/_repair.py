@@ -1,8 +1,8 @@
-"""The server's repair of text booleans, which happens before decoding.
+"""The server's repair of string booleans, which runs before decoding.
 
-Old SDKs sent ``userAttributesUpdated`` as text. The server looks at that name in every object of the body, maps
-included, and turns such a text into a boolean; then it encodes the whole body again, which costs repeated names, lone
-surrogates and the precision of large numbers.
+Old SDKs sent ``userAttributesUpdated`` as a string. The server looks for this name in every object of the body,
+including maps, and replaces such a string by a boolean. Then it encodes the whole body again, which drops duplicate
+names, replaces lone surrogates, and rounds large numbers.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ _BOOLEANS: Final = {"true": True, "1": True, "false": False, "0": False}
 
 
 class _UnrepairableError(Exception):
-    """A number that the repair cannot read: the body stays as it came."""
+    """The repair cannot parse a number, so the body remains unchanged."""
 
 
 def repaired(parsed: Any) -> Any:
-    """Return the body as the server decodes it: the same one, checked, if there is nothing to repair.
+    """Return the repaired body, or the unchanged body if it needs no repair.
 
     Raises:
-        UndecodableError: If it holds text that is not valid Unicode; a repair replaces it.
+        UndecodableError: If a body that needs no repair contains a string that is not valid Unicode.
     """
     if _needs_repair(parsed):
         try:
@@ -68,12 +68,12 @@ def _encoded_again(value: Any) -> Any:
 
 
 def _number(value: Number) -> Number:
-    """The number as a double; the repair's own parser is stricter than the decoder, and gives up on some."""
+    """Return a number rounded to a double. The repair's parser rejects some numbers that the decoder accepts."""
     if value[-1] in "eE" or math.isinf(number := float(value)):
         raise _UnrepairableError
     return Number(repr(number))
 
 
 def _text(text: str) -> str:
-    """The text, with U+FFFD for what is not valid Unicode."""
+    """Return the text with U+FFFD in place of lone surrogates."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

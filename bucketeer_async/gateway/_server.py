@@ -1,4 +1,4 @@
-"""Puts a real port before the gateway, for demos and for tests that are about sockets."""
+"""Serves the gateway on a port, for demos and for tests that need sockets."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from bucketeer_async.gateway._state import DEFAULT_KEYS, Fault, GatewayKey, Gate
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket; 0 is a free port.
+    """Return a listening socket; the port 0 selects a free port.
 
-    It names its protocol, because asyncio sends small answers at once only over sockets that do; the others wait
-    for the peer's delayed acknowledgement, 40 ms each.
+    The protocol of the socket is given explicitly, because asyncio sets TCP_NODELAY only on such sockets. Without
+    TCP_NODELAY, small responses wait 40 ms for the peer's delayed acknowledgement.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -37,19 +37,20 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class LocalGateway:
-    """A gateway on a free loopback port, for as long as an ``async with`` lasts.
+    """A gateway that listens on a loopback port, as an async context manager.
 
     Args:
-        keys: The API keys that exist; by default ``"client-key"`` and ``"server-key"``.
-        flags: The flags, as for `GatewayState`.
-        segments: The segments, likewise.
-        flags_file: Instead of both, a JSON or YAML file of them (``{"flags": [...], "segments": [...]}``), which is
-            read again when it changes; entering raises a ConfigurationError if it cannot be used.
-        port: The port; 0 for a free one.
+        keys: The valid API keys. By default, ``"client-key"`` and ``"server-key"``.
+        flags: Definitions of the flags, as for `GatewayState`.
+        segments: Definitions of the segments, as for `GatewayState`.
+        flags_file: Path of a JSON or YAML file ``{"flags": [...], "segments": [...]}``, instead of ``flags`` and
+            ``segments``. The file is loaded by ``async with``, which raises a `ConfigurationError` if the file is
+            invalid, and reloaded when it changes.
+        port: The port; 0 for a free port.
 
     Raises:
-        ConfigurationError: If a flag or segment cannot be one; the text names it and the field.
-        ValueError: If there are both definitions and a file of them.
+        ConfigurationError: If a definition is invalid; the message names the definition and the field.
+        ValueError: If ``flags_file`` is combined with ``flags`` or ``segments``.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class LocalGateway:
         port: int = 0,
     ) -> None:
         if flags_file is not None and (flags or segments):
-            raise ValueError("flags_file stands for all flags and segments: give either these or the file")
+            raise ValueError("flags_file defines all flags and segments: give either flags and segments, or flags_file")
         self.state: GatewayState = GatewayState(keys=keys, flags=flags, segments=segments)
         self._file = None if flags_file is None else FlagFile(flags_file, self.state)
         self._port = port
@@ -72,18 +73,22 @@ class LocalGateway:
 
     @property
     def url(self) -> str:
-        """Where it listens; to be given to ``ApiClient(endpoint=...)``."""
+        """URL of the gateway, for ``ApiClient(endpoint=...)``.
+
+        Raises:
+            RuntimeError: Outside of ``async with``.
+        """
         if self._socket is None:
-            raise RuntimeError("the gateway listens only inside its async with")
+            raise RuntimeError("the gateway listens only inside its async with block")
         return f"http://127.0.0.1:{self._socket.getsockname()[1]}"
 
     @property
     def events(self) -> list[RecordedEvent]:
-        """The accepted events, oldest first."""
+        """The newest accepted events, oldest first; older events are only counted."""
         return self.state.events
 
     def fail(self, fault: Fault) -> None:
-        """Misbehave from now on."""
+        """Simulate a fault from now on."""
         self.state.fail(fault)
 
     async def __aenter__(self) -> Self:
@@ -99,7 +104,7 @@ class LocalGateway:
         return self
 
     async def _serve(self, ready: object) -> None:
-        assert self._server is not None  # noqa: S101 - made just before
+        assert self._server is not None  # noqa: S101 - set by __aenter__
         assert self._socket is not None  # noqa: S101
         assert callable(ready)  # noqa: S101
         self._server.on_started = ready
@@ -109,7 +114,7 @@ class LocalGateway:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        assert self._server is not None  # noqa: S101 - entered before
+        assert self._server is not None  # noqa: S101 - set by __aenter__
         assert self._task is not None  # noqa: S101
         self._server.should_exit = True
         await self._task.join()
@@ -122,7 +127,7 @@ class LocalGateway:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, as a guest in somebody else's loop: it says when it listens, and leaves signals alone."""
+    """A uvicorn server for an existing event loop: it calls `on_started`, and installs no signal handlers."""
 
     on_started: object = None
 

@@ -1,7 +1,7 @@
-"""What a definition may look like: messages as tables of fields, each of which checks a value and completes it.
+"""Shapes: a schema of the server's JSON, whose parts validate a value and complete its omitted fields.
 
-A completed value is what the server prints: every field is there, integers of 64 bits are text, and members of enums
-go by their names.
+A completed value is what the server would send: it has every field, a 64-bit integer is a string, and an enum value is
+its name.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from bucketeer_async._models import check_int32, check_text
 
 
 class Shape(NamedTuple):
-    """One kind of value.
+    """The shape of a value.
 
     Attributes:
-        complete: Called with a value and its path; returns the completed value, or raises a ConfigurationError.
-        absent: Makes the value that stands for none.
+        complete: Takes a value and its path; returns the completed value, or raises a `ConfigurationError`.
+        absent: Returns the value of an omitted field.
     """
 
     complete: Callable[[Any, str], Any]
@@ -67,8 +67,8 @@ SECONDS: Final = Shape(_seconds, lambda: "0")
 ANYTHING: Final = Shape(_anything, lambda: None)
 
 
-def member(*names: str) -> Shape:
-    """Return the shape of an enum's member: a name, or its number; numbers that have no name are kept."""
+def enum(*names: str) -> Shape:
+    """Return the shape of an enum value, given as a name or a number; a number without a name is kept."""
 
     def complete(value: Any, path: str) -> str | int:
         if isinstance(value, str) and value in names:
@@ -92,15 +92,15 @@ def repeated(shape: Shape) -> Shape:
 
 
 def message(**fields: Shape) -> Shape:
-    """Return the shape of an object; a field that is absent and one that is null are the same."""
+    """Return the shape of an object; a field that is null counts as omitted."""
 
     def complete(value: Any, path: str) -> dict[str, Any]:
         if not isinstance(value, Mapping):
-            raise ConfigurationError(f"{path or 'it'} must be an object, not {type(value).__name__}")
+            raise ConfigurationError(f"{path or 'the content'} must be an object, not {type(value).__name__}")
         prefix = f"{path}." if path else ""
         for name in value:
             if name not in fields:
-                raise ConfigurationError(f"{prefix}{name} is not a field{_guess(name, fields)}")
+                raise ConfigurationError(f"{prefix}{name} is not a field{_suggestion(name, fields)}")
         return {
             name: shape.absent() if value.get(name) is None else shape.complete(value[name], prefix + name)
             for name, shape in fields.items()
@@ -109,6 +109,6 @@ def message(**fields: Shape) -> Shape:
     return Shape(complete, lambda: None)
 
 
-def _guess(name: object, fields: Mapping[str, Shape]) -> str:
+def _suggestion(name: object, fields: Mapping[str, Shape]) -> str:
     close = difflib.get_close_matches(str(name), fields, 1)
-    return f"; is it {close[0]}?" if close else f"; there are {', '.join(fields)}"
+    return f"; did you mean {close[0]}?" if close else f"; the fields are {', '.join(fields)}"

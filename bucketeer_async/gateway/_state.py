@@ -1,4 +1,4 @@
-"""What the gateway holds: keys, flags and segments, accepted events, and how it was told to misbehave."""
+"""The state of the gateway: keys, flags and segments, accepted events, and simulated faults."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bucketeer_async._models import EventKind
 from bucketeer_async._proto._pool import POOL
 from bucketeer_async.gateway._environment import Environment
 
-_WINDOW: Final = 100_000  # events kept in detail
+_WINDOW: Final = 100_000  # events that are stored
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,9 +25,9 @@ class GatewayKey:
     """An API key.
 
     Attributes:
-        role: Name in ``bucketeer.account.APIKey.Role``: ``"SDK_CLIENT"``, ``"SDK_SERVER"``, ...
-        disabled: Whether the key is switched off.
-        environment_disabled: Whether its environment is.
+        role: Name of a ``bucketeer.account.APIKey.Role``: ``"SDK_CLIENT"``, ``"SDK_SERVER"``, ...
+        disabled: Whether the key is disabled.
+        environment_disabled: Whether the environment of the key is disabled.
     """
 
     role: str
@@ -35,7 +35,7 @@ class GatewayKey:
     environment_disabled: bool = False
 
 
-#: The keys of a gateway that was not given others.
+#: The API keys of a gateway by default.
 DEFAULT_KEYS: Final[Mapping[str, GatewayKey]] = {
     "client-key": GatewayKey(role="SDK_CLIENT"),
     "server-key": GatewayKey(role="SDK_SERVER"),
@@ -47,9 +47,9 @@ class RecordedEvent:
     """An accepted event.
 
     Attributes:
-        id: Its id.
-        kind: Its class.
-        message: The decoded message.
+        id: Id of the event.
+        kind: Kind of the event.
+        message: The decoded protobuf message.
     """
 
     id: str
@@ -58,7 +58,7 @@ class RecordedEvent:
 
     @property
     def event(self) -> dict[str, Any]:
-        """The event as canonical proto3 JSON, fields at their default left out; {} if it is nested too deep to show."""
+        """The event as canonical proto3 JSON, without fields that have their default; {} if it is nested too deeply."""
         try:
             fields: dict[str, Any] = json_format.MessageToDict(self.message, descriptor_pool=POOL)
         except RecursionError:
@@ -68,20 +68,23 @@ class RecordedEvent:
 
 @dataclass(slots=True, kw_only=True)
 class Fault:
-    """One way to misbehave.
+    """A simulated fault of the gateway.
 
     Attributes:
-        status: Answered instead of the truth; 0 to answer the truth.
-        body: Body of that answer; None for an error body as the gateway makes it.
-        headers: Headers of that answer.
-        retry_after: Its ``Retry-After``, in seconds or as text.
-        delay: Seconds before anything is answered.
-        partial: Share of the events, 0 to 1, that are not taken though the others are.
-        retriable: What is said about these.
-        message: What is said about these.
-        requests: How many requests it lasts; None until it is cleared.
-        seconds: How long it lasts; None until it is cleared.
-        path: The endpoint it is about.
+        status: HTTP status of a fake response, from 200 to 599; 0 to handle requests as usual.
+        body: Body of the fake response; None for an error body of the gateway.
+        headers: Headers of the fake response.
+        retry_after: ``Retry-After`` header of the fake response, in seconds or as text; None for no such header.
+        delay: Seconds before the response, at least 0.
+        partial: Share of goal and evaluation events that are rejected, from 0 to 1.
+        retriable: Whether the errors of these events are retriable.
+        message: Message of the errors of these events.
+        requests: Number of requests after which the fault ends, at least 1; None for no limit.
+        seconds: Seconds after which the fault ends; None for no limit.
+        path: Path of the endpoint that has the fault.
+
+    Raises:
+        ValueError: If an attribute is out of range.
     """
 
     status: int = 0
@@ -99,28 +102,31 @@ class Fault:
     def __post_init__(self) -> None:
         if not (isinstance(self.status, int) and (self.status == 0 or 200 <= self.status < 600)):
             raise ValueError(f"status must be 0 or from 200 to 599, not {self.status!r}")
-        if self.delay < 0 or not 0 <= self.partial <= 1:
-            raise ValueError("delay must be at least 0 seconds, and partial from 0 to 1")
+        if self.delay < 0:
+            raise ValueError(f"delay must be at least 0 seconds, not {self.delay!r}")
+        if not 0 <= self.partial <= 1:
+            raise ValueError(f"partial must be from 0 to 1, not {self.partial!r}")
         if self.requests is not None and self.requests < 1:
             raise ValueError(f"requests must be at least 1, not {self.requests!r}")
 
 
 class GatewayState:
-    """Everything that a gateway knows.
+    """The state of a gateway.
 
     Args:
-        keys: The API keys that exist.
-        flags: The flags, in the server's JSON form of ``bucketeer.feature.Feature``; `flag` writes simple ones.
-        segments: The segments, in its form of ``bucketeer.feature.SegmentUsers``; a user may be just an id.
-        window: How many accepted events are kept in detail; counters are exact beyond that.
-        now: Unix time in seconds.
+        keys: The valid API keys.
+        flags: Definitions of the flags: ``bucketeer.feature.Feature`` in JSON, for example from `flag`.
+        segments: Definitions of the segments: ``bucketeer.feature.SegmentUsers`` in JSON, where an entry of ``users``
+            may be the id of a user.
+        window: Number of the newest accepted events that are stored. Older events are only counted.
+        now: Returns the Unix time, in seconds.
 
     Attributes:
-        environment: The flags and segments at this moment.
-        flags_problem: Why the file of flags, if there is one, cannot be used as it is now; "" if it can.
+        environment: The current flags and segments.
+        flags_problem: Why the current flag file is invalid; "" if it is valid or the gateway has no flag file.
 
     Raises:
-        ConfigurationError: If a flag or segment cannot be one; the text names it and the field.
+        ConfigurationError: If a definition is invalid; the message names the definition and the field.
     """
 
     def __init__(
@@ -142,21 +148,21 @@ class GatewayState:
         self._ids: dict[EventKind, set[str]] = {kind: set() for kind in EventKind}
         self._served: Counter[tuple[str, str]] = Counter()
         self._faults: list[tuple[Fault, float]] = []
-        self._random = random.Random(0)  # noqa: S311 - which events of a partial fault fail need be no secret
+        self._random = random.Random(0)  # noqa: S311 - not used for security
 
     def flag(self, feature_id: str) -> dict[str, Any]:
-        """Return a copy of a flag's definition, with its version and the time of its last change.
+        """Return a copy of a flag's definition, including ``version`` and ``updatedAt``.
 
         Raises:
-            KeyError: If there is no such flag.
+            KeyError: If the flag does not exist.
         """
         return copy.deepcopy(self.environment.flags[feature_id].fields)
 
     def set_flag(self, fields: Mapping[str, Any]) -> None:
-        """Make or replace a flag; if that changes it, its version and ``updatedAt`` move on.
+        """Create or replace a flag. A change increases its ``version`` and ``updatedAt``.
 
         Raises:
-            ConfigurationError: If it cannot be one; the text names the flag and the field.
+            ConfigurationError: If the definition is invalid; the message names the flag and the field.
         """
         self.environment = self.environment.with_flag(fields, int(self.now()))
 
@@ -164,40 +170,40 @@ class GatewayState:
         """Change fields of a flag, by their JSON names: ``update_flag("new-checkout", enabled=False)``.
 
         Raises:
-            KeyError: If there is no such flag.
-            ConfigurationError: If it cannot be changed so; the text names the flag and the field.
+            KeyError: If the flag does not exist.
+            ConfigurationError: If the new definition is invalid; the message names the flag and the field.
         """
         self.set_flag(self.environment.flags[feature_id].fields | changes)
 
     def archive_flag(self, feature_id: str) -> None:
-        """Archive a flag; diffs tell that for 30 days.
+        """Archive a flag. For 30 days, responses to polls mention the archived flag.
 
         Raises:
-            KeyError: If there is no such flag.
+            KeyError: If the flag does not exist.
         """
         self.update_flag(feature_id, archived=True)
 
     def remove_flag(self, feature_id: str) -> None:
-        """Delete a flag; no diff tells that.
+        """Delete a flag. Responses to polls do not mention the deletion.
 
         Raises:
-            KeyError: If there is no such flag.
+            KeyError: If the flag does not exist.
         """
         self.environment = self.environment.without_flag(feature_id)
 
     def set_segment(self, fields: Mapping[str, Any]) -> None:
-        """Make or replace a segment; if that changes it, its ``updatedAt`` moves on.
+        """Create or replace a segment. A change increases its ``updatedAt``.
 
         Raises:
-            ConfigurationError: If it cannot be one; the text names the segment and the field.
+            ConfigurationError: If the definition is invalid; the message names the segment and the field.
         """
         self.environment = self.environment.with_segment(fields, int(self.now()))
 
     def remove_segment(self, segment_id: str) -> None:
-        """Delete a segment; flags may still name it, and then have nobody in it.
+        """Delete a segment. For flags that still name the segment, it has no members.
 
         Raises:
-            KeyError: If there is no such segment.
+            KeyError: If the segment does not exist.
         """
         self.environment = self.environment.without_segment(segment_id)
 
@@ -207,11 +213,11 @@ class GatewayState:
         return list(self._events)
 
     def newest(self, count: int) -> list[RecordedEvent]:
-        """The ``count`` newest accepted events, newest first."""
+        """Return the ``count`` newest accepted events, newest first."""
         return list(itertools.islice(reversed(self._events), count))
 
     def record(self, events: Iterable[RecordedEvent]) -> None:
-        """Take events in."""
+        """Store and count accepted events."""
         for event in events:
             self._events.append(event)
             self._accepted[event.kind] += 1
@@ -221,34 +227,37 @@ class GatewayState:
             ids.add(event.id)
 
     def forget_events(self) -> None:
-        """Begin again, with no accepted events."""
+        """Delete all accepted events, and reset their counters."""
         self._events.clear()
         self._accepted.clear()
         self._ids = {kind: set() for kind in EventKind}
         self._served.clear()
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """By class: ``accepted``, every time an event was taken, and ``unique``, the number of different ids."""
+        """Return counters by kind of event: ``accepted`` events, and ``unique`` event ids."""
         return {kind.value: {"accepted": self._accepted[kind], "unique": len(self._ids[kind])} for kind in EventKind}
 
     def served(self) -> dict[str, dict[str, int]]:
-        """How many different evaluation events named each variation, by flag; "" stands for a default."""
+        """Return the numbers of evaluation events by flag id and variation id; each event id counts once.
+
+        The variation id is "" if the caller's default was served.
+        """
         flags: dict[str, dict[str, int]] = {}
         for (feature_id, variation_id), count in self._served.items():
             flags.setdefault(feature_id, {})[variation_id] = count
         return flags
 
     def fail(self, fault: Fault) -> None:
-        """Misbehave from now on; the oldest fault that still lasts acts."""
+        """Simulate a fault from now on. If several faults of a path are active, the oldest one applies."""
         self._faults.append((fault, time.monotonic()))
 
     def clear_faults(self) -> None:
-        """Behave again."""
+        """End all simulated faults."""
         self._faults.clear()
 
     @property
     def faults(self) -> list[Fault]:
-        """The faults that still last."""
+        """The active faults."""
         now = time.monotonic()
         self._faults = [
             (fault, since) for fault, since in self._faults if fault.seconds is None or now - since < fault.seconds
@@ -256,7 +265,7 @@ class GatewayState:
         return [fault for fault, _ in self._faults]
 
     def fault_for(self, path: str) -> Fault | None:
-        """The fault that acts on one request to ``path``, which counts as one of its requests."""
+        """Return the fault that applies to a request to ``path``, and count the request; None if no fault applies."""
         fault = next((each for each in self.faults if each.path == path), None)
         if fault is not None and fault.requests is not None:
             fault.requests -= 1
@@ -264,6 +273,6 @@ class GatewayState:
                 self._faults = [(each, since) for each, since in self._faults if each is not fault]
         return fault
 
-    def is_unlucky(self, fault: Fault | None) -> bool:
-        """Whether one event is among those that a partial fault does not take."""
+    def fails_event(self, fault: Fault | None) -> bool:
+        """Return, at random, whether a partial fault rejects an event."""
         return fault is not None and self._random.random() < fault.partial

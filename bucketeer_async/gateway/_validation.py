@@ -1,4 +1,4 @@
-"""The server's checks of a decoded request, in its order and with its messages."""
+"""Validation of decoded requests, in the server's order and with the server's messages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bucketeer_async._proto._pool import message_class
 OLDEST_EVENT: Final = 744 * 3600  # seconds before now
 FURTHEST_EVENT: Final = 3600  # seconds after now
 
-# A literal | in the variant is a slip of the server's own expression.
+# The server's expression contains the literal | by mistake.
 _EVENT_ID: Final = re.compile(r"[a-fA-F0-9]{8}-[a-fA-F0-9]{4}-4[a-fA-F0-9]{3}-[89aAbB|][a-fA-F0-9]{3}-[a-fA-F0-9]{12}")
 _CLIENT: Final = "bucketeer.event.client."
 _KINDS: Final = {
@@ -24,11 +24,11 @@ _DEFAULT_REASONS: Final = frozenset(int(reason) for reason in ReasonType if reas
 
 
 class RefusedRequestError(Exception):
-    """The whole request is refused.
+    """The gateway refuses the whole request.
 
     Attributes:
-        status: HTTP status.
-        code: gRPC code.
+        status: HTTP status of the response.
+        code: gRPC code of the response.
     """
 
     def __init__(self, status: int, code: int, message: str) -> None:
@@ -38,19 +38,19 @@ class RefusedRequestError(Exception):
 
 
 def invalid_argument(message: str) -> RefusedRequestError:
-    """The error for a request that lacks something."""
+    """Return the error for a request with a missing field."""
     return RefusedRequestError(400, 3, message)
 
 
 @dataclass(frozen=True, slots=True)
 class CheckedEvent:
-    """One event of a request.
+    """A validated event of a request.
 
     Attributes:
-        event_id: Its id.
-        kind: Its class; None if it is none of the three.
-        message: What the envelope held; None if it is none of the three.
-        error: Why it is not taken, or "".
+        event_id: Id of the event.
+        kind: Kind of the event; None if the message has another type.
+        message: The decoded message of the event; None if the message has another type.
+        error: Why the event is rejected; "" if it is valid.
     """
 
     event_id: str
@@ -60,10 +60,10 @@ class CheckedEvent:
 
 
 def check_events(request: Any, now: int) -> list[CheckedEvent]:
-    """Check every event of a ``RegisterEventsRequest``.
+    """Validate the events of a ``RegisterEventsRequest``.
 
     Raises:
-        RefusedRequestError: If there are none, or one has no id.
+        RefusedRequestError: If the request has no events, or an event has no id.
     """
     if not request.events:
         raise invalid_argument("gateway: missing events")
@@ -121,7 +121,11 @@ _CHECKS: Final = {
 
 
 def check_user(request: Any) -> None:
-    """Raise a RefusedRequestError if the request has no user."""
+    """Check that a request has a user with an id.
+
+    Raises:
+        RefusedRequestError: If the user or the id is missing.
+    """
     if not request.HasField("user"):
         raise invalid_argument("gateway: user is required")
     if not request.user.id:
@@ -129,7 +133,11 @@ def check_user(request: Any) -> None:
 
 
 def check_get_evaluation(request: Any) -> None:
-    """Raise a RefusedRequestError if a ``GetEvaluationRequest`` lacks something."""
+    """Check the required fields of a ``GetEvaluationRequest``.
+
+    Raises:
+        RefusedRequestError: If a field is missing.
+    """
     if not request.tag:
         raise invalid_argument("gateway: tag is required")
     check_user(request)
@@ -138,7 +146,11 @@ def check_get_evaluation(request: Any) -> None:
 
 
 def check_poll(request: Any) -> None:
-    """Raise a RefusedRequestError if a poll lacks something."""
+    """Check the required fields of a ``GetFeatureFlagsRequest`` or ``GetSegmentUsersRequest``.
+
+    Raises:
+        RefusedRequestError: If a field is missing.
+    """
     if request.source_id == 0:
         raise invalid_argument("gateway: source id is required")
     if not request.sdk_version:

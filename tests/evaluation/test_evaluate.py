@@ -1,4 +1,4 @@
-"""What the cases of the server leave open: broken definitions, long chains, what is shared."""
+"""Evaluation beyond the server's test vectors: malformed definitions, long chains of dependencies, shared results."""
 
 from __future__ import annotations
 
@@ -84,27 +84,27 @@ def test_a_segment_with_wrong_types_is_refused() -> None:
         compile_segment({"segmentId": "segment", "users": [{"userId": 5}]})
 
 
-def held_snapshot(*definitions: dict[str, Any]) -> Snapshot:
-    """As a poller holds flags: each is compiled when it is first asked for."""
+def lazy_snapshot(*definitions: dict[str, Any]) -> Snapshot:
+    """Return a snapshot as the poller makes it: each flag is compiled when it is first evaluated."""
     return Snapshot(
         CompiledFlags({each["id"]: FlagDefinition(each["id"], json.dumps(each), each) for each in definitions}), {}
     )
 
 
 def test_a_flag_that_could_not_be_compiled_fails_alone() -> None:
-    asked = held_snapshot(definition(), definition("other", version="five"))
+    flags = lazy_snapshot(definition(), definition("other", version="five"))
 
-    assert evaluate(asked, USER, "flag").variation.id == "A"
+    assert evaluate(flags, USER, "flag").variation.id == "A"
     with pytest.raises(EvaluationError, match=r"flag 'other': MALFORMED \(version is not an integer\)"):
-        evaluate(asked, USER, "other")
+        evaluate(flags, USER, "other")
 
 
 def test_a_flag_that_depends_on_one_that_could_not_be_compiled_says_so() -> None:
     needs = definition(prerequisites=[{"featureId": "other", "variationId": "A"}])
-    asked = held_snapshot(needs, definition("other", version="five"))
+    flags = lazy_snapshot(needs, definition("other", version="five"))
 
     with pytest.raises(EvaluationError, match=r"flag 'other': MALFORMED \(version is not an integer\)"):
-        evaluate(asked, USER, "flag")
+        evaluate(flags, USER, "flag")
 
 
 def test_a_chain_may_be_longer_than_the_stack() -> None:
@@ -112,9 +112,9 @@ def test_a_chain_may_be_longer_than_the_stack() -> None:
         definition(f"flag-{number}", prerequisites=[{"featureId": f"flag-{number + 1}", "variationId": "A"}])
         for number in range(5_000)
     ]
-    asked = snapshot(*chain, definition("flag-5000"))
+    flags = snapshot(*chain, definition("flag-5000"))
 
-    assert evaluate(asked, USER, "flag-0").variation.id == "A"
+    assert evaluate(flags, USER, "flag-0").variation.id == "A"
 
 
 def test_a_long_cycle_is_seen() -> None:
@@ -131,15 +131,15 @@ def test_a_long_cycle_is_seen() -> None:
 
 @pytest.mark.parametrize(("operator", "variation"), [("EQUALS", "B"), (0, "B"), (None, "B"), (99, "A"), ("LIKE", "A")])
 def test_an_operator_is_a_name_or_a_number_and_an_unknown_one_never_holds(operator: object, variation: str) -> None:
-    asked = snapshot(definition(rules=[rule(operator, ["pro"])]))
+    flags = snapshot(definition(rules=[rule(operator, ["pro"])]))
 
-    assert evaluate(asked, USER, "flag").variation.id == variation
+    assert evaluate(flags, USER, "flag").variation.id == variation
 
 
 def test_users_share_what_a_flag_serves() -> None:
-    asked = snapshot(definition())
+    flags = snapshot(definition())
 
-    first, second = (evaluate(asked, User(name), "flag") for name in ("user-1", "user-2"))
+    first, second = (evaluate(flags, User(name), "flag") for name in ("user-1", "user-2"))
 
     assert first is second
     assert (first.feature_id, first.feature_version, first.reason.type) == ("flag", 3, ReasonType.DEFAULT)
@@ -150,10 +150,10 @@ def test_an_entry_of_another_segment_counts_for_that_one() -> None:
     segments = [{"segmentId": "a", "users": [entry]}, {"segmentId": "b"}]
     both = definition("both", rules=[rule("SEGMENT", ["b"]), rule("SEGMENT", ["a"])])
     alone = definition("alone", rules=[rule("SEGMENT", ["b"])])
-    asked = snapshot(both, alone, segments=segments)
+    flags = snapshot(both, alone, segments=segments)
 
-    assert evaluate(asked, USER, "both").variation.id == "B"
-    assert evaluate(asked, USER, "alone").variation.id == "A"
+    assert evaluate(flags, USER, "both").variation.id == "B"
+    assert evaluate(flags, USER, "alone").variation.id == "A"
 
 
 def test_yaml_stays_as_it_is_without_the_extra() -> None:

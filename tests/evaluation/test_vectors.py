@@ -1,4 +1,4 @@
-"""Every case that the server's own evaluator computed: the same answer, or the same error."""
+"""The server's test vectors: each case must have the same evaluation, or the same error."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ VECTORS = Path(__file__).with_name("vectors")
 THEMES = sorted(
     path.name.removesuffix(".json.gz") for path in VECTORS.glob("*.gz") if not path.name.startswith("hashes")
 )
-#: On malformed flags the server's evaluator crashes; ours reports an error.
+#: Malformed flags, on which the server's evaluator crashes; this package reports an error.
 CAUSES = {"REFERENCE_CRASH": "MALFORMED"}
 
 
@@ -28,7 +28,7 @@ def load(theme: str) -> dict[str, Any]:
 
 
 def unchecked_user(fields: Mapping[str, Any]) -> User:
-    """Make a user whatever its id is; the evaluator has an answer for each."""
+    """Make a user whose id need not be valid: the evaluator accepts every id."""
     user = object.__new__(User)
     object.__setattr__(user, "id", fields.get("id", ""))
     object.__setattr__(user, "attributes", fields.get("data") or {})
@@ -52,7 +52,7 @@ def answer(snapshot: Snapshot, case: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def meaning(text: object) -> object:
-    """What a value means as JSON; texts that are none mean themselves."""
+    """Return a value parsed as JSON, or the unchanged text if the value is not JSON."""
     try:
         return json.dumps(json.loads(str(text), parse_int=float), sort_keys=True)
     except ValueError:

@@ -229,7 +229,7 @@ def test_json_of_another_kind_than_the_default_is_of_the_wrong_type(default: Any
 
 @pytest.mark.parametrize("default", [(), {1}, b"", object(), 1j])
 def test_a_default_that_json_cannot_be_is_a_type_error(default: Any) -> None:
-    with pytest.raises(TypeError, match="default must be what JSON can be"):
+    with pytest.raises(TypeError, match="default must be of a JSON type"):
         json_like(default)
 
 

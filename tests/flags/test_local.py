@@ -386,7 +386,7 @@ def nothing(_body: dict[str, Any]) -> None: ...
         (lambda _: b"[]\n{}", "does not begin with a header"),
         (lambda data: data[:-20], "damaged"),
         (lambda data: data.replace(b"user-1", b"user-7"), "damaged"),
-        (lambda data: resealed(data, nothing, version=2), "its version is 2, not 1"),
+        (lambda data: resealed(data, nothing, version=2), "the version is 2, not 1"),
         (lambda data: resealed(data, lambda body: body.pop("features")), r"cannot be read \(KeyError\)"),
         (lambda data: resealed(data, lambda body: body.update(savedAt=None)), r"cannot be read \(TypeError\)"),
         (lambda data: resealed(data, lambda body: body.update(tag="else")), "of the tag 'else', not 'shop'"),

@@ -1,4 +1,4 @@
-"""The gateway's own words: every row of its checks, its poison rows, its faults, and what a person sees."""
+"""The gateway's checks of requests and events, its simulated faults, and its ``/_dev/`` endpoints."""
 
 from __future__ import annotations
 
@@ -293,7 +293,7 @@ async def test_a_foreign_host_is_refused(state: GatewayState) -> None:
             assert (await client.get("/ping")).status_code == status
 
 
-# Misbehaving
+# Faults
 
 
 async def test_a_fault_answers_for_some_requests(http: httpx.AsyncClient, state: GatewayState) -> None:
@@ -354,7 +354,7 @@ def test_a_wrong_fault_is_refused(fields: dict[str, Any]) -> None:
         Fault(**fields)
 
 
-# What a person sees
+# The /_dev/ endpoints
 
 
 async def test_the_page_and_the_state_show_counts_and_the_newest_events(http: httpx.AsyncClient) -> None:

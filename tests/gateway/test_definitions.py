@@ -1,4 +1,4 @@
-"""What a definition may be, how one follows another, and what is said of one that is wrong."""
+"""Definitions of flags and segments: valid ones, updates, and the errors of invalid ones."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def rule(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"enabld": True}, "enabld is not a field; is it enabled?"),
-        ({"zzz": True}, "zzz is not a field; there are id, name,"),
+        ({"enabld": True}, "enabld is not a field; did you mean enabled?"),
+        ({"zzz": True}, "zzz is not a field; the fields are id, name,"),
         ({"enabled": "yes"}, "enabled must be true or false, not 'yes'"),
         ({"version": "1"}, "version must be an int, not str"),
         ({"version": -1}, "version must be from 0 to 2147483647"),
@@ -58,7 +58,7 @@ def rule(**changes: Any) -> dict[str, Any]:
         ({"variations": []}, "variations is missing"),
         ({"variations": [5]}, "variations[0] must be an object, not int"),
         ({"variations": [{"value": "x"}]}, "variations[0].id is missing"),
-        ({"variations": [{"id": "on"}, {"id": "on"}]}, "variations[1].id 'on' is there twice"),
+        ({"variations": [{"id": "on"}, {"id": "on"}]}, "variations[1].id 'on' is a duplicate"),
         ({"offVariation": "of"}, "offVariation must be one of off, on, not 'of'"),
         ({"targets": [{"variation": "x"}]}, "targets[0].variation must be one of off, on, not 'x'"),
         ({"defaultStrategy": None}, "defaultStrategy is missing"),
@@ -70,7 +70,7 @@ def rule(**changes: Any) -> dict[str, Any]:
         ({"defaultStrategy": {"type": "ROLLOUT"}}, "defaultStrategy.rolloutStrategy is missing"),
         (
             with_rollout(variations=[{"variation": "on", "weight": 100}]),
-            "defaultStrategy.rolloutStrategy.variations: the weights must come to 100000, not 100",
+            "defaultStrategy.rolloutStrategy.variations: the weights must add up to 100000, not 100",
         ),
         (
             with_rollout(variations=[{"variation": "x", "weight": 100_000}]),
@@ -101,9 +101,9 @@ def test_a_wrong_flag_is_refused_by_name_and_field(changes: dict[str, Any], mess
     ("definitions", "message"),
     [
         ({"flags": 5}, "flags must be a list, not int"),
-        ({"flags": [5]}, "flags[0]: flag: it must be an object, not int"),
+        ({"flags": [5]}, "flags[0]: flag: the content must be an object, not int"),
         ({"flags": [{}]}, "flags[0]: flag: id is missing"),
-        ({"flags": [flag("a"), flag("a")]}, "flags[1]: id 'a' is there twice"),
+        ({"flags": [flag("a"), flag("a")]}, "flags[1]: id 'a' is a duplicate"),
         ({"segments": [{}]}, "segments[0]: segment: segmentId is missing"),
         ({"segments": [{"segmentId": "s", "users": [5]}]}, "segments[0]: segment 's': users[0] must be an object"),
         ({"segments": [{"segmentId": "s", "users": [{}]}]}, "segments[0]: segment 's': users[0].userId is missing"),

@@ -1,4 +1,4 @@
-"""What client SDKs are answered: what the evaluator says, and the server's rules about what is told when."""
+"""The endpoints of client SDKs: the evaluator's results, and the server's rules about changes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def ask_all(http: httpx.AsyncClient, **fields: Any) -> dict[str, Any]:
 
 
 def told(answer: dict[str, Any]) -> tuple[list[str], list[str], bool]:
-    """What an answer about all flags says: the flags, those that are archived, and whether it is everything."""
+    """Return the flags of a response, its archived flags, and its ``forceUpdate``."""
     fields = answer["evaluations"]
     return [each["featureId"] for each in fields["evaluations"]], fields["archivedFeatureIds"], fields["forceUpdate"]
 
@@ -145,7 +145,7 @@ async def test_a_user_that_no_client_would_send_is_answered(http: httpx.AsyncCli
 
 
 def accepted(complete: Callable[[Mapping[str, Any]], Any], definitions: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The definitions that the gateway takes: those that the server's console would have let somebody save."""
+    """Return the definitions that the gateway accepts, which are those that the server's console accepts."""
     kept = []
     for each in definitions:
         known = {name: value for name, value in each.items() if name != "someFutureField"}
@@ -166,7 +166,7 @@ async def test_the_gateway_answers_what_the_evaluator_does(theme: str) -> None:
     segments = accepted(complete_segment, vectors["segmentUsers"])
     flags = {str(each["id"]): compile_flag(each) for each in features}
     snapshot = Snapshot(flags, {each["segmentId"]: compile_segment(each) for each in segments})
-    # Their times are of long ago, when archived flags would be forgotten.
+    # The times are so old that the server would not load archived flags.
     app = create_app(GatewayState(flags=[dict(each, tags=["t"], updatedAt=0) for each in features], segments=segments))
     asked = 0
     for case in vectors["cases"][::3]:

@@ -1,4 +1,4 @@
-"""Flags from a file: what it may say, that it is followed, and that a broken one changes nothing."""
+"""Flags from a file: valid content, reloads on changes, and invalid files, which change nothing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TIMES = itertools.count(1_000_000_000)
 
 
 class Turns:
-    """Sleeps until the test says so, and tells it when it sleeps again."""
+    """A fake sleep that the test ends, and that reports the next sleep to the test."""
 
     def __init__(self) -> None:
         self.intervals: list[float] = []
@@ -39,7 +39,7 @@ class Turns:
         self._wake.clear()
 
     async def turn(self) -> None:
-        """Wait for one look at the file."""
+        """Wait for one check of the file."""
         await self._asleep.wait()
         self._asleep.clear()
         self._wake.set()
@@ -51,7 +51,7 @@ def write(path: Path, *flags: dict[str, Any], segments: Any = ()) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write as an editor does; every time at another time, however coarse the file system's clock is."""
+    """Write a file as an editor does, with a new modification time even if the file system's clock is coarse."""
     draft = path.with_suffix(".draft")
     draft.write_text(text, encoding="utf-8")
     os.utime(draft, (next(TIMES),) * 2)
@@ -146,12 +146,12 @@ async def test_a_broken_file_changes_nothing_and_says_once_what_is_wrong(
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("flags.json", "[]", "it must be an object, not list"),
-        ("flags.json", '{"flag": []}', "flag is not a field; is it flags?"),
+        ("flags.json", "[]", "the content must be an object, not list"),
+        ("flags.json", '{"flag": []}', "flag is not a field; did you mean flags?"),
         ("flags.json", '{"flags": {}}', "flags must be a list, not dict"),
         ("flags.json", "[" * 100_000, "maximum recursion depth"),
         ("flags.yaml", "flags: [", "while parsing a flow node"),
-        ("flags.yaml", "", "it must be an object, not NoneType"),
+        ("flags.yaml", "", "the content must be an object, not NoneType"),
         (
             "flags.yaml",
             "segments: [{segmentId: 5}]",
@@ -162,7 +162,7 @@ async def test_a_broken_file_changes_nothing_and_says_once_what_is_wrong(
             "flags:\n- id: a\n  variations: [{id: on, value: true}]",
             "variations[0].value must be a str, not bool",
         ),
-        ("flags.toml", "", "a file of flags must be named .json, .yaml or .yml"),
+        ("flags.toml", "", "the suffix of a flag file must be .json, .yaml or .yml, not '.toml'"),
         ("flags.json", "\udcff", "codec can't decode"),
     ],
 )
@@ -216,5 +216,5 @@ async def test_the_example_is_served() -> None:
 
 
 def test_a_file_stands_for_all_definitions(path: Path) -> None:
-    with pytest.raises(ValueError, match="give either these or the file"):
+    with pytest.raises(ValueError, match="give either flags and segments, or flags_file"):
         LocalGateway(flags=[flag("a")], flags_file=path)

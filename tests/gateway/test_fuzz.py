@@ -1,4 +1,4 @@
-"""Mutated requests: the gateway answers each of them, with a status that the server knows."""
+"""Mutated requests: the gateway responds to each request with a status that the server uses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What polls are answered: each rule of the server, and each of its holes, in time that the test moves."""
+"""The endpoints of server SDKs: each rule and each omission of the server, with a clock that the test sets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DAY = 86_400
 
 
 class World:
-    """A gateway whose clock the test moves, and a server SDK's polls of it."""
+    """A gateway whose clock the test sets, and the polls of a server SDK."""
 
     def __init__(self, **definitions: Any) -> None:
         self.now = BEGIN
@@ -31,14 +31,14 @@ class World:
         await self._http.aclose()
 
     async def flags(self, last: dict[str, Any] | None = None, tag: str = "shop", **fields: Any) -> dict[str, Any]:
-        """Poll flags, with what the last answer told to send."""
+        """Poll flags, with the id and the time of the last response."""
         known = {name: last[name] for name in ("featureFlagsId", "requestedAt")} if last else {}
         return await self._ask("/get_feature_flags", {"tag": tag} | known | fields)
 
     async def segments(
         self, last: dict[str, Any] | None = None, held: tuple[str, ...] = (), **fields: Any
     ) -> dict[str, Any]:
-        """Poll segments, with what the last answer told to send."""
+        """Poll segments, with the time of the last response."""
         known = {"requestedAt": last["requestedAt"]} if last else {}
         return await self._ask("/get_segment_users", {"segmentIds": list(held)} | known | fields)
 
@@ -56,7 +56,7 @@ async def world() -> AsyncIterator[World]:
 
 
 def told(answer: dict[str, Any]) -> tuple[list[str], list[str], bool, int]:
-    """What a flags answer says: the flags, those that are archived, whether it is everything, and as of when."""
+    """Return the flags of a response, its archived flags, its ``forceUpdate``, and its time."""
     ids = [each["id"] for each in answer["features"]]
     return ids, answer["archivedFeatureFlagIds"], answer["forceUpdate"], int(answer["requestedAt"]) - BEGIN
 
@@ -67,7 +67,7 @@ def told_segments(answer: dict[str, Any]) -> tuple[list[str], list[str], bool, i
 
 
 def naming(*segments: str) -> dict[str, Any]:
-    """Rules that name segments."""
+    """Return rules that name segments."""
     strategy = {"fixedStrategy": {"variation": "on"}}
     return {"rules": [{"id": "r", "strategy": strategy, "clauses": [{"operator": "SEGMENT", "values": segments}]}]}
 
@@ -125,7 +125,7 @@ async def test_a_diff_has_what_changed_since_ten_minutes_before_the_last_poll(wo
     world.now += 1
     world.state.set_flag(flag("late", tags=["shop"]))
     world.now += 10 * MINUTE
-    first = await world.flags()  # at 601: "early" is out of reach, "late" is not
+    first = await world.flags()  # at 601 seconds, the change of "early" is too old and the change of "late" is not
     world.state.set_flag(flag("other", tags=["shop"]))
 
     assert told(await world.flags(first)) == (["late", "other"], [], False, 601)
@@ -212,7 +212,7 @@ async def test_an_empty_diff_becomes_everything_but_not_beside_an_archived_flag(
 
     assert told(second) == (["b", "c"], [], True, DAY)
     assert told(third) == ([], ["b"], False, DAY)
-    assert told(fourth) == ([], ["b"], False, 2 * DAY)  # and "c" stays where it is held
+    assert told(fourth) == ([], ["b"], False, 2 * DAY)  # "c" stays in the cache of the client
 
 
 async def test_when_the_last_flag_of_a_tag_goes_nobody_is_forced_to_forget_it(world: World) -> None:
@@ -308,7 +308,7 @@ async def test_a_segment_that_no_flag_names_any_more_is_told_as_deleted(world: W
     third = await world.segments(second, held=("staff",))
 
     assert told_segments(second) == ([], ["vips"], False, MINUTE)
-    assert told_segments(third) == ([], [], False, MINUTE)  # it is named: that it was deleted is not told
+    assert told_segments(third) == ([], [], False, MINUTE)  # a flag names the segment, so its deletion is not mentioned
 
 
 async def test_a_segment_that_is_named_later_is_in_no_diff(world: World) -> None:

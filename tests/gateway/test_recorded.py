@@ -1,4 +1,4 @@
-"""Replays recorded requests at the ASGI level, and compares with what the server's own gateway code answered."""
+"""Replays recorded requests at the ASGI level, and compares the responses with those of the server's own code."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ KEYS = {
 }
 NOW = re.compile(r"@now([+-][0-9]+)?@")
 
-#: What this gateway leaves out, and why; `says` tells the case from its neighbours.
+#: Groups of recorded cases for features that this gateway omits, with the reasons.
 LEFT_OUT_GROUPS = {
     "track": "for tag managers; the key lands in access logs",
     "grpc-timeout": "no SDK sends the header",
@@ -75,7 +75,7 @@ def headers_of(case: dict[str, Any], length: int) -> Iterator[tuple[bytes, bytes
 async def exchange(
     app: Any, method: str, target: str, headers: list[tuple[bytes, bytes]], body: bytes
 ) -> tuple[int, dict[str, str], bytes]:
-    """Send one request at the ASGI level: what is given goes in as it is, no HTTP client tidies it."""
+    """Send a request at the ASGI level, without an HTTP client that would normalize the request."""
     path, _, query = target.partition("?")
     scope = {
         "type": "http",
@@ -132,7 +132,7 @@ async def disagreements(case: dict[str, Any]) -> list[str]:
 def compare(
     case: dict[str, Any], now: int, state: GatewayState, status: int, headers: dict[str, str], body: bytes
 ) -> list[str]:
-    """What in an answer is not as it was recorded."""
+    """Return the differences between a response and the recorded one."""
     expect = case["expect"]
     parsed = json.loads(body) if headers.get("content-type", "").startswith("application/json") and body else {}
     got = {
@@ -168,7 +168,7 @@ def typed(event: Any) -> dict[str, Any]:
 
 
 def strip_types(value: Any) -> Any:
-    """The types by their names: what stands before the last slash is free."""
+    """Return the body with type URLs reduced to type names: the part before the last slash may differ."""
     if isinstance(value, dict):
         return {key: each.rpartition("/")[2] if key == "@type" else strip_types(each) for key, each in value.items()}
     if isinstance(value, list):
@@ -186,7 +186,7 @@ async def test_group_agrees_with_the_server(group: str) -> None:
 async def over_a_socket(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, case: dict[str, Any], now: int
 ) -> tuple[int, dict[str, str], bytes]:
-    """Send one recorded request as it is, and read the answer."""
+    """Send a recorded request unchanged, and read the response."""
     body = body_of(case, now)
     target = substitute(case["path"], now)
     lines = [f"{case['method']} {target} HTTP/1.1".encode(), b"host: localhost"]
@@ -208,7 +208,7 @@ async def test_recorded_requests_over_a_real_socket() -> None:
             reader, writer = await asyncio.open_connection("127.0.0.1", int(gateway.url.rpartition(":")[2]))
             gateway.state.forget_events()
             now = int(time.time())
-            gateway.state.now = partial(float, now)  # a second may end while the answer is on its way
+            gateway.state.now = partial(float, now)  # stands still, so that the response has the recorded time
             try:
                 answer = await asyncio.wait_for(over_a_socket(reader, writer, case, now), 20)
             except (asyncio.IncompleteReadError, ConnectionError) as error:

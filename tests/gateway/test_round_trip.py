@@ -1,4 +1,4 @@
-"""The other way round: every event that the SDK can produce is taken, and decoded to what was pushed."""
+"""Round trips: the gateway accepts every event that the SDK can produce, and decodes it to what was pushed."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def post(state: GatewayState, events: list[EncodedEvent]) -> Any:
 
 
 def as_pushed(event: dict[str, Any]) -> dict[str, Any]:
-    """The event with the names of its enums as the wire's numbers, so that both sides can be compared."""
+    """Return the event with enum names replaced by numbers, so that it can be compared with the pushed event."""
     return {key: value for key, value in event.items() if key not in {"@type", "reason", "sourceId", "event"}}
 
 

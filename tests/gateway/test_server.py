@@ -1,4 +1,4 @@
-"""The gateway on real ports: inside this loop, and as a process."""
+"""The gateway on real ports: in the event loop of the test, and as a process."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def test_two_gateways_live_beside_each_other() -> None:
 
 @contextlib.asynccontextmanager
 async def gateway_process(*arguments: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
-    """Run the gateway by itself; give the process and its URL."""
+    """Run the gateway as a process; yield the process and the URL."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "bucketeer_async.gateway", "--port", "0", *arguments,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
@@ -89,7 +89,7 @@ async def test_the_gateway_by_itself_follows_a_file(tmp_path: Path) -> None:
         warning = await asyncio.wait_for(process.stderr.readline(), 10)
 
         assert (before, after, await variation()) == ("on", "off", "off")
-        assert b"the gateway keeps its last good flags: " in warning
+        assert b"the gateway keeps the last valid flags: " in warning
 
 
 def test_the_gateway_by_itself_does_not_start_with_a_file_that_is_wrong(

@@ -23,7 +23,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Evaluation(_message.Message):
-    """The variation that a flag gave to a user."""
+    """The variation that a flag serves to a user."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -46,7 +46,7 @@ class Evaluation(_message.Message):
     variation_name: _builtins.str
     @_builtins.property
     def variation(self) -> _variation_pb2.Variation:
-        """Superseded by variation_value and variation_name; still filled by the server."""
+        """Superseded by variation_value and variation_name, but still set by the server."""
 
     @_builtins.property
     def reason(self) -> _reason_pb2.Reason: ...
@@ -73,7 +73,7 @@ Global___Evaluation: _TypeAlias = Evaluation  # noqa: Y015
 
 @_typing.final
 class UserEvaluations(_message.Message):
-    """The variations of all flags of a tag for a user, or what has changed since the last time."""
+    """A user's evaluations of all flags of a tag, or of the flags that changed since the last request."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -99,9 +99,9 @@ class UserEvaluations(_message.Message):
     FORCE_UPDATE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     created_at: _builtins.int
-    """Unix seconds, the server's clock."""
+    """Unix seconds by the server's clock."""
     force_update: _builtins.bool
-    """Whether the receiver replaces everything that it holds."""
+    """Whether this message replaces the receiver's whole cache."""
     @_builtins.property
     def evaluations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Evaluation]: ...
     @_builtins.property

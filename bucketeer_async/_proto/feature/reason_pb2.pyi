@@ -30,12 +30,12 @@ class Reason(_message.Message):
     class _TypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Reason._Type.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         TARGET: Reason._Type.ValueType  # 0
-        """The user is listed for the variation; also what an unset or unknown name becomes."""
+        """The user is a target of the variation. Also the value of an unset field, and of an unknown name."""
         RULE: Reason._Type.ValueType  # 1
         """A rule matched; rule_id is set."""
         DEFAULT: Reason._Type.ValueType  # 3
         CLIENT: Reason._Type.ValueType  # 4
-        """A default of the caller was served; older than the ERROR reasons."""
+        """The caller's default was served; older SDKs use it instead of the ERROR reasons."""
         OFF_VARIATION: Reason._Type.ValueType  # 5
         PREREQUISITE: Reason._Type.ValueType  # 6
         ERROR_NO_EVALUATIONS: Reason._Type.ValueType  # 20
@@ -48,12 +48,12 @@ class Reason(_message.Message):
 
     class Type(_Type, metaclass=_TypeEnumTypeWrapper): ...
     TARGET: Reason.Type.ValueType  # 0
-    """The user is listed for the variation; also what an unset or unknown name becomes."""
+    """The user is a target of the variation. Also the value of an unset field, and of an unknown name."""
     RULE: Reason.Type.ValueType  # 1
     """A rule matched; rule_id is set."""
     DEFAULT: Reason.Type.ValueType  # 3
     CLIENT: Reason.Type.ValueType  # 4
-    """A default of the caller was served; older than the ERROR reasons."""
+    """The caller's default was served; older SDKs use it instead of the ERROR reasons."""
     OFF_VARIATION: Reason.Type.ValueType  # 5
     PREREQUISITE: Reason.Type.ValueType  # 6
     ERROR_NO_EVALUATIONS: Reason.Type.ValueType  # 20

@@ -18,7 +18,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Variation(_message.Message):
-    """One of the values of a flag; always text."""
+    """One of the possible values of a flag, as text."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

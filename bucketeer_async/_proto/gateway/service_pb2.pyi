@@ -23,13 +23,13 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class PingResponse(_message.Message):
-    """Answers of /get_feature_flags and /get_segment_users are not here: flags are read from their JSON."""
+    """The responses of /get_feature_flags and /get_segment_users are omitted: definitions are parsed from JSON."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TIME_FIELD_NUMBER: _builtins.int
     time: _builtins.int
-    """Unix seconds, the server's clock."""
+    """Unix seconds by the server's clock."""
     def __init__(
         self,
         *,
@@ -54,7 +54,7 @@ class RegisterEventsRequest(_message.Message):
     source_id: _event_pb2.SourceId.ValueType
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.Event]:
-        """At least one."""
+        """At least one event is required."""
 
     def __init__(
         self,
@@ -119,7 +119,7 @@ class RegisterEventsResponse(_message.Message):
     ERRORS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def errors(self) -> _containers.MessageMap[_builtins.str, Global___RegisterEventsResponse.Error]:
-        """By event id; empty if every event was taken."""
+        """Errors by event id; empty if all events were accepted."""
 
     def __init__(
         self,
@@ -151,7 +151,7 @@ class GetEvaluationRequest(_message.Message):
     sdk_version: _builtins.str
     @_builtins.property
     def user(self) -> _user_pb2.User:
-        """Its id is required."""
+        """Required, with an id."""
 
     def __init__(
         self,
@@ -223,9 +223,9 @@ class GetEvaluationsRequest(_message.Message):
     USER_EVALUATION_CONDITION_FIELD_NUMBER: _builtins.int
     SDK_VERSION_FIELD_NUMBER: _builtins.int
     tag: _builtins.str
-    """Required only without user_evaluation_condition."""
+    """Required unless user_evaluation_condition is set."""
     user_evaluations_id: _builtins.str
-    """From the previous answer."""
+    """From the previous response."""
     feature_id: _builtins.str
     """Ignored by the gateway."""
     source_id: _event_pb2.SourceId.ValueType
@@ -262,7 +262,7 @@ class GetEvaluationsResponse(_message.Message):
     USER_EVALUATIONS_ID_FIELD_NUMBER: _builtins.int
     state: _evaluation_pb2.UserEvaluations.State.ValueType
     user_evaluations_id: _builtins.str
-    """An opaque decimal number as text."""
+    """An opaque decimal number, as text."""
     @_builtins.property
     def evaluations(self) -> _evaluation_pb2.UserEvaluations: ...
     def __init__(
@@ -292,11 +292,11 @@ class GetFeatureFlagsRequest(_message.Message):
     tag: _builtins.str
     """Empty for all flags of the environment."""
     feature_flags_id: _builtins.str
-    """From the previous answer; empty the first time."""
+    """From the previous response; empty in the first request."""
     requested_at: _builtins.int
-    """From the previous answer; 0 the first time."""
+    """From the previous response; 0 in the first request."""
     source_id: _event_pb2.SourceId.ValueType
-    """Required, and not 0."""
+    """Required; must not be 0."""
     sdk_version: _builtins.str
     """Required."""
     def __init__(
@@ -325,14 +325,14 @@ class GetSegmentUsersRequest(_message.Message):
     SOURCE_ID_FIELD_NUMBER: _builtins.int
     SDK_VERSION_FIELD_NUMBER: _builtins.int
     requested_at: _builtins.int
-    """From the previous answer; 0 the first time."""
+    """From the previous response; 0 in the first request."""
     source_id: _event_pb2.SourceId.ValueType
-    """Required, and not 0."""
+    """Required; must not be 0."""
     sdk_version: _builtins.str
     """Required."""
     @_builtins.property
     def segment_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The segments that the SDK holds."""
+        """Ids of the segments in the SDK's cache."""
 
     def __init__(
         self,

@@ -20,13 +20,13 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class User(_message.Message):
-    """Who a flag is asked for."""
+    """The user for whom flags are evaluated."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
     class Data(_message.Message):
-        """Attributes of a user under one tag; server SDKs do not use them."""
+        """A user's attributes for one tag; server SDKs do not use this message."""
 
         DESCRIPTOR: _descriptor.Descriptor
 
@@ -111,7 +111,7 @@ class User(_message.Message):
     LAST_SEEN_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Required wherever flags are evaluated."""
+    """Required in requests for evaluations."""
     last_seen: _builtins.int
     """Unix seconds, set by the server."""
     created_at: _builtins.int

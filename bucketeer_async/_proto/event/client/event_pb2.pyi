@@ -49,7 +49,7 @@ class _SourceIdEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SourceId.Val
     OPEN_FEATURE_REACT_NATIVE: _SourceId.ValueType  # 106
 
 class SourceId(_SourceId, metaclass=_SourceIdEnumTypeWrapper):
-    """Which SDK sent something. There is no number for Python yet."""
+    """The SDK that sends a request or an event. Python does not have a number yet."""
 
 UNKNOWN: SourceId.ValueType  # 0
 ANDROID: SourceId.ValueType  # 1
@@ -77,27 +77,27 @@ class _ApiId:
 class _ApiIdEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ApiId.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     UNKNOWN_API: _ApiId.ValueType  # 0
-    """Metrics events with it are thrown away."""
+    """The server discards metrics events with this value."""
     GET_EVALUATION: _ApiId.ValueType  # 1
     GET_EVALUATIONS: _ApiId.ValueType  # 2
     REGISTER_EVENTS: _ApiId.ValueType  # 3
     GET_FEATURE_FLAGS: _ApiId.ValueType  # 4
     GET_SEGMENT_USERS: _ApiId.ValueType  # 5
     SDK_GET_VARIATION: _ApiId.ValueType  # 100
-    """An evaluation inside the SDK."""
+    """An evaluation in the SDK."""
 
 class ApiId(_ApiId, metaclass=_ApiIdEnumTypeWrapper):
-    """The operation that a metrics event is about."""
+    """The operation that a metrics event describes."""
 
 UNKNOWN_API: ApiId.ValueType  # 0
-"""Metrics events with it are thrown away."""
+"""The server discards metrics events with this value."""
 GET_EVALUATION: ApiId.ValueType  # 1
 GET_EVALUATIONS: ApiId.ValueType  # 2
 REGISTER_EVENTS: ApiId.ValueType  # 3
 GET_FEATURE_FLAGS: ApiId.ValueType  # 4
 GET_SEGMENT_USERS: ApiId.ValueType  # 5
 SDK_GET_VARIATION: ApiId.ValueType  # 100
-"""An evaluation inside the SDK."""
+"""An evaluation in the SDK."""
 Global___ApiId: _TypeAlias = ApiId  # noqa: Y015
 
 @_typing.final
@@ -110,7 +110,7 @@ class Event(_message.Message):
     EVENT_FIELD_NUMBER: _builtins.int
     ENVIRONMENT_ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """UUID of version 4."""
+    """A version 4 UUID."""
     environment_id: _builtins.str
     """Overwritten by the gateway."""
     @_builtins.property
@@ -134,7 +134,7 @@ Global___Event: _TypeAlias = Event  # noqa: Y015
 
 @_typing.final
 class EvaluationEvent(_message.Message):
-    """A user got a variation."""
+    """A user was served a variation."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -170,13 +170,13 @@ class EvaluationEvent(_message.Message):
     SDK_VERSION_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     timestamp: _builtins.int
-    """Unix seconds, the client's clock."""
+    """Unix seconds by the client's clock."""
     feature_id: _builtins.str
     feature_version: _builtins.int
     """0 if a default was served."""
     user_id: _builtins.str
     variation_id: _builtins.str
-    """Required, unless the reason is one for which a default is served."""
+    """Required unless the reason is one for serving a default."""
     tag: _builtins.str
     source_id: Global___SourceId.ValueType
     sdk_version: _builtins.str
@@ -246,7 +246,7 @@ class GoalEvent(_message.Message):
     SDK_VERSION_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     timestamp: _builtins.int
-    """Unix seconds, the client's clock."""
+    """Unix seconds by the client's clock."""
     goal_id: _builtins.str
     user_id: _builtins.str
     value: _builtins.float
@@ -258,7 +258,7 @@ class GoalEvent(_message.Message):
     def user(self) -> _user_pb2.User: ...
     @_builtins.property
     def evaluations(self) -> _containers.RepeatedCompositeFieldContainer[_evaluation_pb2.Evaluation]:
-        """No longer sent."""
+        """No longer sent by SDKs."""
 
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
@@ -286,7 +286,7 @@ Global___GoalEvent: _TypeAlias = GoalEvent  # noqa: Y015
 
 @_typing.final
 class MetricsEvent(_message.Message):
-    """Something about the SDK itself."""
+    """A measurement or an error of the SDK."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -316,7 +316,7 @@ class MetricsEvent(_message.Message):
     SDK_VERSION_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     timestamp: _builtins.int
-    """Unix seconds, the client's clock."""
+    """Unix seconds by the client's clock."""
     source_id: Global___SourceId.ValueType
     sdk_version: _builtins.str
     @_builtins.property
@@ -344,7 +344,7 @@ Global___MetricsEvent: _TypeAlias = MetricsEvent  # noqa: Y015
 
 @_typing.final
 class LatencyMetricsEvent(_message.Message):
-    """How long an operation took."""
+    """The latency of an operation."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -398,7 +398,7 @@ Global___LatencyMetricsEvent: _TypeAlias = LatencyMetricsEvent  # noqa: Y015
 
 @_typing.final
 class SizeMetricsEvent(_message.Message):
-    """How many bytes the answer to an operation had."""
+    """The size of the response to an operation, in bytes."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -536,7 +536,7 @@ Global___BadRequestErrorMetricsEvent: _TypeAlias = BadRequestErrorMetricsEvent  
 
 @_typing.final
 class UnauthorizedErrorMetricsEvent(_message.Message):
-    """HTTP 401; no longer sent."""
+    """HTTP 401; no longer sent by SDKs."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -581,7 +581,7 @@ Global___UnauthorizedErrorMetricsEvent: _TypeAlias = UnauthorizedErrorMetricsEve
 
 @_typing.final
 class ForbiddenErrorMetricsEvent(_message.Message):
-    """HTTP 403; no longer sent."""
+    """HTTP 403; no longer sent by SDKs."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -851,7 +851,7 @@ Global___ServiceUnavailableErrorMetricsEvent: _TypeAlias = ServiceUnavailableErr
 
 @_typing.final
 class TimeoutErrorMetricsEvent(_message.Message):
-    """A timeout, HTTP 408 and 504 included."""
+    """A timeout, including HTTP 408 and 504."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -896,7 +896,7 @@ Global___TimeoutErrorMetricsEvent: _TypeAlias = TimeoutErrorMetricsEvent  # noqa
 
 @_typing.final
 class InternalErrorMetricsEvent(_message.Message):
-    """Sent by no SDK."""
+    """Not sent by any SDK."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -941,7 +941,7 @@ Global___InternalErrorMetricsEvent: _TypeAlias = InternalErrorMetricsEvent  # no
 
 @_typing.final
 class NetworkErrorMetricsEvent(_message.Message):
-    """No HTTP answer."""
+    """No HTTP response was received."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -986,7 +986,7 @@ Global___NetworkErrorMetricsEvent: _TypeAlias = NetworkErrorMetricsEvent  # noqa
 
 @_typing.final
 class InternalSdkErrorMetricsEvent(_message.Message):
-    """Anything inside the SDK."""
+    """An error in the SDK, and HTTP 405."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1209,7 +1209,7 @@ Global___InternalErrorCountMetricsEvent: _TypeAlias = InternalErrorCountMetricsE
 
 @_typing.final
 class OpsEvent(_message.Message):
-    """Written by the server itself; known, and never taken from an SDK."""
+    """Written by the server; the gateway does not accept it from an SDK."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1231,7 +1231,7 @@ Global___OpsEvent: _TypeAlias = OpsEvent  # noqa: Y015
 
 @_typing.final
 class UserGoalEvent(_message.Message):
-    """Written by the server itself; known, and never taken from an SDK."""
+    """Written by the server; the gateway does not accept it from an SDK."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
