@@ -16,7 +16,7 @@ from bucketeer_async._events._receipt import Receipt
 from bucketeer_async._flags._evaluations import EvaluationEvents
 from bucketeer_async._flags._evaluators import Evaluator, MeasuredEvaluator, RemoteEvaluator
 from bucketeer_async._flags._local import LocalEvaluator
-from bucketeer_async._flags._own_metrics import Metrics
+from bucketeer_async._flags._own_metrics import OwnMetrics
 from bucketeer_async._models import User
 from bucketeer_async._options import LocalEvaluation, ProcessorConfig
 from bucketeer_async._results import FlagChanges, LocalEvaluationStatistics, Statistics
@@ -79,7 +79,7 @@ def connected(
     config = _tagged(events, tag)
     processor = Processor(api, config)
     logger = config.logger or logging.getLogger(_LOGGER)
-    metrics = Metrics(processor, max_errors=max(int(config.queue_capacity * _ERRORS_SHARE), 1))
+    metrics = OwnMetrics(processor, max_errors=max(int(config.queue_capacity * _ERRORS_SHARE), 1))
     if local_evaluation is None:
         remote = partial(RemoteEvaluator, api, tag=tag, timeout=timeout, metrics=metrics)
         return Parts(events=processor, new_evaluator=remote, logger=logger, api=api)

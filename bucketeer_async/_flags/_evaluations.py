@@ -26,7 +26,7 @@ class EvaluationEvents(Protocol):
     def push_default_evaluation_event_nowait(self, user: User, feature_id: str, reason: ReasonType) -> Receipt: ...
 
 
-class Answer(NamedTuple, Generic[_T]):
+class EvaluationResult(NamedTuple, Generic[_T]):
     """What a question was answered with; most callers want the value alone.
 
     Attributes:
@@ -62,7 +62,7 @@ class Answer(NamedTuple, Generic[_T]):
         )
 
 
-class Questions:
+class Evaluations:
     """Has questions answered; never raises because there is no answer.
 
     Args:
@@ -76,7 +76,9 @@ class Questions:
         self._events = events
         self._log = log
 
-    async def answer(self, user: User, feature_id: str, default: _T, convert: Callable[[str], _T]) -> Answer[_T]:
+    async def evaluate(
+        self, user: User, feature_id: str, default: _T, convert: Callable[[str], _T]
+    ) -> EvaluationResult[_T]:
         """Return the answer, or the default with the reason.
 
         Args:
@@ -91,7 +93,7 @@ class Questions:
         reason = _refusal(user, feature_id)
         if reason is not None:
             self._log.report_warning(reason.name, "a question was answered with its default: %s", reason.name)
-            return Answer(default, reason, user, feature_id)
+            return EvaluationResult(default, reason, user, feature_id)
         try:
             evaluation = await self._evaluator().evaluate(user, feature_id)
             value = convert(evaluation.variation_value)
@@ -101,9 +103,9 @@ class Questions:
             reason = reason_for(error)
             self._tell(feature_id, error, reason)
             self._events.push_default_evaluation_event_nowait(user, feature_id, reason)
-            return Answer(default, reason, user, feature_id)
+            return EvaluationResult(default, reason, user, feature_id)
         self._events.push_evaluation_event_nowait(user, evaluation)
-        return Answer(value, evaluation, user, feature_id)
+        return EvaluationResult(value, evaluation, user, feature_id)
 
     def _tell(self, feature_id: str, error: Exception, reason: ReasonType) -> None:
         if isinstance(error, DisabledError):

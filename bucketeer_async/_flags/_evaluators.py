@@ -16,9 +16,9 @@ from bucketeer_async._evaluation._errors import EvaluationCause, EvaluationError
 from bucketeer_async._models import ApiId, Evaluation, User
 from bucketeer_async._transport._responses import GetEvaluationResponse
 
-_QUESTIONS_PER_TURN: Final = 100  # answered without waiting for anything, between two turns of the loop
+_EVALUATIONS_PER_TURN: Final = 100  # answered without waiting for anything, between two turns of the loop
 
-Question = tuple[User, str]
+_Key = tuple[User, str]
 
 
 class Evaluator(Protocol):
@@ -85,7 +85,7 @@ class RemoteEvaluator:
         self._tag = tag
         self._timeout = timeout
         self._metrics = metrics
-        self._under_way: dict[Question, asyncio.Task[Evaluation]] = {}
+        self._under_way: dict[_Key, asyncio.Task[Evaluation]] = {}
 
     async def start(self) -> None:
         """Do nothing: connections are made when the first question is asked."""
@@ -100,8 +100,8 @@ class RemoteEvaluator:
             ApiError: If there was none, or it is none to this question.
             ClosedError: If the API client is closed.
         """
-        question = (user, feature_id)
-        task = self._under_way.get(question) or self._begin(question)
+        key = (user, feature_id)
+        task = self._under_way.get(key) or self._begin(key)
         return await asyncio.shield(task)
 
     async def aclose(self) -> None:
@@ -109,25 +109,25 @@ class RemoteEvaluator:
         while self._under_way:
             await asyncio.wait(list(self._under_way.values()))
 
-    def _begin(self, question: Question) -> asyncio.Task[Evaluation]:
-        task = asyncio.get_running_loop().create_task(self._ask(*question), name="bucketeer-evaluation")
-        self._under_way[question] = task
-        task.add_done_callback(partial(self._forget, question))
+    def _begin(self, key: _Key) -> asyncio.Task[Evaluation]:
+        task = asyncio.get_running_loop().create_task(self._request(*key), name="bucketeer-evaluation")
+        self._under_way[key] = task
+        task.add_done_callback(partial(self._forget, key))
         return task
 
-    def _forget(self, question: Question, task: asyncio.Task[Evaluation]) -> None:
-        del self._under_way[question]
+    def _forget(self, key: _Key, task: asyncio.Task[Evaluation]) -> None:
+        del self._under_way[key]
         if not task.cancelled():
             task.exception()  # marks it as seen: every caller may be gone
 
-    async def _ask(self, user: User, feature_id: str) -> Evaluation:
+    async def _request(self, user: User, feature_id: str) -> Evaluation:
         clock = asyncio.get_running_loop().time
         began = clock()
         try:
             response = await self._response(user, feature_id)
             self._metrics.latency(clock() - began, ApiId.GET_EVALUATION)
             self._metrics.size(response.size_byte, ApiId.GET_EVALUATION)
-            return _answer_to(feature_id, response)
+            return _evaluation_of(feature_id, response)
         except ApiError as error:
             self._metrics.error(error, ApiId.GET_EVALUATION)
             raise
@@ -141,7 +141,7 @@ class RemoteEvaluator:
             raise RequestTimeoutError(f"the gateway did not answer within {self._timeout:g} s") from error
 
 
-def _answer_to(feature_id: str, response: GetEvaluationResponse) -> Evaluation:
+def _evaluation_of(feature_id: str, response: GetEvaluationResponse) -> Evaluation:
     """Return the evaluation, if it answers the question.
 
     Raises:
@@ -174,7 +174,7 @@ class MeasuredEvaluator:
         self._evaluator = evaluator
         self._metrics = metrics
         self._clock = clock
-        self._questions = 0
+        self._evaluations = 0
         self.start = evaluator.start
         self.wait_ready = evaluator.wait_ready
         self.aclose = evaluator.aclose
@@ -185,8 +185,8 @@ class MeasuredEvaluator:
         Raises:
             EvaluationError: If there is none.
         """
-        self._questions += 1
-        if self._questions % _QUESTIONS_PER_TURN == 0:
+        self._evaluations += 1
+        if self._evaluations % _EVALUATIONS_PER_TURN == 0:
             await asyncio.sleep(0)
         began = self._clock()
         try:

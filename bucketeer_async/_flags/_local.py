@@ -18,7 +18,7 @@ import anyio
 from bucketeer_async._background import BackgroundTask, in_turns, require_loop
 from bucketeer_async._errors import ClosedError, ConfigurationError, NotReadyError
 from bucketeer_async._evaluation import EvaluationCause, EvaluationError, evaluate
-from bucketeer_async._flags import _snapshot_file as _bootstrap
+from bucketeer_async._flags import _snapshot_file
 from bucketeer_async._flags._poller import FlagPoller, PollingApi, PollingMetrics
 from bucketeer_async._models import Evaluation, User
 from bucketeer_async._options import LocalEvaluation
@@ -158,10 +158,10 @@ class LocalEvaluator:
         if data is None:
             return
         if len(data) <= _PARSED_HERE:
-            saved = _bootstrap.load(data, self._tag)
+            saved = _snapshot_file.load(data, self._tag)
         else:
-            saved = await asyncio.to_thread(_bootstrap.load, data, self._tag)
-        flags, segments = await in_turns(_bootstrap.restore(saved), time.perf_counter)
+            saved = await asyncio.to_thread(_snapshot_file.load, data, self._tag)
+        flags, segments = await in_turns(_snapshot_file.restore(saved), time.perf_counter)
         age = max(0.0, self._wall() - saved.saved_at)
         self._poller.begin_with(flags, segments, environment=saved.environment, age=age)
         self._logger.debug("beginning with %d flags that were saved %.0f s ago", len(flags.flags), age)
@@ -186,7 +186,7 @@ class LocalEvaluator:
         published, age = self._poller.published, self._poller.age
         if published is None or age is None:
             raise NotReadyError("no flags have arrived yet: await wait_ready() first")
-        return _bootstrap.dump(
+        return _snapshot_file.dump(
             published.flags,
             published.segments,
             tag=self._tag,

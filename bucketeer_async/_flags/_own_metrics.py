@@ -18,7 +18,7 @@ class MetricsEvents(Protocol):
     def push_error_metrics_event_nowait(self, error: BaseException, api_id: ApiId) -> Receipt: ...
 
 
-class Metrics:
+class OwnMetrics:
     """Pushes metrics events; on the event loop only.
 
     A gateway that is down makes an error of every question, and delivers none of them. So no more than ``max_errors``

@@ -18,7 +18,7 @@ from typing import Final, NamedTuple, Protocol, TypeVar
 from bucketeer_async._background import Progress, in_turns
 from bucketeer_async._errors import ApiError, ClosedError, StatusError
 from bucketeer_async._evaluation import Snapshot
-from bucketeer_async._flags import _sync as _replica
+from bucketeer_async._flags import _sync
 from bucketeer_async._flags._definitions import FlagDefinition, SegmentDefinition, Steps
 from bucketeer_async._flags._schedule import pause
 from bucketeer_async._flags._sync import CachedFlags, CachedSegments
@@ -189,8 +189,8 @@ class FlagPoller:
 
     async def _poll(self) -> list[Exception]:
         errors = await self._poll_flags()
-        named = _replica.named_segments(self._flags.flags)
-        if not _replica.missing_segments(self._segments, named):
+        named = _sync.named_segments(self._flags.flags)
+        if not _sync.missing_segments(self._segments, named):
             self._publish()  # a flag that is switched off does not wait for segments
         errors += await self._poll_segments(named)
         self._publish()
@@ -209,7 +209,7 @@ class FlagPoller:
         return []
 
     async def _ask_for_flags(self) -> None:
-        flags_id, requested_at = _replica.flags_request(self._flags, self._clock(), self._options.full_refresh_interval)
+        flags_id, requested_at = _sync.flags_request(self._flags, self._clock(), self._options.full_refresh_interval)
         answer = await self._request(
             ApiId.GET_FEATURE_FLAGS,
             self._api.get_feature_flags(
@@ -219,13 +219,13 @@ class FlagPoller:
                 timeout=self._options.request_timeout,
             ),
         )
-        steps = _replica.apply_flags(self._flags, answer, self._clock(), requested_all=not flags_id)
+        steps = _sync.apply_flags(self._flags, answer, self._clock(), requested_all=not flags_id)
         self._flags = await self._in_turns(ApiId.GET_FEATURE_FLAGS, steps)
 
     def _widen(self) -> bool:
         """Ask for the whole environment from now on if a flag depends on one that was not sent."""
         wanted = self._options.scope == "auto" and self._tag and self._range is Range.TAG
-        if not wanted or not _replica.has_unknown_dependency(self._flags.flags):
+        if not wanted or not _sync.has_unknown_dependency(self._flags.flags):
             return False
         self._logger.debug("a flag depends on one that lacks the tag: polling all flags of the environment")
         self._range = Range.ENVIRONMENT
@@ -255,9 +255,7 @@ class FlagPoller:
         return []
 
     async def _ask_for_segments(self, named: set[str]) -> None:
-        requested_at = _replica.segments_request(
-            self._segments, named, self._clock(), self._options.full_refresh_interval
-        )
+        requested_at = _sync.segments_request(self._segments, named, self._clock(), self._options.full_refresh_interval)
         answer = await self._request(
             ApiId.GET_SEGMENT_USERS,
             self._api.get_segment_users(
@@ -266,7 +264,7 @@ class FlagPoller:
                 timeout=self._options.request_timeout,
             ),
         )
-        steps = _replica.apply_segments(self._segments, answer, named, self._clock(), requested_all=not requested_at)
+        steps = _sync.apply_segments(self._segments, answer, named, self._clock(), requested_all=not requested_at)
         self._segments = await self._in_turns(ApiId.GET_SEGMENT_USERS, steps)
 
     async def _request(self, api_id: ApiId, answer: Awaitable[_A]) -> _A:
@@ -302,10 +300,10 @@ class FlagPoller:
         if before is not None and before.flags is flags and before.segments is segments:
             self.published = before._replace(source=source)
             return
-        self.published = Published(_replica.snapshot_of(flags, segments), flags, segments, source)
+        self.published = Published(_sync.snapshot_of(flags, segments), flags, segments, source)
         self.progress.notify()
         if source is SnapshotSource.POLLED or before is not None:  # what was saved is no change
-            self._tell_changes(_replica.changes(before.flags if before else {}, flags, self._tag))
+            self._tell_changes(_sync.changes(before.flags if before else {}, flags, self._tag))
 
     def _tell_changes(self, changes: FlagChanges) -> None:
         for callback in self._callbacks if changes else ():

@@ -9,7 +9,7 @@ import pytest
 from bucketeer_async import Evaluation, ReasonType, User, WrongLoopError
 from bucketeer_async._disabled import DisabledProcessor
 from bucketeer_async._flags._conversion import to_bool
-from bucketeer_async._flags._evaluations import Questions
+from bucketeer_async._flags._evaluations import Evaluations
 from bucketeer_async._log import RateLimitedLog
 
 USER = User("user-of-the-test")
@@ -28,16 +28,16 @@ class Raising:
         raise self._error
 
 
-def questions(error: Exception, events: DisabledProcessor) -> Questions:
-    return Questions(lambda: Raising(error), events, RateLimitedLog(logging.getLogger("bucketeer_async")))
+def evaluations(error: Exception, events: DisabledProcessor) -> Evaluations:
+    return Evaluations(lambda: Raising(error), events, RateLimitedLog(logging.getLogger("bucketeer_async")))
 
 
 async def test_a_bug_of_ours_is_answered_with_the_default_too(caplog: pytest.LogCaptureFixture) -> None:
     events = DisabledProcessor()
 
-    answer = await questions(KeyError("user-of-the-test"), events).answer(USER, "bool", False, to_bool)
+    result = await evaluations(KeyError("user-of-the-test"), events).evaluate(USER, "bool", False, to_bool)
 
-    assert answer.details().reason.type is ReasonType.ERROR_EXCEPTION
+    assert result.details().reason.type is ReasonType.ERROR_EXCEPTION
     assert events.statistics().evaluation.pushed == 1
     assert [(record.levelno, record.getMessage()) for record in caplog.records] == [
         (
@@ -51,5 +51,5 @@ async def test_another_loop_is_an_error_of_the_program() -> None:
     events = DisabledProcessor()
 
     with pytest.raises(WrongLoopError):
-        await questions(WrongLoopError("elsewhere"), events).answer(USER, "bool", False, to_bool)
+        await evaluations(WrongLoopError("elsewhere"), events).evaluate(USER, "bool", False, to_bool)
     assert events.statistics().total.pushed == 0

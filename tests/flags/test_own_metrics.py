@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bucketeer_async import ApiId, Processor, ProcessorConfig
-from bucketeer_async._flags._own_metrics import Metrics
+from bucketeer_async._flags._own_metrics import OwnMetrics
 from tests.clock import VirtualLoop
 from tests.fakes import FakeAnswer, FakeClient
 
@@ -28,7 +28,7 @@ def messages(client: FakeClient) -> list[tuple[str, int]]:
 async def test_a_poll_has_a_latency_and_a_size_or_an_error() -> None:
     client = FakeClient()
     async with Processor(client) as processor:
-        metrics = Metrics(processor, max_errors=10)
+        metrics = OwnMetrics(processor, max_errors=10)
 
         metrics.polled(ApiId.GET_FEATURE_FLAGS, 0.25, 1234)
         metrics.poll_failed(ApiId.GET_SEGMENT_USERS, TimeoutError())
@@ -44,7 +44,7 @@ async def test_a_poll_has_a_latency_and_a_size_or_an_error() -> None:
 async def test_only_so_many_errors_wait_and_what_is_delivered_makes_room() -> None:
     client = FakeClient()
     async with Processor(client) as processor:
-        metrics = Metrics(processor, max_errors=2)
+        metrics = OwnMetrics(processor, max_errors=2)
 
         for _ in range(5):
             metrics.error(KeyError(), ApiId.GET_EVALUATION)
@@ -62,7 +62,7 @@ async def test_latency_and_size_are_not_bounded_by_errors() -> None:
         raise AssertionError
 
     async with Processor(FakeClient(never), ProcessorConfig(drain_timeout=1.0)) as processor:
-        metrics = Metrics(processor, max_errors=1)
+        metrics = OwnMetrics(processor, max_errors=1)
 
         metrics.error(KeyError(), ApiId.GET_EVALUATION)
         metrics.error(KeyError(), ApiId.GET_EVALUATION)
@@ -73,7 +73,7 @@ async def test_latency_and_size_are_not_bounded_by_errors() -> None:
 
 def test_errors_that_were_refused_do_not_count_as_waiting() -> None:
     processor = Processor(FakeClient())
-    metrics = Metrics(processor, max_errors=2)
+    metrics = OwnMetrics(processor, max_errors=2)
 
     for _ in range(5):
         metrics.error(KeyError(), ApiId.GET_EVALUATION)
@@ -83,7 +83,7 @@ def test_errors_that_were_refused_do_not_count_as_waiting() -> None:
 
 async def test_what_waits_in_the_parent_does_not_count_in_a_forked_child() -> None:
     async with Processor(FakeClient()) as processor:
-        metrics = Metrics(processor, max_errors=1)
+        metrics = OwnMetrics(processor, max_errors=1)
         metrics.error(KeyError(), ApiId.GET_EVALUATION)
 
         metrics._pid += 1
