@@ -227,13 +227,15 @@ class Middle(random.Random):
 
 
 class FakeMetrics:
+    """Remembers each size and each error."""
+
     def __init__(self) -> None:
         self.events: list[tuple[ApiId, object]] = []
 
-    def polled(self, api_id: ApiId, duration: float, size_byte: int) -> None:
+    def completed(self, api_id: ApiId, duration: float, size_byte: int | None = None) -> None:
         self.events.append((api_id, size_byte))
 
-    def poll_failed(self, api_id: ApiId, error: Exception) -> None:
+    def failed(self, api_id: ApiId, error: BaseException) -> None:
         self.events.append((api_id, error))
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 from bucketeer_async._errors import BucketeerError, StatusError, WrongLoopError
-from bucketeer_async._events._receipt import Receipt
 from bucketeer_async._flags._conversion import WrongTypeError
 from bucketeer_async._flags._evaluators import Evaluator
 from bucketeer_async._flags._reasons import DisabledError, reason_for
@@ -22,8 +21,8 @@ _AGAIN: Final = 60.0  # seconds between two lines about bugs of ours
 class EvaluationEvents(Protocol):
     """The pushes of a `Processor` that are used here."""
 
-    def push_evaluation_event_nowait(self, user: User, evaluation: Evaluation) -> Receipt: ...
-    def push_default_evaluation_event_nowait(self, user: User, feature_id: str, reason: ReasonType) -> Receipt: ...
+    def push_evaluation_event_nowait(self, user: User, evaluation: Evaluation) -> object: ...
+    def push_default_evaluation_event_nowait(self, user: User, feature_id: str, reason: ReasonType) -> object: ...
 
 
 class EvaluationResult(NamedTuple, Generic[_T]):

@@ -13,7 +13,9 @@ from typing import Final, Protocol
 
 from bucketeer_async._errors import ApiError, ConfigurationError, DecodeError, RequestTimeoutError
 from bucketeer_async._evaluation._errors import EvaluationCause, EvaluationError
+from bucketeer_async._flags._own_metrics import OwnMetrics
 from bucketeer_async._models import ApiId, Evaluation, User
+from bucketeer_async._transport._api import ApiClient
 from bucketeer_async._transport._responses import GetEvaluationResponse
 
 _EVALUATIONS_PER_TURN: Final = 100  # answered without waiting for anything, between two turns of the loop
@@ -39,27 +41,6 @@ class EvaluatorAtHand(Protocol):
     async def aclose(self) -> None: ...
 
 
-class EvaluationMetrics(Protocol):
-    """Told how an evaluation went: seconds, bytes, failure."""
-
-    def latency(self, duration: float, api_id: ApiId) -> None: ...
-    def size(self, size_byte: int, api_id: ApiId) -> None: ...
-    def error(self, error: BaseException, api_id: ApiId) -> None: ...
-
-
-class EvaluationApi(Protocol):
-    """What remote evaluation needs of an `ApiClient`."""
-
-    async def get_evaluation(
-        self,
-        user: User,
-        feature_id: str,
-        *,
-        tag: str,
-        timeout: float | None,
-    ) -> GetEvaluationResponse: ...
-
-
 class RemoteEvaluator:
     """Asks the gateway: one request per question, and one for identical questions asked at the same moment.
 
@@ -75,7 +56,7 @@ class RemoteEvaluator:
         ConfigurationError: If the tag is empty.
     """
 
-    def __init__(self, api: EvaluationApi, *, tag: str, timeout: float, metrics: EvaluationMetrics) -> None:
+    def __init__(self, api: ApiClient, *, tag: str, timeout: float, metrics: OwnMetrics) -> None:
         if not tag:
             raise ConfigurationError(
                 "Client.tag must not be empty: the gateway evaluates the flags of one tag, and refuses to evaluate "
@@ -125,11 +106,10 @@ class RemoteEvaluator:
         began = clock()
         try:
             response = await self._response(user, feature_id)
-            self._metrics.latency(clock() - began, ApiId.GET_EVALUATION)
-            self._metrics.size(response.size_byte, ApiId.GET_EVALUATION)
+            self._metrics.completed(ApiId.GET_EVALUATION, clock() - began, response.size_byte)
             return _evaluation_of(feature_id, response)
         except ApiError as error:
-            self._metrics.error(error, ApiId.GET_EVALUATION)
+            self._metrics.failed(ApiId.GET_EVALUATION, error)
             raise
 
     async def _response(self, user: User, feature_id: str) -> GetEvaluationResponse:
@@ -169,7 +149,7 @@ class MeasuredEvaluator:
     """
 
     def __init__(
-        self, evaluator: EvaluatorAtHand, metrics: EvaluationMetrics, clock: Callable[[], float] = time.perf_counter
+        self, evaluator: EvaluatorAtHand, metrics: OwnMetrics, clock: Callable[[], float] = time.perf_counter
     ) -> None:
         self._evaluator = evaluator
         self._metrics = metrics
@@ -193,9 +173,9 @@ class MeasuredEvaluator:
             evaluation = self._evaluator.evaluate_nowait(user, feature_id)
         except Exception as error:
             if not _is_early(error):
-                self._metrics.error(error, ApiId.SDK_GET_VARIATION)
+                self._metrics.failed(ApiId.SDK_GET_VARIATION, error)
             raise
-        self._metrics.latency(self._clock() - began, ApiId.SDK_GET_VARIATION)
+        self._metrics.completed(ApiId.SDK_GET_VARIATION, self._clock() - began)
         return evaluation
 
 

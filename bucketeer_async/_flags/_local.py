@@ -19,10 +19,12 @@ from bucketeer_async._background import BackgroundTask, in_turns, require_loop
 from bucketeer_async._errors import ClosedError, ConfigurationError, NotReadyError
 from bucketeer_async._evaluation import EvaluationCause, EvaluationError, evaluate
 from bucketeer_async._flags import _snapshot_file
-from bucketeer_async._flags._poller import FlagPoller, PollingApi, PollingMetrics
+from bucketeer_async._flags._own_metrics import OwnMetrics
+from bucketeer_async._flags._poller import FlagPoller
 from bucketeer_async._models import Evaluation, User
 from bucketeer_async._options import LocalEvaluation
 from bucketeer_async._results import FlagChanges, LocalEvaluationStatistics
+from bucketeer_async._transport._api import ApiClient
 
 _OWNER: Final = "local evaluator"
 _PARSED_HERE: Final = 256 * 1024  # bytes; more is parsed off the loop
@@ -54,11 +56,11 @@ class LocalEvaluator:
 
     def __init__(
         self,
-        api: PollingApi,
+        api: ApiClient,
         options: LocalEvaluation,
         *,
         tag: str,
-        metrics: PollingMetrics,
+        metrics: OwnMetrics,
         logger: logging.Logger,
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,

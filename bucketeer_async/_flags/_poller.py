@@ -11,15 +11,16 @@ import logging
 import math
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from enum import Enum
-from typing import Final, NamedTuple, Protocol, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from bucketeer_async._background import Progress, in_turns
 from bucketeer_async._errors import ApiError, ClosedError, StatusError
 from bucketeer_async._evaluation import Snapshot
 from bucketeer_async._flags import _sync
 from bucketeer_async._flags._definitions import FlagDefinition, SegmentDefinition, Steps
+from bucketeer_async._flags._own_metrics import OwnMetrics
 from bucketeer_async._flags._schedule import pause
 from bucketeer_async._flags._sync import CachedFlags, CachedSegments
 from bucketeer_async._log import RateLimitedLog
@@ -27,6 +28,7 @@ from bucketeer_async._models import ApiId
 from bucketeer_async._options import LocalEvaluation
 from bucketeer_async._results import FlagChanges, LocalEvaluationStatistics, SnapshotSource
 from bucketeer_async._retry import Action, decide
+from bucketeer_async._transport._api import ApiClient
 from bucketeer_async._transport._responses import GetFeatureFlagsResponse, GetSegmentUsersResponse
 
 _T = TypeVar("_T")
@@ -37,27 +39,6 @@ _AGAIN: Final = 600.0  # seconds between two lines about one spell of trouble
 _LONGEST_ERROR: Final = 300  # characters
 _TOPIC: Final = "polling"
 _EXPECTED: Final = (ApiError, ClosedError)  # ClosedError: somebody has closed the API client too early
-
-
-class PollingApi(Protocol):
-    """What a poller needs of an `ApiClient`."""
-
-    def get_feature_flags(
-        self, *, tag: str, feature_flags_id: str, requested_at: int, timeout: float | None
-    ) -> Awaitable[GetFeatureFlagsResponse]: ...
-    def get_segment_users(
-        self, *, segment_ids: Sequence[str], requested_at: int, timeout: float | None
-    ) -> Awaitable[GetSegmentUsersResponse]: ...
-
-
-class PollingMetrics(Protocol):
-    """Hears of every request of a poller: of its latency and size if it succeeded, else of its error.
-
-    What is about the answer as a whole is told: a request that the API client sends twice is one.
-    """
-
-    def polled(self, api_id: ApiId, duration: float, size_byte: int) -> None: ...
-    def poll_failed(self, api_id: ApiId, error: Exception) -> None: ...
 
 
 class Range(Enum):
@@ -93,11 +74,11 @@ class FlagPoller:
 
     def __init__(
         self,
-        api: PollingApi,
+        api: ApiClient,
         options: LocalEvaluation,
         *,
         tag: str,
-        metrics: PollingMetrics,
+        metrics: OwnMetrics,
         logger: logging.Logger,
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random,
@@ -272,9 +253,9 @@ class FlagPoller:
         try:
             answered = await answer
         except Exception as error:
-            self._metrics.poll_failed(api_id, error)
+            self._metrics.failed(api_id, error)
             raise
-        self._metrics.polled(api_id, self._clock() - began, answered.size_byte)
+        self._metrics.completed(api_id, self._clock() - began, answered.size_byte)
         return answered
 
     async def _in_turns(self, api_id: ApiId, steps: Steps[_T]) -> _T:
@@ -282,7 +263,7 @@ class FlagPoller:
         try:
             result = await in_turns(steps, self._work_clock)
         except Exception as error:
-            self._metrics.poll_failed(api_id, error)
+            self._metrics.failed(api_id, error)
             raise
         self._fresh_at[api_id] = self._clock()
         return result

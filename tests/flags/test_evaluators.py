@@ -51,19 +51,16 @@ def answer(feature_id: str = "flag", value: str = "on") -> GetEvaluationResponse
 
 
 class FakeMetrics:
-    """Remembers what it is told."""
+    """Remembers the metrics of every operation."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[Any, ...]] = []
+        self.pushed: list[tuple[Any, ...]] = []
 
-    def latency(self, duration: float, api_id: ApiId) -> None:
-        self.told.append(("latency", duration, api_id))
+    def completed(self, api_id: ApiId, duration: float, size_byte: int | None = None) -> None:
+        self.pushed.append(("completed", api_id, duration, size_byte))
 
-    def size(self, size_byte: int, api_id: ApiId) -> None:
-        self.told.append(("size", size_byte, api_id))
-
-    def error(self, error: BaseException, api_id: ApiId) -> None:
-        self.told.append(("error", type(error), api_id))
+    def failed(self, api_id: ApiId, error: BaseException) -> None:
+        self.pushed.append(("failed", api_id, type(error)))
 
 
 Script = Callable[[User, str], Awaitable[GetEvaluationResponse]]
@@ -123,10 +120,7 @@ async def test_an_answer_is_told_with_its_latency_and_size() -> None:
 
     assert await remote.ask() == evaluation()
     assert remote.api.questions == [(USER, "flag", "shop")]
-    assert remote.metrics.told == [
-        ("latency", 0.25, ApiId.GET_EVALUATION),
-        ("size", 321, ApiId.GET_EVALUATION),
-    ]
+    assert remote.metrics.pushed == [("completed", ApiId.GET_EVALUATION, 0.25, 321)]
 
 
 @pytest.mark.parametrize(
@@ -137,7 +131,7 @@ async def test_a_failure_is_told_once(error: ApiError) -> None:
 
     with pytest.raises(type(error)):
         await remote.ask()
-    assert remote.metrics.told == [("error", type(error), ApiId.GET_EVALUATION)]
+    assert remote.metrics.pushed == [("failed", ApiId.GET_EVALUATION, type(error))]
 
 
 @pytest.mark.parametrize(
@@ -150,7 +144,7 @@ async def test_an_answer_to_no_question_is_a_failure_with_a_latency_and_a_size(r
 
     with pytest.raises(DecodeError, match="the gateway answered"):
         await remote.ask()
-    assert [told[0] for told in remote.metrics.told] == ["latency", "size", "error"]
+    assert [name for name, *_ in remote.metrics.pushed] == ["completed", "failed"]
 
 
 async def test_the_whole_question_takes_at_most_its_timeout() -> None:
@@ -159,7 +153,7 @@ async def test_the_whole_question_takes_at_most_its_timeout() -> None:
     with pytest.raises(RequestTimeoutError, match="within 5 s"):
         await remote.ask()
     assert now() == 5.0
-    assert remote.metrics.told == [("error", RequestTimeoutError, ApiId.GET_EVALUATION)]
+    assert remote.metrics.pushed == [("failed", ApiId.GET_EVALUATION, RequestTimeoutError)]
 
 
 async def test_a_closed_api_client_is_no_failure_of_the_gateway() -> None:
@@ -167,7 +161,7 @@ async def test_a_closed_api_client_is_no_failure_of_the_gateway() -> None:
 
     with pytest.raises(ClosedError):
         await remote.ask()
-    assert not remote.metrics.told
+    assert not remote.metrics.pushed
 
 
 async def test_identical_questions_share_one_request() -> None:
@@ -177,7 +171,7 @@ async def test_identical_questions_share_one_request() -> None:
 
     assert answers == [evaluation()] * 10
     assert len(remote.api.questions) == 1
-    assert len(remote.metrics.told) == 2
+    assert len(remote.metrics.pushed) == 1
 
 
 async def test_identical_questions_share_a_failure_that_is_told_once() -> None:
@@ -186,7 +180,7 @@ async def test_identical_questions_share_a_failure_that_is_told_once() -> None:
     answers = await asyncio.gather(*(remote.ask() for _ in range(10)), return_exceptions=True)
 
     assert [type(each) for each in answers] == [StatusError] * 10
-    assert len(remote.metrics.told) == 1
+    assert len(remote.metrics.pushed) == 1
 
 
 @pytest.mark.parametrize(
@@ -228,7 +222,7 @@ async def test_a_cancelled_caller_stops_waiting_and_the_others_get_the_answer() 
 
     assert now() == 1.0
     assert len(remote.api.questions) == 1
-    assert [told[0] for told in remote.metrics.told] == ["latency", "size"]
+    assert [name for name, *_ in remote.metrics.pushed] == ["completed"]
 
 
 async def test_a_failure_that_nobody_waits_for_any_more_is_no_error_of_the_loop() -> None:
@@ -242,7 +236,7 @@ async def test_a_failure_that_nobody_waits_for_any_more_is_no_error_of_the_loop(
     await checkpoint()
 
     assert now() == 1.0
-    assert remote.metrics.told == [("error", StatusError, ApiId.GET_EVALUATION)]
+    assert remote.metrics.pushed == [("failed", ApiId.GET_EVALUATION, StatusError)]
     assert not unseen
 
 
@@ -255,7 +249,7 @@ async def test_closing_waits_for_the_answers_under_way() -> None:
         await remote.evaluator.aclose()
 
         assert now() == 1.0
-        assert len(remote.metrics.told) == 2
+        assert len(remote.metrics.pushed) == 1
 
 
 async def test_a_remote_evaluator_is_ready_at_once() -> None:
@@ -299,7 +293,7 @@ async def test_an_answer_from_beside_the_application_has_a_latency_and_no_size()
     evaluator = MeasuredEvaluator(Beside(), metrics, itertools.count(step=0.5).__next__)
 
     assert await evaluator.evaluate(USER, "flag") == evaluation()
-    assert metrics.told == [("latency", 0.5, ApiId.SDK_GET_VARIATION)]
+    assert metrics.pushed == [("completed", ApiId.SDK_GET_VARIATION, 0.5, None)]
 
 
 @pytest.mark.parametrize("error", [EvaluationError(EvaluationCause.FLAG_NOT_FOUND, "flag"), KeyError("a bug")])
@@ -308,7 +302,7 @@ async def test_a_failure_beside_the_application_is_told(error: Exception) -> Non
 
     with pytest.raises(type(error)):
         await MeasuredEvaluator(Beside(error), metrics).evaluate(USER, "flag")
-    assert metrics.told == [("error", type(error), ApiId.SDK_GET_VARIATION)]
+    assert metrics.pushed == [("failed", ApiId.SDK_GET_VARIATION, type(error))]
 
 
 async def test_not_to_be_ready_yet_is_no_failure() -> None:
@@ -317,7 +311,7 @@ async def test_not_to_be_ready_yet_is_no_failure() -> None:
 
     with pytest.raises(EvaluationError):
         await evaluator.evaluate(USER, "flag")
-    assert not metrics.told
+    assert not metrics.pushed
 
 
 async def test_questions_beside_the_application_give_the_loop_a_turn() -> None:
