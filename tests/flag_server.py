@@ -7,9 +7,11 @@ The real one is the local gateway over its wire: what the poller sends is decode
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import logging
 import random
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -26,6 +28,7 @@ from bucketeer_async import (
 )
 from bucketeer_async._evaluation import compile_flag, compile_segment
 from bucketeer_async._flags._local import LocalEvaluator
+from bucketeer_async._flags._poller import FlagPoller
 from bucketeer_async._transport._responses import Definitions
 from bucketeer_async.gateway import GatewayState, create_app
 from bucketeer_async.gateway._definitions import complete_flag, complete_segment
@@ -239,15 +242,27 @@ class FakeMetrics:
         self.events.append((api_id, error))
 
 
-def local(server: FlagServer, tag: str = "shop", metrics: FakeMetrics | None = None, **options: Any) -> LocalEvaluator:
+def local(
+    server: FlagServer,
+    tag: str = "shop",
+    metrics: FakeMetrics | None = None,
+    new_rng: Callable[[], random.Random] = Middle,
+    work_clock: Callable[[], float] = time.perf_counter,
+    **options: Any,
+) -> LocalEvaluator:
+    """A local evaluator that polls the server, without jitter."""
+    metrics = metrics or FakeMetrics()
+    logger = logging.getLogger("bucketeer_async")
+    configured = LocalEvaluation(**options)
     return LocalEvaluator(
-        server,
-        LocalEvaluation(**options),
+        functools.partial(FlagPoller, server, configured, tag=tag, metrics=metrics, logger=logger),
+        configured.bootstrap,
         tag=tag,
-        metrics=metrics or FakeMetrics(),
-        logger=logging.getLogger("bucketeer_async"),
+        metrics=metrics,
+        logger=logger,
+        new_rng=new_rng,
         clock=lambda: asyncio.get_running_loop().time(),
-        rng=Middle(),
+        work_clock=work_clock,
         wall=lambda: EPOCH + asyncio.get_running_loop().time(),
     )
 

@@ -6,13 +6,10 @@ What becomes of an answer is left to `_client.py`; metrics about getting it are 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable
 from functools import partial
 from typing import Final, Protocol
 
 from bucketeer_async._errors import ApiError, ConfigurationError, DecodeError, RequestTimeoutError
-from bucketeer_async._evaluation._errors import EvaluationCause, EvaluationError
 from bucketeer_async._flags._own_metrics import OwnMetrics
 from bucketeer_async._models import ApiId, Evaluation, User
 from bucketeer_async._transport._api import ApiClient
@@ -29,15 +26,6 @@ class Evaluator(Protocol):
     async def start(self) -> None: ...
     async def wait_ready(self) -> None: ...
     async def evaluate(self, user: User, feature_id: str) -> Evaluation: ...
-    async def aclose(self) -> None: ...
-
-
-class EvaluatorAtHand(Protocol):
-    """Answers without waiting."""
-
-    async def start(self) -> None: ...
-    async def wait_ready(self) -> None: ...
-    def evaluate_nowait(self, user: User, feature_id: str) -> Evaluation: ...
     async def aclose(self) -> None: ...
 
 
@@ -135,49 +123,3 @@ def _evaluation_of(feature_id: str, response: GetEvaluationResponse) -> Evaluati
     if not evaluation.variation_value:
         raise DecodeError("the gateway answered with an empty value")
     return evaluation
-
-
-class MeasuredEvaluator:
-    """An evaluator beside the application, with the metrics that are due for each of its answers.
-
-    Since it answers without ever waiting, the loop is given a turn now and then.
-
-    Args:
-        evaluator: Answers.
-        metrics: Told the latency of every answer, and every failure but that of not being ready yet.
-        clock: Monotonic seconds, fine enough for microseconds.
-    """
-
-    def __init__(
-        self, evaluator: EvaluatorAtHand, metrics: OwnMetrics, clock: Callable[[], float] = time.perf_counter
-    ) -> None:
-        self._evaluator = evaluator
-        self._metrics = metrics
-        self._clock = clock
-        self._evaluations = 0
-        self.start = evaluator.start
-        self.wait_ready = evaluator.wait_ready
-        self.aclose = evaluator.aclose
-
-    async def evaluate(self, user: User, feature_id: str) -> Evaluation:
-        """Return its answer.
-
-        Raises:
-            EvaluationError: If there is none.
-        """
-        self._evaluations += 1
-        if self._evaluations % _EVALUATIONS_PER_TURN == 0:
-            await asyncio.sleep(0)
-        began = self._clock()
-        try:
-            evaluation = self._evaluator.evaluate_nowait(user, feature_id)
-        except Exception as error:
-            if not _is_early(error):
-                self._metrics.failed(ApiId.SDK_GET_VARIATION, error)
-            raise
-        self._metrics.completed(ApiId.SDK_GET_VARIATION, self._clock() - began)
-        return evaluation
-
-
-def _is_early(error: Exception) -> bool:
-    return isinstance(error, EvaluationError) and error.cause is EvaluationCause.NOT_READY

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -26,8 +25,7 @@ from bucketeer_async import (
     StatusError,
     User,
 )
-from bucketeer_async._evaluation import EvaluationCause, EvaluationError
-from bucketeer_async._flags._evaluators import MeasuredEvaluator, RemoteEvaluator
+from bucketeer_async._flags._evaluators import RemoteEvaluator
 from tests.clock import VirtualLoop
 
 USER = User("user-1", {"plan": "pro"})
@@ -261,84 +259,3 @@ async def test_a_remote_evaluator_is_ready_at_once() -> None:
 
     assert now() == 0
     assert not remote.api.questions
-
-
-# Beside the application
-
-
-class Beside:
-    """An evaluator that never waits."""
-
-    def __init__(self, error: Exception | None = None) -> None:
-        self.error = error
-        self.calls: list[str] = []
-
-    async def start(self) -> None:
-        self.calls.append("start")
-
-    async def wait_ready(self) -> None:
-        self.calls.append("wait_ready")
-
-    async def aclose(self) -> None:
-        self.calls.append("aclose")
-
-    def evaluate_nowait(self, user: User, feature_id: str) -> Evaluation:
-        if self.error is not None:
-            raise self.error
-        return evaluation(feature_id)
-
-
-async def test_an_answer_from_beside_the_application_has_a_latency_and_no_size() -> None:
-    metrics = FakeMetrics()
-    evaluator = MeasuredEvaluator(Beside(), metrics, itertools.count(step=0.5).__next__)
-
-    assert await evaluator.evaluate(USER, "flag") == evaluation()
-    assert metrics.pushed == [("completed", ApiId.SDK_GET_VARIATION, 0.5, None)]
-
-
-@pytest.mark.parametrize("error", [EvaluationError(EvaluationCause.FLAG_NOT_FOUND, "flag"), KeyError("a bug")])
-async def test_a_failure_beside_the_application_is_told(error: Exception) -> None:
-    metrics = FakeMetrics()
-
-    with pytest.raises(type(error)):
-        await MeasuredEvaluator(Beside(error), metrics).evaluate(USER, "flag")
-    assert metrics.pushed == [("failed", ApiId.SDK_GET_VARIATION, type(error))]
-
-
-async def test_not_to_be_ready_yet_is_no_failure() -> None:
-    metrics = FakeMetrics()
-    evaluator = MeasuredEvaluator(Beside(EvaluationError(EvaluationCause.NOT_READY, "flag")), metrics)
-
-    with pytest.raises(EvaluationError):
-        await evaluator.evaluate(USER, "flag")
-    assert not metrics.pushed
-
-
-async def test_questions_beside_the_application_give_the_loop_a_turn() -> None:
-    evaluator = MeasuredEvaluator(Beside(), FakeMetrics())
-    turns = 0
-
-    async def count() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(count)
-        for _ in range(1000):
-            await evaluator.evaluate(USER, "flag")
-        tasks.cancel_scope.cancel()
-
-    assert turns >= 9
-
-
-async def test_a_measured_evaluator_lives_as_the_one_that_it_measures() -> None:
-    beside = Beside()
-    evaluator = MeasuredEvaluator(beside, FakeMetrics())
-
-    await evaluator.start()
-    await evaluator.wait_ready()
-    await evaluator.aclose()
-
-    assert beside.calls == ["start", "wait_ready", "aclose"]

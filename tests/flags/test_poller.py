@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import anyio
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -36,7 +35,7 @@ from bucketeer_async._evaluation import EvaluationError
 from bucketeer_async._flags import _definitions as held_module
 from bucketeer_async._flags import _sync as replica
 from bucketeer_async._flags._local import LocalEvaluator
-from bucketeer_async._flags._poller import Range
+from bucketeer_async._flags._published import Coverage
 from bucketeer_async._flags._schedule import pause
 from tests.clock import VirtualLoop
 from tests.flag_server import EPOCH, FakeMetrics, FlagServer, GatewayFlagServer, fnv, local, polls, rule_for_segment
@@ -75,13 +74,13 @@ async def polling(server: FlagServer, **options: Any) -> AsyncIterator[LocalEval
 
 
 def held(evaluator: LocalEvaluator) -> list[str]:
-    published = evaluator._poller.published
+    published = evaluator._published.current
     assert published is not None
     return sorted(published.flags)
 
 
 def segments(evaluator: LocalEvaluator) -> dict[str, set[str]]:
-    published = evaluator._poller.published
+    published = evaluator._published.current
     assert published is not None
     return {key: set(each.segment.members) for key, each in published.segments.items() if each.segment}
 
@@ -122,13 +121,13 @@ async def test_a_change_arrives_with_the_next_poll_and_nothing_else_is_compiled(
     for feature_id in ("flag", "other"):
         server.put_flag(feature_id)
     async with polling(server) as evaluator:
-        before = evaluator._poller.published
+        before = evaluator._published.current
         assert before is not None
         server.put_flag("flag", enabled=False, version=2)
         server.put_flag("new")
         await polls()
 
-        after = evaluator._poller.published
+        after = evaluator._published.current
         assert after is not None
         assert await value(evaluator) == "off"
         assert held(evaluator) == ["flag", "new", "other"]
@@ -140,7 +139,7 @@ async def test_a_snapshot_is_a_mapping_of_compiled_flags(server: FlagServer) -> 
     for feature_id in ("flag", "other"):
         server.put_flag(feature_id)
     async with polling(server) as evaluator:
-        published = evaluator._poller.published
+        published = evaluator._published.current
         assert published is not None
         assert {key: flag.id for key, flag in published.snapshot.flags.items()} == {"flag": "flag", "other": "other"}
         assert len(published.snapshot.flags) == 2
@@ -150,13 +149,13 @@ async def test_a_poll_without_changes_keeps_the_snapshot(server: FlagServer) -> 
     server.put_flag("flag", rules=[rule_for_segment("vip")])
     server.put_segment("vip", ["user-2"], updated_at=EPOCH - 100)
     async with polling(server, full_refresh_interval=60.0) as evaluator:
-        before = evaluator._poller.published
+        before = evaluator._published.current
         assert before is not None
         await polls(2)
 
         assert server.flag_requests == 3 * [("shop", "", 0)]
-        assert evaluator._poller.published is not None
-        assert evaluator._poller.published.snapshot is before.snapshot
+        assert evaluator._published.current is not None
+        assert evaluator._published.current.snapshot is before.snapshot
 
 
 async def test_an_archived_flag_is_forgotten(server: FlagServer) -> None:
@@ -274,7 +273,7 @@ async def test_flags_are_compiled_when_they_are_first_asked_for_and_then_by_the_
 
 
 def compiled(evaluator: LocalEvaluator) -> set[str]:
-    published = evaluator._poller.published
+    published = evaluator._published.current
     assert published is not None
     return {key for key, each in published.flags.items() if each._flag is not None}
 
@@ -352,7 +351,7 @@ async def test_an_environment_that_is_too_large_is_not_asked_for_again(
 
         assert [request[0] for request in server.flag_requests] == ["shop", "", "shop", "shop"]
         assert await value(evaluator, "fine") == "off"
-        assert evaluator._poller._range is Range.TOO_LARGE
+        assert evaluator._published.current.coverage is Coverage.TOO_LARGE
         assert "give those the tag too" in caplog.text
 
 
@@ -540,7 +539,7 @@ async def test_errors_keep_the_last_good_snapshot_and_show_in_the_statistics(
         assert statistics.failed_polls == statistics.polls - 1 > 10
         assert statistics.last_error == "the gateway cannot be reached"
         assert [record.levelname for record in caplog.records] == ["WARNING"]
-        assert "the ones of 60 s ago are used" in caplog.text
+        assert "the flags of 60 s ago are used" in caplog.text
 
         server.error = None
         await polls(2)
@@ -558,7 +557,7 @@ async def test_before_the_first_poll_there_is_nothing(server: FlagServer, caplog
         assert not statistics.ready
         assert statistics.age is None
         assert statistics.last_error == "the gateway answered 403: gateway: no; polling needs a server key"
-        assert "there are none yet" in caplog.text
+        assert "no flags have arrived yet" in caplog.text
 
 
 async def test_flags_without_segments_are_not_enough_to_begin(server: FlagServer) -> None:
@@ -636,7 +635,7 @@ async def test_a_bug_is_told_and_does_not_end_the_polling(
         patched.setattr(held_module, "dependencies", broken)
         evaluator = local(server, metrics=metrics)
         await evaluator.start()
-        await anyio.wait_all_tasks_blocked()
+        await asyncio.sleep(0.1)  # the pause after the first poll is longer
     assert evaluator.statistics().last_error == "KeyError"
     assert "a bug of this package" in caplog.text
     assert [type(each) for _, each in metrics.events] == [int, KeyError]
@@ -789,9 +788,9 @@ ACTIONS: dict[str, Callable[..., object]] = {
 
 
 def assert_equal(evaluator: LocalEvaluator, server: FlagServer) -> None:
-    published = evaluator._poller.published
+    published = evaluator._published.current
     assert published is not None
-    tag = "" if evaluator._poller.environment else "shop"
+    tag = "" if published.coverage is Coverage.ENVIRONMENT else "shop"
     live = {key: server.printed(each) for key, each in server.live(tag).items()}
     assert {key: json.loads(each.text) for key, each in published.flags.items()} == live
     named = {each for flag in live.values() for rule in flag.get("rules", []) for each in rule["clauses"][0]["values"]}
