@@ -13,11 +13,11 @@ from bucketeer_async._disabled import DisabledEvaluator, DisabledProcessor
 from bucketeer_async._errors import ConfigurationError
 from bucketeer_async._events._processor import Processor
 from bucketeer_async._events._receipt import Receipt
-from bucketeer_async._flags._evaluations import EvaluationEvents
-from bucketeer_async._flags._evaluators import Evaluator, RemoteEvaluator
+from bucketeer_async._flags._evaluations import EvaluationEvents, Evaluator
 from bucketeer_async._flags._local import LocalEvaluator
 from bucketeer_async._flags._own_metrics import OwnMetrics
 from bucketeer_async._flags._poller import FlagPoller
+from bucketeer_async._flags._remote import RemoteEvaluator
 from bucketeer_async._models import User
 from bucketeer_async._options import LocalEvaluation, ProcessorConfig
 from bucketeer_async._results import FlagChanges, LocalEvaluationStatistics, Statistics

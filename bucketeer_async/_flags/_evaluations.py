@@ -8,7 +8,6 @@ from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 from bucketeer_async._errors import BucketeerError, StatusError, WrongLoopError
 from bucketeer_async._flags._conversion import WrongTypeError
-from bucketeer_async._flags._evaluators import Evaluator
 from bucketeer_async._flags._reasons import DisabledError, reason_for
 from bucketeer_async._log import RateLimitedLog
 from bucketeer_async._models import Evaluation, EvaluationDetails, Reason, ReasonType, User, check_text
@@ -16,6 +15,15 @@ from bucketeer_async._models import Evaluation, EvaluationDetails, Reason, Reaso
 _T = TypeVar("_T")
 
 _AGAIN: Final = 60.0  # seconds between two lines about bugs of ours
+
+
+class Evaluator(Protocol):
+    """Answers which variation a flag gives to a user."""
+
+    async def start(self) -> None: ...
+    async def wait_ready(self) -> None: ...
+    async def evaluate(self, user: User, feature_id: str) -> Evaluation: ...
+    async def aclose(self) -> None: ...
 
 
 class EvaluationEvents(Protocol):

@@ -1,6 +1,6 @@
 """The SDK's own metrics events: latency, size and errors of its evaluations and polls.
 
-What an operation is, and when it is over, is left to those that carry it out: `_evaluators.py` and `_poller.py`.
+What an operation is, and when it is over, is left to those that carry it out: `_remote.py`, `_local.py` and `_poller.py`.
 """
 
 from __future__ import annotations

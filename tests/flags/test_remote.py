@@ -25,7 +25,7 @@ from bucketeer_async import (
     StatusError,
     User,
 )
-from bucketeer_async._flags._evaluators import RemoteEvaluator
+from bucketeer_async._flags._remote import RemoteEvaluator
 from tests.clock import VirtualLoop
 
 USER = User("user-1", {"plan": "pro"})

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 from bucketeer_async._errors import ApiError, ConfigurationError, DecodeError, RequestTimeoutError
 from bucketeer_async._flags._own_metrics import OwnMetrics
@@ -18,15 +18,6 @@ from bucketeer_async._transport._responses import GetEvaluationResponse
 _EVALUATIONS_PER_TURN: Final = 100  # answered without waiting for anything, between two turns of the loop
 
 _Key = tuple[User, str]
-
-
-class Evaluator(Protocol):
-    """Answers which variation a flag gives to a user."""
-
-    async def start(self) -> None: ...
-    async def wait_ready(self) -> None: ...
-    async def evaluate(self, user: User, feature_id: str) -> Evaluation: ...
-    async def aclose(self) -> None: ...
 
 
 class RemoteEvaluator:
