@@ -1,35 +1,34 @@
-"""Who answers a question: the gateway, or an evaluator beside the application, which is measured here.
+"""RemoteEvaluator: has the gateway evaluate flags, one request per evaluation.
 
-What becomes of an answer is left to `_client.py`; metrics about getting it are pushed here, exactly once per request.
+What becomes of an evaluation is left to `_evaluations.py`, the request itself to `_transport`.
 """
 
 from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import Final
 
+from bucketeer_async._background import PerProcess
 from bucketeer_async._errors import ApiError, ConfigurationError, DecodeError, RequestTimeoutError
 from bucketeer_async._flags._own_metrics import OwnMetrics
 from bucketeer_async._models import ApiId, Evaluation, User
 from bucketeer_async._transport._api import ApiClient
 from bucketeer_async._transport._responses import GetEvaluationResponse
 
-_EVALUATIONS_PER_TURN: Final = 100  # answered without waiting for anything, between two turns of the loop
-
 _Key = tuple[User, str]
+_UnderWay = dict[_Key, asyncio.Task[Evaluation]]
 
 
 class RemoteEvaluator:
-    """Asks the gateway: one request per question, and one for identical questions asked at the same moment.
+    """Has the gateway evaluate flags: one request per evaluation, and one for identical evaluations at the same time.
 
     A request runs in a task of its own. A cancelled caller stops waiting; the request ends by itself.
 
     Args:
-        api: Asks.
+        api: Sends the requests.
         tag: The tag of the flags.
-        timeout: Seconds that a request may take, from the question to the last byte of the answer.
-        metrics: Told latency and size of every answer, and every failure.
+        timeout: Seconds that an evaluation may take, from the call to the last byte of the response.
+        metrics: Called with the outcome of every request.
 
     Raises:
         ConfigurationError: If the tag is empty.
@@ -45,40 +44,36 @@ class RemoteEvaluator:
         self._tag = tag
         self._timeout = timeout
         self._metrics = metrics
-        self._under_way: dict[_Key, asyncio.Task[Evaluation]] = {}
+        self._under_way = PerProcess[_UnderWay](dict)
 
     async def start(self) -> None:
-        """Do nothing: connections are made when the first question is asked."""
+        """Do nothing: connections are made by the first request."""
 
     async def wait_ready(self) -> None:
-        """Do nothing: a gateway can always be asked."""
+        """Do nothing: the gateway is always ready."""
 
     async def evaluate(self, user: User, feature_id: str) -> Evaluation:
-        """Return the gateway's answer.
+        """Return the gateway's evaluation.
 
         Raises:
-            ApiError: If there was none, or it is none to this question.
+            ApiError: If the request failed, or the response has no evaluation of this flag.
             ClosedError: If the API client is closed.
         """
         key = (user, feature_id)
-        task = self._under_way.get(key) or self._begin(key)
+        under_way = self._under_way.get()
+        task = under_way.get(key) or self._begin(under_way, key)
         return await asyncio.shield(task)
 
     async def aclose(self) -> None:
-        """Wait for the answers that are under way."""
-        while self._under_way:
-            await asyncio.wait(list(self._under_way.values()))
+        """Wait for the evaluations that are under way."""
+        while under_way := self._under_way.get():
+            await asyncio.wait(list(under_way.values()))
 
-    def _begin(self, key: _Key) -> asyncio.Task[Evaluation]:
+    def _begin(self, under_way: _UnderWay, key: _Key) -> asyncio.Task[Evaluation]:
         task = asyncio.get_running_loop().create_task(self._request(*key), name="bucketeer-evaluation")
-        self._under_way[key] = task
-        task.add_done_callback(partial(self._forget, key))
+        under_way[key] = task
+        task.add_done_callback(partial(_forget, under_way, key))
         return task
-
-    def _forget(self, key: _Key, task: asyncio.Task[Evaluation]) -> None:
-        del self._under_way[key]
-        if not task.cancelled():
-            task.exception()  # marks it as seen: every caller may be gone
 
     async def _request(self, user: User, feature_id: str) -> Evaluation:
         clock = asyncio.get_running_loop().time
@@ -92,7 +87,7 @@ class RemoteEvaluator:
             raise
 
     async def _response(self, user: User, feature_id: str) -> GetEvaluationResponse:
-        """Bound the whole: waiting for a connection, and a second try on a fresh one, take time too."""
+        """Return the response, with one limit for all of it: for the connection, and for a repetition on a fresh one."""
         try:
             async with asyncio.timeout(self._timeout):
                 return await self._api.get_evaluation(user, feature_id, tag=self._tag, timeout=self._timeout)
@@ -100,8 +95,14 @@ class RemoteEvaluator:
             raise RequestTimeoutError(f"the gateway did not answer within {self._timeout:g} s") from error
 
 
+def _forget(under_way: _UnderWay, key: _Key, task: asyncio.Task[Evaluation]) -> None:
+    del under_way[key]
+    if not task.cancelled():
+        task.exception()  # marks the exception as retrieved: every caller may be gone
+
+
 def _evaluation_of(feature_id: str, response: GetEvaluationResponse) -> Evaluation:
-    """Return the evaluation, if it answers the question.
+    """Return the evaluation in a response.
 
     Raises:
         DecodeError: If there is none, it is another flag's, or its value is empty; the Go SDK takes none of these.

@@ -1,4 +1,4 @@
-"""What becomes of a question that even the SDK did not expect; the others are asked in `test_client.py`."""
+"""What becomes of an evaluation that fails unexpectedly; all others are tested in `test_client.py`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def evaluations(error: Exception, events: DisabledProcessor) -> Evaluations:
     return Evaluations(lambda: Raising(error), events, RateLimitedLog(logging.getLogger("bucketeer_async")))
 
 
-async def test_a_bug_of_ours_is_answered_with_the_default_too(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_bug_of_ours_results_in_the_default_too(caplog: pytest.LogCaptureFixture) -> None:
     events = DisabledProcessor()
 
     result = await evaluations(KeyError("user-of-the-test"), events).evaluate(USER, "bool", False, to_bool)
@@ -42,7 +42,7 @@ async def test_a_bug_of_ours_is_answered_with_the_default_too(caplog: pytest.Log
     assert [(record.levelno, record.getMessage()) for record in caplog.records] == [
         (
             logging.ERROR,
-            "a bug in bucketeer_async: flag 'bool' was answered with its default because of a KeyError",
+            "a bug in bucketeer_async: the evaluation of flag 'bool' returned the default because of a KeyError",
         )
     ]
 

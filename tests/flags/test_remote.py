@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -248,6 +249,22 @@ async def test_closing_waits_for_the_answers_under_way() -> None:
 
         assert now() == 1.0
         assert len(remote.metrics.pushed) == 1
+
+
+async def test_a_forked_child_does_not_wait_for_the_evaluations_of_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    remote = Remote(after(1.0, answer()))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(remote.ask)
+        await anyio.wait_all_tasks_blocked()
+        forked_at = now()
+        with monkeypatch.context() as forked:
+            forked.setattr(os, "getpid", lambda: -1)
+            await remote.evaluator.aclose()
+            assert now() == forked_at
+            await remote.ask()
+
+    assert len(remote.api.questions) == 2
 
 
 async def test_a_remote_evaluator_is_ready_at_once() -> None:
