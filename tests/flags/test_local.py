@@ -1,4 +1,4 @@
-"""The local evaluator: its life, what it answers, and what it saves for the next process. In virtual time."""
+"""The local evaluator: its life, its evaluations, and what it saves for the next process. In virtual time."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_options_are_accepted(tmp_path: Path) -> None:
 # Evaluations
 
 
-async def test_before_the_first_poll_there_is_no_answer(server: FlagServer) -> None:
+async def test_before_the_first_poll_there_is_no_evaluation(server: FlagServer) -> None:
     server.error = DOWN
     evaluator = local(server)
     await evaluator.start()
@@ -99,7 +99,7 @@ async def test_before_the_first_poll_there_is_no_answer(server: FlagServer) -> N
     await evaluator.aclose()
 
 
-async def test_an_answer_is_an_evaluation_of_the_user(server: FlagServer) -> None:
+async def test_an_evaluation_is_of_the_user_and_the_version_of_the_flag(server: FlagServer) -> None:
     server.put_flag("flag", version=7)
     evaluator = local(server)
     await evaluator.start()
@@ -222,7 +222,7 @@ async def test_start_and_close_may_come_from_any_task_and_again(server: FlagServ
         await evaluator.start()
 
 
-async def test_what_was_polled_is_answered_after_the_close(server: FlagServer) -> None:
+async def test_flags_that_were_polled_are_evaluated_after_the_close(server: FlagServer) -> None:
     server.put_flag("flag")
     evaluator = local(server)
     await evaluator.start()
@@ -244,7 +244,7 @@ async def test_closing_cancels_the_request_under_way(server: FlagServer) -> None
             cancelled = True
             raise
 
-    server.weather = hang  # type: ignore[method-assign]
+    server.fault = hang  # type: ignore[method-assign]
     evaluator = local(server)
     await evaluator.start()
     await anyio.wait_all_tasks_blocked()
@@ -313,7 +313,7 @@ async def test_a_start_that_is_cancelled_by_all_of_its_callers_is_undone(server:
         await evaluator.start()
 
 
-async def test_the_close_wakes_those_who_wait_to_be_ready(server: FlagServer) -> None:
+async def test_the_close_wakes_the_waiting_callers_of_wait_ready(server: FlagServer) -> None:
     server.error = DOWN
     evaluator = local(server)
     await evaluator.start()
@@ -336,7 +336,7 @@ async def test_the_caller_bounds_the_wait(server: FlagServer) -> None:
     await evaluator.aclose()
 
 
-def test_another_loop_is_told(server: FlagServer) -> None:
+def test_another_loop_is_refused(server: FlagServer) -> None:
     evaluator = local(server)
     with asyncio.Runner(loop_factory=VirtualLoop) as first, asyncio.Runner(loop_factory=VirtualLoop) as second:
         first.run(evaluator.start())
@@ -402,7 +402,7 @@ def test_counts_and_jitter_are_those_of_each_process(server: FlagServer, monkeyp
     assert len(made) == 2
 
 
-def test_a_forked_child_leaves_alone_who_waits_in_the_parent(
+def test_a_forked_child_does_not_wake_the_waiting_callers_of_its_parent(
     server: FlagServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.error = DOWN
@@ -494,7 +494,7 @@ async def saved_by(server: FlagServer, tag: str = "shop") -> bytes:
     return evaluator.export_snapshot()
 
 
-async def test_a_service_starts_with_the_network_down_and_says_so(
+async def test_a_service_starts_with_the_network_down_and_logs_so(
     server: FlagServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     rule = rule_for_segment("vip", "rule")
@@ -536,7 +536,7 @@ def content(data: bytes) -> dict[str, Any]:
     return body
 
 
-async def test_the_first_poll_replaces_what_was_saved_and_tells_the_difference(server: FlagServer) -> None:
+async def test_the_first_poll_replaces_the_saved_flags_and_reports_the_difference(server: FlagServer) -> None:
     server.put_flag("same", rules=[rule_for_segment("vip")])
     server.put_flag("gone")
     server.put_segment("vip", ["user-1"])
@@ -548,7 +548,7 @@ async def test_the_first_poll_replaces_what_was_saved_and_tells_the_difference(s
     async def take_a_second(_path: str) -> None:
         await asyncio.sleep(1)
 
-    server.weather = take_a_second  # type: ignore[method-assign]
+    server.fault = take_a_second  # type: ignore[method-assign]
     evaluator = local(server, bootstrap=data)
     evaluator.on_change(seen.append)
     await evaluator.start()
@@ -563,7 +563,7 @@ async def test_the_first_poll_replaces_what_was_saved_and_tells_the_difference(s
     await evaluator.aclose()
 
 
-async def test_flags_may_be_fresh_while_segments_are_still_those_that_were_saved(server: FlagServer) -> None:
+async def test_flags_may_be_fresh_while_segments_are_still_the_saved_ones(server: FlagServer) -> None:
     server.put_flag("flag", rules=[rule_for_segment("vip")])
     server.put_segment("vip", ["user-1"])
     data = await saved_by(server)
@@ -573,7 +573,7 @@ async def test_flags_may_be_fresh_while_segments_are_still_those_that_were_saved
         if path == "segments":
             raise DOWN
 
-    server.weather = refuse  # type: ignore[method-assign]
+    server.fault = refuse  # type: ignore[method-assign]
     evaluator = local(server, bootstrap=data)
     await evaluator.start()
     await polls()
@@ -583,7 +583,7 @@ async def test_flags_may_be_fresh_while_segments_are_still_those_that_were_saved
     await evaluator.aclose()
 
 
-async def test_what_was_saved_of_the_whole_environment_goes_on_with_it(server: FlagServer) -> None:
+async def test_a_bootstrap_of_the_whole_environment_keeps_it_polled(server: FlagServer) -> None:
     needs = [{"featureId": "other", "variationId": "A"}]
     server.put_flag("flag", prerequisites=needs)
     server.put_flag("other", tags=[])
@@ -687,7 +687,7 @@ def test_a_file_that_does_not_exist_is_only_logged(
     assert "there is no bootstrap at" in caplog.text
 
 
-def test_a_file_that_cannot_be_read_is_told(server: FlagServer, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_an_error(server: FlagServer, tmp_path: Path) -> None:
     async def begin() -> None:
         with pytest.raises(ConfigurationError, match=r"LocalEvaluation\.bootstrap cannot be read"):
             await local(server, bootstrap=tmp_path).start()

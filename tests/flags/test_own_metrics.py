@@ -21,7 +21,7 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
 
 
 def messages(client: FakeClient) -> list[tuple[str, int]]:
-    """Name and API id of every metrics event that was delivered."""
+    """Return the name and API id of every metrics event that was delivered."""
     nested = [event["event"]["event"] for batch in client.batches for event in batch]
     return [(each["@type"].rpartition(".")[2], each["apiId"]) for each in nested]
 
