@@ -21,7 +21,7 @@ from bucketeer_async._errors import ConfigurationError
 from bucketeer_async._events._receipt import Receipt
 from bucketeer_async._flags import _conversion as variations
 from bucketeer_async._flags._conversion import Json
-from bucketeer_async._flags._evaluations import Questions
+from bucketeer_async._flags._evaluations import Evaluations
 from bucketeer_async._log import RateLimitedLog
 from bucketeer_async._models import EvaluationDetails, User
 from bucketeer_async._options import LocalEvaluation, ProcessorConfig
@@ -96,7 +96,7 @@ class Client:
         self._events = composed.events
         self._local = composed.local
         self._life = Lifecycle(composed.events, composed.api, composed.new_evaluator)
-        self._questions = Questions(self._life.evaluator, composed.events, RateLimitedLog(composed.logger))
+        self._evaluations = Evaluations(self._life.evaluator, composed.events, RateLimitedLog(composed.logger))
 
     @classmethod
     def from_env(
@@ -259,7 +259,7 @@ class Client:
             WrongLoopError: If the client was started on another event loop.
         """
         default = variations.check_default(default, bool)
-        return (await self._questions.answer(user, feature_id, default, variations.to_bool)).value
+        return (await self._evaluations.evaluate(user, feature_id, default, variations.to_bool)).value
 
     async def bool_variation_details(
         self,
@@ -269,7 +269,7 @@ class Client:
     ) -> EvaluationDetails[bool]:
         """As `bool_variation`, with where the value comes from."""
         default = variations.check_default(default, bool)
-        return (await self._questions.answer(user, feature_id, default, variations.to_bool)).details()
+        return (await self._evaluations.evaluate(user, feature_id, default, variations.to_bool)).details()
 
     async def int_variation(self, user: User, feature_id: str, default: int) -> int:
         """Return a flag's value for a user: an int64, cut off towards zero if it has a fraction.
@@ -284,12 +284,12 @@ class Client:
             WrongLoopError: If the client was started on another event loop.
         """
         default = variations.check_default(default, int)
-        return (await self._questions.answer(user, feature_id, default, variations.to_int)).value
+        return (await self._evaluations.evaluate(user, feature_id, default, variations.to_int)).value
 
     async def int_variation_details(self, user: User, feature_id: str, default: int) -> EvaluationDetails[int]:
         """As `int_variation`, with where the value comes from."""
         default = variations.check_default(default, int)
-        return (await self._questions.answer(user, feature_id, default, variations.to_int)).details()
+        return (await self._evaluations.evaluate(user, feature_id, default, variations.to_int)).details()
 
     async def float_variation(self, user: User, feature_id: str, default: float) -> float:
         """Return a flag's value for a user: a double, which may be infinite or NaN if the flag says so.
@@ -304,12 +304,12 @@ class Client:
             WrongLoopError: If the client was started on another event loop.
         """
         default = variations.check_float_default(default)
-        return (await self._questions.answer(user, feature_id, default, variations.to_float)).value
+        return (await self._evaluations.evaluate(user, feature_id, default, variations.to_float)).value
 
     async def float_variation_details(self, user: User, feature_id: str, default: float) -> EvaluationDetails[float]:
         """As `float_variation`, with where the value comes from."""
         default = variations.check_float_default(default)
-        return (await self._questions.answer(user, feature_id, default, variations.to_float)).details()
+        return (await self._evaluations.evaluate(user, feature_id, default, variations.to_float)).details()
 
     async def string_variation(self, user: User, feature_id: str, default: str) -> str:
         """Return a flag's value for a user, as it is.
@@ -324,12 +324,12 @@ class Client:
             WrongLoopError: If the client was started on another event loop.
         """
         default = variations.check_default(default, str)
-        return (await self._questions.answer(user, feature_id, default, variations.to_string)).value
+        return (await self._evaluations.evaluate(user, feature_id, default, variations.to_string)).value
 
     async def string_variation_details(self, user: User, feature_id: str, default: str) -> EvaluationDetails[str]:
         """As `string_variation`, with where the value comes from."""
         default = variations.check_default(default, str)
-        return (await self._questions.answer(user, feature_id, default, variations.to_string)).details()
+        return (await self._evaluations.evaluate(user, feature_id, default, variations.to_string)).details()
 
     @overload
     async def json_variation(self, user: User, feature_id: str, default: None) -> Any: ...
@@ -348,7 +348,7 @@ class Client:
             TypeError: If the default is nothing that JSON can be.
             WrongLoopError: If the client was started on another event loop.
         """
-        return (await self._questions.answer(user, feature_id, default, variations.json_like(default))).value
+        return (await self._evaluations.evaluate(user, feature_id, default, variations.json_like(default))).value
 
     @overload
     async def json_variation_details(self, user: User, feature_id: str, default: None) -> EvaluationDetails[Any]: ...
@@ -356,7 +356,7 @@ class Client:
     async def json_variation_details(self, user: User, feature_id: str, default: Json) -> EvaluationDetails[Json]: ...
     async def json_variation_details(self, user: User, feature_id: str, default: Any) -> EvaluationDetails[Any]:
         """As `json_variation`, with where the value comes from."""
-        return (await self._questions.answer(user, feature_id, default, variations.json_like(default))).details()
+        return (await self._evaluations.evaluate(user, feature_id, default, variations.json_like(default))).details()
 
     # Goals
 

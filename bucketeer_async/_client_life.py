@@ -21,7 +21,7 @@ import anyio
 
 from bucketeer_async._background import BackgroundTask, load_anyio, require_loop
 from bucketeer_async._errors import ClosedError
-from bucketeer_async._flags._evaluators import Evaluator
+from bucketeer_async._flags._evaluations import Evaluator
 from bucketeer_async._results import DrainReport
 
 

@@ -13,10 +13,11 @@ from bucketeer_async._disabled import DisabledEvaluator, DisabledProcessor
 from bucketeer_async._errors import ConfigurationError
 from bucketeer_async._events._processor import Processor
 from bucketeer_async._events._receipt import Receipt
-from bucketeer_async._flags._evaluations import EvaluationEvents
-from bucketeer_async._flags._evaluators import Evaluator, MeasuredEvaluator, RemoteEvaluator
+from bucketeer_async._flags._evaluations import EvaluationEvents, Evaluator
 from bucketeer_async._flags._local import LocalEvaluator
-from bucketeer_async._flags._own_metrics import Metrics
+from bucketeer_async._flags._own_metrics import OwnMetrics
+from bucketeer_async._flags._poller import FlagPoller
+from bucketeer_async._flags._remote import RemoteEvaluator
 from bucketeer_async._models import User
 from bucketeer_async._options import LocalEvaluation, ProcessorConfig
 from bucketeer_async._results import FlagChanges, LocalEvaluationStatistics, Statistics
@@ -79,13 +80,14 @@ def connected(
     config = _tagged(events, tag)
     processor = Processor(api, config)
     logger = config.logger or logging.getLogger(_LOGGER)
-    metrics = Metrics(processor, max_errors=max(int(config.queue_capacity * _ERRORS_SHARE), 1))
+    metrics = OwnMetrics(processor, max_errors=max(int(config.queue_capacity * _ERRORS_SHARE), 1))
     if local_evaluation is None:
         remote = partial(RemoteEvaluator, api, tag=tag, timeout=timeout, metrics=metrics)
         return Parts(events=processor, new_evaluator=remote, logger=logger, api=api)
-    local = LocalEvaluator(api, _checked(local_evaluation), tag=tag, metrics=metrics, logger=logger)
-    measured = partial(MeasuredEvaluator, local, metrics)  # the flags outlive a fork, as the evaluator does
-    return Parts(events=processor, new_evaluator=measured, logger=logger, api=api, local=local)
+    options = _checked(local_evaluation)
+    poller = partial(FlagPoller, api, options, tag=tag, metrics=metrics, logger=logger)
+    local = LocalEvaluator(poller, options.bootstrap, tag=tag, metrics=metrics, logger=logger)
+    return Parts(events=processor, new_evaluator=lambda: local, logger=logger, api=api, local=local)
 
 
 def disabled() -> Parts:

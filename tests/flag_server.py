@@ -1,15 +1,17 @@
-"""The gateway's two polling endpoints, faked and real, with flags that can be edited; who polls them.
+"""The gateway's two polling endpoints, faked and real, with flags that can be edited, and an evaluator that polls them.
 
-The fake follows the rules of what has changed, and their holes, in a few lines; it can also do what no gateway does.
-The real one is the local gateway over its wire: what the poller sends is decoded there, and its answers here.
+The fake follows the rules for changes, and their omissions, in a few lines; it can also do what no gateway does.
+The real one is the local gateway over its wire: it decodes the requests of the poller, and the client its responses.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import logging
 import random
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -26,6 +28,7 @@ from bucketeer_async import (
 )
 from bucketeer_async._evaluation import compile_flag, compile_segment
 from bucketeer_async._flags._local import LocalEvaluator
+from bucketeer_async._flags._poller import FlagPoller
 from bucketeer_async._transport._responses import Definitions
 from bucketeer_async.gateway import GatewayState, create_app
 from bucketeer_async.gateway._definitions import complete_flag, complete_segment
@@ -47,9 +50,9 @@ def server_time() -> int:
 
 
 class FlagServer:
-    """Flags and segments that can be edited, and the answers about them.
+    """Flags and segments that can be edited, and the responses about them.
 
-    `weather` is awaited in each request; a test may put another one in its place, which raises or waits.
+    `fault` is awaited in each request. A test may replace it by a function that raises or waits.
     """
 
     def __init__(self, now: Callable[[], int] = server_time) -> None:
@@ -98,7 +101,7 @@ class FlagServer:
         """A flag as it is sent."""
         return flag
 
-    # Answers
+    # Responses
 
     async def get_feature_flags(
         self,
@@ -109,20 +112,20 @@ class FlagServer:
         timeout: float | None,
     ) -> GetFeatureFlagsResponse:
         self.flag_requests.append((tag, feature_flags_id, requested_at))
-        await self.weather("flags")
+        await self.fault("flags")
         now, loaded, live = self.now(), self.loaded(tag), self.live(tag)
         current = self.hash("".join(f"{key}:{live[key]['updatedAt']}" for key in sorted(live)))
         if not loaded:
-            return self.flags_answer("", [], [], now, force=False)
+            return self.flags_response("", [], [], now, force=False)
         if feature_flags_id == current:
-            return self.flags_answer(current, [], [], min(requested_at, now), force=False)
+            return self.flags_response(current, [], [], min(requested_at, now), force=False)
         if not feature_flags_id or not now - MONTH <= requested_at <= now:
-            return self.flags_answer(current, list(live.values()), [], now, force=True)
+            return self.flags_response(current, list(live.values()), [], now, force=True)
         changed = [flag for flag in live.values() if int(flag["updatedAt"]) >= requested_at - GRACE]
         gone = [flag["id"] for flag in loaded if flag["archived"] and int(flag["updatedAt"]) >= now - MONTH]
         if not changed and not gone:
-            return self.flags_answer(current, list(live.values()), [], now, force=True)
-        return self.flags_answer(current, changed, gone, now, force=False)
+            return self.flags_response(current, list(live.values()), [], now, force=True)
+        return self.flags_response(current, changed, gone, now, force=False)
 
     async def get_segment_users(
         self,
@@ -132,24 +135,24 @@ class FlagServer:
         timeout: float | None,
     ) -> GetSegmentUsersResponse:
         self.segment_requests.append((list(segment_ids), requested_at))
-        await self.weather("segments")
+        await self.fault("segments")
         now, referenced = self.now(), self.referenced()
         known = [self.segments[each] for each in referenced if each in self.segments]
         if not referenced:
-            return self.segments_answer([], [], now, force=True)
+            return self.segments_response([], [], now, force=True)
         if not now - MONTH <= requested_at <= now:
-            return self.segments_answer(known, [], now, force=True)
+            return self.segments_response(known, [], now, force=True)
         changed = [each for each in known if int(each["updatedAt"]) >= requested_at]
         gone = [each for each in segment_ids if each not in referenced]
         at = now if changed or gone else requested_at
-        return self.segments_answer(changed, gone, at, force=False)
+        return self.segments_response(changed, gone, at, force=False)
 
-    async def weather(self, path: str) -> None:
+    async def fault(self, path: str) -> None:
         if self.error is not None:
             raise self.error
 
     @staticmethod
-    def flags_answer(
+    def flags_response(
         flags_id: str, features: list[dict[str, Any]], gone: list[str], at: int, *, force: bool
     ) -> GetFeatureFlagsResponse:
         return GetFeatureFlagsResponse(
@@ -162,7 +165,7 @@ class FlagServer:
         )
 
     @staticmethod
-    def segments_answer(
+    def segments_response(
         segments: list[dict[str, Any]], gone: list[str], at: int, *, force: bool
     ) -> GetSegmentUsersResponse:
         return GetSegmentUsersResponse(
@@ -175,7 +178,7 @@ class FlagServer:
 
 
 class GatewayFlagServer(FlagServer):
-    """The same edits, answered by the local gateway."""
+    """The same flags and edits, served by the local gateway."""
 
     def __init__(self, now: Callable[[], int] = server_time) -> None:
         super().__init__(now)
@@ -188,7 +191,7 @@ class GatewayFlagServer(FlagServer):
     @asynccontextmanager
     async def _gateway(self, path: str) -> AsyncIterator[ApiClient]:
         """The gateway, with the flags and segments of this moment."""
-        await self.weather(path)
+        await self.fault(path)
         self.state.now = self.now
         flags = [complete_flag(each) for each in self.flags.values()]
         segments = [complete_segment(each) for each in self.segments.values()]
@@ -200,15 +203,15 @@ class GatewayFlagServer(FlagServer):
             async with ApiClient(endpoint="http://127.0.0.1", api_key="server-key", http=http) as api_client:
                 yield api_client
 
-    async def get_feature_flags(self, **question: Any) -> GetFeatureFlagsResponse:
-        self.flag_requests.append((question["tag"], question["feature_flags_id"], question["requested_at"]))
+    async def get_feature_flags(self, **request: Any) -> GetFeatureFlagsResponse:
+        self.flag_requests.append((request["tag"], request["feature_flags_id"], request["requested_at"]))
         async with self._gateway("flags") as api_client:
-            return await api_client.get_feature_flags(**question)
+            return await api_client.get_feature_flags(**request)
 
-    async def get_segment_users(self, **question: Any) -> GetSegmentUsersResponse:
-        self.segment_requests.append((list(question["segment_ids"]), question["requested_at"]))
+    async def get_segment_users(self, **request: Any) -> GetSegmentUsersResponse:
+        self.segment_requests.append((list(request["segment_ids"]), request["requested_at"]))
         async with self._gateway("segments") as api_client:
-            return await api_client.get_segment_users(**question)
+            return await api_client.get_segment_users(**request)
 
 
 def rule_for_segment(*segment_ids: str, variation: str = "B") -> dict[str, Any]:
@@ -227,25 +230,39 @@ class Middle(random.Random):
 
 
 class FakeMetrics:
+    """Remembers each size and each error."""
+
     def __init__(self) -> None:
         self.events: list[tuple[ApiId, object]] = []
 
-    def polled(self, api_id: ApiId, duration: float, size_byte: int) -> None:
+    def completed(self, api_id: ApiId, duration: float, size_byte: int | None = None) -> None:
         self.events.append((api_id, size_byte))
 
-    def poll_failed(self, api_id: ApiId, error: Exception) -> None:
+    def failed(self, api_id: ApiId, error: BaseException) -> None:
         self.events.append((api_id, error))
 
 
-def local(server: FlagServer, tag: str = "shop", metrics: FakeMetrics | None = None, **options: Any) -> LocalEvaluator:
+def local(
+    server: FlagServer,
+    tag: str = "shop",
+    metrics: FakeMetrics | None = None,
+    new_rng: Callable[[], random.Random] = Middle,
+    work_clock: Callable[[], float] = time.perf_counter,
+    **options: Any,
+) -> LocalEvaluator:
+    """A local evaluator that polls the server, without jitter."""
+    metrics = metrics or FakeMetrics()
+    logger = logging.getLogger("bucketeer_async")
+    configured = LocalEvaluation(**options)
     return LocalEvaluator(
-        server,
-        LocalEvaluation(**options),
+        functools.partial(FlagPoller, server, configured, tag=tag, metrics=metrics, logger=logger),
+        configured.bootstrap,
         tag=tag,
-        metrics=metrics or FakeMetrics(),
-        logger=logging.getLogger("bucketeer_async"),
+        metrics=metrics,
+        logger=logger,
+        new_rng=new_rng,
         clock=lambda: asyncio.get_running_loop().time(),
-        rng=Middle(),
+        work_clock=work_clock,
         wall=lambda: EPOCH + asyncio.get_running_loop().time(),
     )
 

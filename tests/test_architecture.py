@@ -21,8 +21,7 @@ LAYERS = [
     "_lifecycle",  # tools
     "_from_env",
     "_transport _evaluation",  # subjects
-    "_events",
-    "_flags",
+    "_events _flags",
     "_disabled _client_life",  # the client
     "_composition",
     "_client",

@@ -383,10 +383,10 @@ async def test_defaults_are_logged_once_in_a_while_and_without_users(caplog: pyt
             await here.client.bool_variation(USER, "bool", False)
         await here.client.bool_variation(USER, "unknown", False)
 
-    lines = [record for record in caplog.records if "answered with its default" in record.getMessage()]
+    lines = [record for record in caplog.records if "returned the default" in record.getMessage()]
     assert len(lines) == 1
     assert lines[0].levelno == logging.WARNING
-    assert "flag 'bool' was answered with its default: the gateway answered 503" in lines[0].getMessage()
+    assert "the evaluation of flag 'bool' returned the default: the gateway answered 503" in lines[0].getMessage()
     assert "of-the-test" not in caplog.text
     assert "client-key" not in caplog.text
 

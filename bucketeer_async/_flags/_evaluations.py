@@ -1,4 +1,8 @@
-"""What becomes of a question: its answer or its default, with the reason, and the one event that is due for it."""
+"""Evaluations: what becomes of one evaluation: its value or the default, the reason, and the one event that is due.
+
+Where an evaluation comes from is left to an `Evaluator`, what its text means to `_conversion.py`, and which reason
+names a failure to `_reasons.py`.
+"""
 
 from __future__ import annotations
 
@@ -7,33 +11,40 @@ from collections.abc import Callable
 from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 from bucketeer_async._errors import BucketeerError, StatusError, WrongLoopError
-from bucketeer_async._events._receipt import Receipt
 from bucketeer_async._flags._conversion import WrongTypeError
-from bucketeer_async._flags._evaluators import Evaluator
 from bucketeer_async._flags._reasons import DisabledError, reason_for
 from bucketeer_async._log import RateLimitedLog
 from bucketeer_async._models import Evaluation, EvaluationDetails, Reason, ReasonType, User, check_text
 
 _T = TypeVar("_T")
 
-_AGAIN: Final = 60.0  # seconds between two lines about bugs of ours
+_LOG_INTERVAL: Final = 60.0  # seconds between two lines about bugs of ours
+
+
+class Evaluator(Protocol):
+    """Evaluates flags: over the gateway, in this process, or not at all."""
+
+    async def start(self) -> None: ...
+    async def wait_ready(self) -> None: ...
+    async def evaluate(self, user: User, feature_id: str) -> Evaluation: ...
+    async def aclose(self) -> None: ...
 
 
 class EvaluationEvents(Protocol):
     """The pushes of a `Processor` that are used here."""
 
-    def push_evaluation_event_nowait(self, user: User, evaluation: Evaluation) -> Receipt: ...
-    def push_default_evaluation_event_nowait(self, user: User, feature_id: str, reason: ReasonType) -> Receipt: ...
+    def push_evaluation_event_nowait(self, user: User, evaluation: Evaluation) -> object: ...
+    def push_default_evaluation_event_nowait(self, user: User, feature_id: str, reason: ReasonType) -> object: ...
 
 
-class Answer(NamedTuple, Generic[_T]):
-    """What a question was answered with; most callers want the value alone.
+class EvaluationResult(NamedTuple, Generic[_T]):
+    """The result of one evaluation, of which most callers want the value alone.
 
     Attributes:
         value: The variation's value, or the default.
-        source: The evaluation that it comes from, or why it is the default.
-        user: Who was asked about.
-        feature_id: The flag that was asked for.
+        source: The evaluation that the value comes from, or the reason for the default.
+        user: The user, as given.
+        feature_id: The flag, as given.
     """
 
     value: _T
@@ -62,13 +73,13 @@ class Answer(NamedTuple, Generic[_T]):
         )
 
 
-class Questions:
-    """Has questions answered; never raises because there is no answer.
+class Evaluations:
+    """Evaluates flags, and returns the default where there is no value.
 
     Args:
-        evaluator: Returns who answers, or raises why nobody does.
-        events: Takes the events.
-        log: Told why defaults are served.
+        evaluator: Returns the evaluator, or raises why flags cannot be evaluated.
+        events: The processor of the evaluation events.
+        log: Where to log the reasons of defaults.
     """
 
     def __init__(self, evaluator: Callable[[], Evaluator], events: EvaluationEvents, log: RateLimitedLog) -> None:
@@ -76,22 +87,24 @@ class Questions:
         self._events = events
         self._log = log
 
-    async def answer(self, user: User, feature_id: str, default: _T, convert: Callable[[str], _T]) -> Answer[_T]:
-        """Return the answer, or the default with the reason.
+    async def evaluate(
+        self, user: User, feature_id: str, default: _T, convert: Callable[[str], _T]
+    ) -> EvaluationResult[_T]:
+        """Return a flag's value for a user, or the default with the reason; push the event that is due.
 
         Args:
-            user: Who is asked about; anything else is answered with the default, and no event.
-            feature_id: The flag; anything that is no id is answered with the default, and no event.
+            user: The user. Anything but a `User` results in the default, and in no event.
+            feature_id: The flag. Anything but an id results in the default, and in no event.
             default: The default.
             convert: From the text of a variation to its value; raises a `WrongTypeError`.
 
         Raises:
             WrongLoopError: If the evaluator belongs to another event loop.
         """
-        reason = _refusal(user, feature_id)
-        if reason is not None:
-            self._log.report_warning(reason.name, "a question was answered with its default: %s", reason.name)
-            return Answer(default, reason, user, feature_id)
+        is_plain = isinstance(user, User) and isinstance(feature_id, str) and feature_id and feature_id.isascii()
+        if not is_plain and (reason := _reason_to_refuse(user, feature_id)) is not None:
+            self._log.report_warning(reason.name, "an evaluation returned the default: %s", reason.name)
+            return EvaluationResult(default, reason, user, feature_id)
         try:
             evaluation = await self._evaluator().evaluate(user, feature_id)
             value = convert(evaluation.variation_value)
@@ -99,25 +112,25 @@ class Questions:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller wants to go on
             reason = reason_for(error)
-            self._tell(feature_id, error, reason)
+            self._log_default(feature_id, error, reason)
             self._events.push_default_evaluation_event_nowait(user, feature_id, reason)
-            return Answer(default, reason, user, feature_id)
+            return EvaluationResult(default, reason, user, feature_id)
         self._events.push_evaluation_event_nowait(user, evaluation)
-        return Answer(value, evaluation, user, feature_id)
+        return EvaluationResult(value, evaluation, user, feature_id)
 
-    def _tell(self, feature_id: str, error: Exception, reason: ReasonType) -> None:
+    def _log_default(self, feature_id: str, error: Exception, reason: ReasonType) -> None:
         if isinstance(error, DisabledError):
             return
         if isinstance(error, BucketeerError | WrongTypeError):
-            text = "flag %r was answered with its default: %s%s"
+            text = "the evaluation of flag %r returned the default: %s%s"
             self._log.report_warning(reason.name, text, feature_id, error, _hint(error))
         else:
-            text = "a bug in bucketeer_async: flag %r was answered with its default because of a %s"
-            self._log.report("bug", logging.ERROR, _AGAIN, text, feature_id, type(error).__name__)
+            text = "a bug in bucketeer_async: the evaluation of flag %r returned the default because of a %s"
+            self._log.report("bug", logging.ERROR, _LOG_INTERVAL, text, feature_id, type(error).__name__)
 
 
-def _refusal(user: object, feature_id: object) -> ReasonType | None:
-    """Return why a question cannot be asked; a `User` always has an id."""
+def _reason_to_refuse(user: object, feature_id: object) -> ReasonType | None:
+    """Return why a flag cannot be evaluated, or None if the arguments are valid; a `User` always has an id."""
     if not isinstance(user, User):
         return ReasonType.ERROR_USER_ID_NOT_SPECIFIED
     try:

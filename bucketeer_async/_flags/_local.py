@@ -1,4 +1,10 @@
-"""LocalEvaluator: answers questions from what is polled. How that is kept fresh is left to `_flags/_poller.py`."""
+"""LocalEvaluator: evaluates the flags that a source publishes; starts and ends the source.
+
+How flags are fetched is left to the source (`_poller.py`), which of them are evaluated to `_published.py`, the value
+of a flag to `_evaluation`, and the format of a bootstrap to `_snapshot_file.py`.
+
+What runs belongs to one process, and has to be started in each. A forked child keeps the flags that its parent had.
+"""
 
 from __future__ import annotations
 
@@ -8,162 +14,171 @@ import os
 import random
 import time
 from collections.abc import Callable
-from enum import Enum
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple, Protocol
 
 import anyio
 
-from bucketeer_async._background import BackgroundTask, in_turns, require_loop
+from bucketeer_async._background import PerProcess, in_turns
 from bucketeer_async._errors import ClosedError, ConfigurationError, NotReadyError
 from bucketeer_async._evaluation import EvaluationCause, EvaluationError, evaluate
-from bucketeer_async._flags import _snapshot_file as _bootstrap
-from bucketeer_async._flags._poller import FlagPoller, PollingApi, PollingMetrics
-from bucketeer_async._models import Evaluation, User
-from bucketeer_async._options import LocalEvaluation
-from bucketeer_async._results import FlagChanges, LocalEvaluationStatistics
+from bucketeer_async._flags import _snapshot_file
+from bucketeer_async._flags._own_metrics import OwnMetrics
+from bucketeer_async._flags._published import Coverage, PublishedFlags
+from bucketeer_async._lifecycle import Lifecycle, State
+from bucketeer_async._models import ApiId, Evaluation, User
+from bucketeer_async._results import FlagChanges, LocalEvaluationStatistics, SnapshotSource
 
-_OWNER: Final = "local evaluator"
-_PARSED_HERE: Final = 256 * 1024  # bytes; more is parsed off the loop
+_EVALUATIONS_PER_TURN: Final = 100  # of those that never wait, between two turns of the loop
+_PARSED_ON_THE_LOOP: Final = 256 * 1024  # bytes; a larger bootstrap is parsed in a thread
 
 
-class State(Enum):
-    """The life of an evaluator."""
+class FlagSource(Protocol):
+    """Fetches flags in one process, and publishes them.
 
-    NEW = "new"
-    RUNNING = "running"
-    CLOSED = "closed"
+    Attributes:
+        polls: As in `LocalEvaluationStatistics`.
+        failed_polls: As in `LocalEvaluationStatistics`.
+        last_error: As in `LocalEvaluationStatistics`.
+    """
+
+    polls: int
+    failed_polls: int
+    last_error: str
+
+    async def run(self) -> None:
+        """Go on from what is published already, until cancelled."""
+
+
+class _Life(NamedTuple):
+    """What belongs to one process."""
+
+    source: FlagSource
+    lifecycle: Lifecycle
 
 
 class LocalEvaluator:
-    """Evaluates flags here.
-
-    In a forked child it keeps the flags that it had, and has to be started there.
+    """Evaluates flags in this process.
 
     Args:
-        api: Sends the requests; never closed.
-        options: When to poll, and what.
+        new_source: Makes a source of flags, from where to publish them and from a source of jitter; called once in
+            each process.
+        bootstrap: What ``export_snapshot()`` returned, or the path of a file of it; None for no bootstrap.
         tag: The tag of the flags; "" for all of the environment.
-        metrics: Hears of every request.
+        metrics: Called with the outcome of every evaluation.
         logger: Where to log.
+        new_rng: Makes the source of jitter of each process. Forked workers must not share its state, or all of them
+            send their requests at the same moments.
         clock: Monotonic seconds.
-        rng: Source of the jitter.
+        work_clock: Monotonic seconds, fine enough for microseconds.
         wall: Unix time, in seconds.
     """
 
     def __init__(
         self,
-        api: PollingApi,
-        options: LocalEvaluation,
+        new_source: Callable[[PublishedFlags, random.Random], FlagSource],
+        bootstrap: str | os.PathLike[str] | bytes | None = None,
         *,
         tag: str,
-        metrics: PollingMetrics,
+        metrics: OwnMetrics,
         logger: logging.Logger,
+        new_rng: Callable[[], random.Random] = random.Random,
         clock: Callable[[], float] = time.monotonic,
-        rng: random.Random | None = None,
+        work_clock: Callable[[], float] = time.perf_counter,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self._options = options
+        self._new_source = new_source
+        self._bootstrap = bootstrap
         self._tag = tag
+        self._metrics = metrics
         self._logger = logger
+        self._new_rng = new_rng
+        self._clock = clock
+        self._work_clock = work_clock
         self._wall = wall
-        self._poller = FlagPoller(
-            api,
-            options,
-            tag=tag,
-            metrics=metrics,
-            logger=logger,
-            clock=clock,
-            rng=rng or random.Random(),  # noqa: S311 - jitter is no secret
-        )
-        self._begin_life()
-
-    def _begin_life(self) -> None:
-        self._pid = os.getpid()
-        self._state = State.NEW
-        self._scope: anyio.CancelScope | None = None
-        self._host: BackgroundTask | None = None
-
-    def _notice_fork(self) -> None:
-        """In a forked child, poll only once it is started there: the parent's task is not ours."""
-        if os.getpid() != self._pid:
-            self._begin_life()
+        self._evaluations = 0
+        self._published = PublishedFlags(tag=tag, logger=logger, clock=clock)
+        self._life = PerProcess(self._new_life)
 
     # Lifecycle
 
+    def _new_life(self) -> _Life:
+        lifecycle = Lifecycle(
+            "local evaluator",
+            task_name="bucketeer-polling",
+            prepare=self._load_bootstrap,
+            run=self._run_source,
+            finish=self._wake_waiters,
+        )
+        return _Life(self._new_source(self._published, self._new_rng()), lifecycle)
+
     async def start(self) -> None:
-        """Read the bootstrap, if there is one, and begin to poll; no effect while running.
+        """Read the bootstrap, if there is one, and start the source of flags; no effect while running.
 
         Raises:
             ClosedError: If it is closed.
             ConfigurationError: If the bootstrap cannot be used; one that does not exist is only logged.
             WrongLoopError: If it was started on another event loop.
         """
-        self._notice_fork()
-        if self._state is State.NEW:
-            self._state = State.RUNNING
-            self._scope = anyio.CancelScope()
-            self._host = BackgroundTask(partial(self._run, self._scope), name="bucketeer-polling", owner=_OWNER)
-        if self._host is None:
-            raise ClosedError("the local evaluator is closed")
-        await self._host.ready()
-        if self._state is State.CLOSED:
-            raise ClosedError("the local evaluator is closed")
+        await self._life.get().lifecycle.start()
 
-    async def _run(self, scope: anyio.CancelScope, ready: Callable[[], None]) -> None:
-        try:
-            with scope:
-                if self._options.bootstrap is not None and self._poller.published is None:
-                    await self._begin_with_saved(self._options.bootstrap)
-                ready()
-                await self._poller.run()
-        finally:
-            self._state = State.CLOSED
-            self._poller.progress.notify()
+    async def _run_source(self) -> None:
+        life = self._life.get()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(life.source.run)
+            await life.lifecycle.until_closing()
+            tasks.cancel_scope.cancel()
+
+    async def _wake_waiters(self) -> None:
+        self._published.wake_waiters()
 
     async def aclose(self) -> None:
-        """Stop polling at once; what has been polled is still evaluated. Idempotent, from any task.
+        """Stop the source of flags at once; flags that have arrived are still evaluated. Idempotent, from any task.
 
         Raises:
             WrongLoopError: If it was started on another event loop.
         """
-        self._notice_fork()
-        if self._host is not None:
-            require_loop(self._host.loop, _OWNER)
-        self._state = State.CLOSED
-        if self._host is not None and self._scope is not None:
-            self._scope.cancel()
-            await self._host.join()
+        lifecycle = self._life.get().lifecycle
+        lifecycle.require_loop()
+        lifecycle.begin_closing()
+        await lifecycle.closed()
 
     async def wait_ready(self) -> None:
-        """Wait until flags can be evaluated, however long that takes: bound it by ``asyncio.timeout()``.
+        """Wait until flags can be evaluated, without a limit: bound it by ``asyncio.timeout()``.
 
         Raises:
             ClosedError: If it is not started, or closed before that.
             WrongLoopError: If it was started on another event loop.
         """
-        self._notice_fork()
-        if self._host is not None:
-            require_loop(self._host.loop, _OWNER)
-        while self._poller.published is None:
-            if self._state is not State.RUNNING:
+        lifecycle = self._life.get().lifecycle
+        lifecycle.require_loop()
+        while self._published.current is None:
+            if lifecycle.state not in {State.STARTING, State.RUNNING}:
                 raise ClosedError("the local evaluator is not running, and no flags have arrived")
-            await self._poller.progress.wait()
+            await self._published.wait()
 
     # The bootstrap
 
-    async def _begin_with_saved(self, bootstrap: str | os.PathLike[str] | bytes) -> None:
-        data = bootstrap if isinstance(bootstrap, bytes) else await self._read(bootstrap)
+    async def _load_bootstrap(self) -> None:
+        if self._bootstrap is None or self._published.current is not None:
+            return
+        data = self._bootstrap if isinstance(self._bootstrap, bytes) else await self._read(self._bootstrap)
         if data is None:
             return
-        if len(data) <= _PARSED_HERE:
-            saved = _bootstrap.load(data, self._tag)
+        if len(data) <= _PARSED_ON_THE_LOOP:
+            saved = _snapshot_file.load(data, self._tag)
         else:
-            saved = await asyncio.to_thread(_bootstrap.load, data, self._tag)
-        flags, segments = await in_turns(_bootstrap.restore(saved), time.perf_counter)
+            saved = await asyncio.to_thread(_snapshot_file.load, data, self._tag)
+        flags, segments = await in_turns(_snapshot_file.restore(saved), self._work_clock)
         age = max(0.0, self._wall() - saved.saved_at)
-        self._poller.begin_with(flags, segments, environment=saved.environment, age=age)
+        self._published.publish(
+            flags,
+            segments,
+            coverage=Coverage.ENVIRONMENT if saved.environment else Coverage.TAG,
+            source=SnapshotSource.BOOTSTRAP,
+            fresh_at=self._clock() - age,
+        )
         self._logger.debug("beginning with %d flags that were saved %.0f s ago", len(flags.flags), age)
 
     async def _read(self, path: str | os.PathLike[str]) -> bytes | None:
@@ -176,48 +191,78 @@ class LocalEvaluator:
             raise ConfigurationError(f"LocalEvaluation.bootstrap cannot be read: {error}") from error
 
     def export_snapshot(self) -> bytes:
-        """Return what is evaluated now, to begin with in another process; it holds user ids, and no key.
+        """Return the flags and segments, for the bootstrap of another process; with user ids, and without a key.
 
-        From any thread: for a large environment it takes a second or so, so call it in one.
+        From any thread. A large environment takes about a second, so call it in a thread.
 
         Raises:
             NotReadyError: If no flags have arrived yet.
         """
-        published, age = self._poller.published, self._poller.age
-        if published is None or age is None:
+        current, age = self._published.current, self._published.age
+        if current is None or age is None:
             raise NotReadyError("no flags have arrived yet: await wait_ready() first")
-        return _bootstrap.dump(
-            published.flags,
-            published.segments,
+        return _snapshot_file.dump(
+            current.flags,
+            current.segments,
             tag=self._tag,
-            environment=self._poller.environment,
+            environment=current.coverage is Coverage.ENVIRONMENT,
             saved_at=self._wall() - age,
         )
 
-    # Questions
+    # Evaluations
 
-    def evaluate_nowait(self, user: User, feature_id: str) -> Evaluation:
-        """Return what a flag gives to a user; from any thread.
+    async def evaluate(self, user: User, feature_id: str) -> Evaluation:
+        """Return a flag's variation for a user, and push the metrics event that is due.
+
+        An evaluation never waits, so the loop is given a turn after every hundred of them.
 
         Raises:
-            EvaluationError: If it gives nothing. The cause is ``NOT_READY`` while no flags have arrived yet.
+            EvaluationError: As in `evaluate_nowait`.
         """
-        published = self._poller.published
-        if published is None:
-            raise EvaluationError(EvaluationCause.NOT_READY, feature_id, "no flags have arrived yet")
-        return evaluate(published.snapshot, user, feature_id, self._tag).evaluation(user.id)
+        self._evaluations += 1
+        if self._evaluations % _EVALUATIONS_PER_TURN == 0:
+            await asyncio.sleep(0)
+        began = self._work_clock()
+        try:
+            evaluation = self.evaluate_nowait(user, feature_id)
+        except Exception as error:
+            if not (isinstance(error, EvaluationError) and error.cause is EvaluationCause.NOT_READY):
+                self._metrics.failed(ApiId.SDK_GET_VARIATION, error)
+            raise
+        self._metrics.completed(ApiId.SDK_GET_VARIATION, self._work_clock() - began)
+        return evaluation
 
-    def statistics(self) -> LocalEvaluationStatistics:
-        """Return how fresh the flags are."""
-        return self._poller.statistics()
+    def evaluate_nowait(self, user: User, feature_id: str) -> Evaluation:
+        """Return a flag's variation for a user; from any thread, and without metrics events.
+
+        Raises:
+            EvaluationError: If the flag has no variation for the user. The cause is ``NOT_READY`` before the first
+                flags have arrived.
+        """
+        current = self._published.current
+        if current is None:
+            raise EvaluationError(EvaluationCause.NOT_READY, feature_id, "no flags have arrived yet")
+        return evaluate(current.snapshot, user, feature_id, self._tag).evaluation(user.id)
+
+    # Watching
 
     def on_change(self, callback: Callable[[FlagChanges], object]) -> None:
-        """Have a function called after every poll that has changed flags, the first one included.
+        """Register a callback that is called when flags have changed, the first ones included.
 
-        It is called on the event loop, with the new flags in place, and must be short: while it runs, nothing else
-        does. What it raises is logged.
+        It is called on the event loop, with the new flags in place, and must be short: the loop waits for it. Its
+        exceptions are logged.
 
         Raises:
             TypeError: If it is not callable, or a coroutine function.
         """
-        self._poller.on_change(callback)
+        self._published.on_change(callback)
+
+    def statistics(self) -> LocalEvaluationStatistics:
+        """Return how fresh the flags are, and how many polls this process made; from any thread."""
+        source = self._life.get().source
+        return replace(
+            self._published.statistics(),
+            polls=source.polls,
+            failed_polls=source.failed_polls,
+            last_error=source.last_error,
+        )

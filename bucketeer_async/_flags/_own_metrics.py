@@ -1,65 +1,66 @@
-"""Tells the gateway how the SDK's own operations went; keeps the errors from crowding out everything else."""
+"""The SDK's own metrics events: latency, size and errors of its evaluations and polls.
+
+What an operation is, and when it is over, is left to those that carry it out: `_remote.py`, `_local.py` and `_poller.py`.
+"""
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from typing import Protocol
 
-from bucketeer_async._events._receipt import Receipt
+from bucketeer_async._background import PerProcess
 from bucketeer_async._models import ApiId
+
+
+class PushedEvent(Protocol):
+    """The part of a `Receipt` that is needed to see whether its event is settled."""
+
+    @property
+    def outcome(self) -> object | None: ...
 
 
 class MetricsEvents(Protocol):
     """The pushes of a `Processor` that are used here."""
 
-    def push_latency_metrics_event_nowait(self, duration: float, api_id: ApiId) -> Receipt: ...
-    def push_size_metrics_event_nowait(self, size_byte: int, api_id: ApiId) -> Receipt: ...
-    def push_error_metrics_event_nowait(self, error: BaseException, api_id: ApiId) -> Receipt: ...
+    def push_latency_metrics_event_nowait(self, duration: float, api_id: ApiId) -> object: ...
+    def push_size_metrics_event_nowait(self, size_byte: int, api_id: ApiId) -> object: ...
+    def push_error_metrics_event_nowait(self, error: BaseException, api_id: ApiId) -> PushedEvent: ...
 
 
-class Metrics:
-    """Pushes metrics events; on the event loop only.
+class OwnMetrics:
+    """Pushes the metrics events of an operation; on the event loop only.
 
-    A gateway that is down makes an error of every question, and delivers none of them. So no more than ``max_errors``
-    wait at once, and further ones are not pushed. No failed delivery of events is ever told as an event.
+    While the gateway is down, every operation fails, and no event is delivered. Error events must not crowd out all
+    others, so at most ``max_errors`` of them wait at once, and further ones are not pushed. A failed delivery of events
+    makes no event.
 
     Args:
-        events: Takes the events.
+        events: The processor.
         max_errors: Error events that may wait for delivery.
     """
 
     def __init__(self, events: MetricsEvents, *, max_errors: int) -> None:
         self._events = events
         self._max_errors = max_errors
-        self._begin_life()
+        # Events that wait in the parent are never settled in a forked child.
+        self._waiting_errors = PerProcess[deque[PushedEvent]](deque)
 
-    def _begin_life(self) -> None:
-        self._pid = os.getpid()
-        self._errors: deque[Receipt] = deque()
+    def completed(self, api_id: ApiId, duration: float, size_byte: int | None = None) -> None:
+        """Push the latency of an operation, and the size of its response.
 
-    def latency(self, duration: float, api_id: ApiId) -> None:
-        """Tell that an operation took ``duration`` seconds."""
+        Args:
+            api_id: The operation.
+            duration: Seconds.
+            size_byte: Bytes received; None for an operation without a response.
+        """
         self._events.push_latency_metrics_event_nowait(duration, api_id)
+        if size_byte is not None:
+            self._events.push_size_metrics_event_nowait(size_byte, api_id)
 
-    def size(self, size_byte: int, api_id: ApiId) -> None:
-        """Tell that its answer had so many bytes."""
-        self._events.push_size_metrics_event_nowait(size_byte, api_id)
-
-    def error(self, error: BaseException, api_id: ApiId) -> None:
-        """Tell that it failed."""
-        if os.getpid() != self._pid:
-            self._begin_life()  # in a forked child nobody settles what the parent has pushed
-        while self._errors and self._errors[0].outcome is not None:
-            self._errors.popleft()
-        if len(self._errors) < self._max_errors:
-            self._errors.append(self._events.push_error_metrics_event_nowait(error, api_id))
-
-    def polled(self, api_id: ApiId, duration: float, size_byte: int) -> None:
-        """Tell that a request of a poller was answered."""
-        self.latency(duration, api_id)
-        self.size(size_byte, api_id)
-
-    def poll_failed(self, api_id: ApiId, error: Exception) -> None:
-        """Tell that a request of a poller was not answered."""
-        self.error(error, api_id)
+    def failed(self, api_id: ApiId, error: BaseException) -> None:
+        """Push the error of an operation, unless too many errors wait already."""
+        waiting = self._waiting_errors.get()
+        while waiting and waiting[0].outcome is not None:
+            waiting.popleft()
+        if len(waiting) < self._max_errors:
+            waiting.append(self._events.push_error_metrics_event_nowait(error, api_id))

@@ -1,11 +1,11 @@
-"""Which reason names a failure: why a question was answered with the default."""
+"""The reason for a default, by the error that prevented an evaluation."""
 
 from __future__ import annotations
 
 from typing import Final
 
 from bucketeer_async._errors import BucketeerError, StatusError
-from bucketeer_async._evaluation._errors import EvaluationCause, EvaluationError
+from bucketeer_async._evaluation import EvaluationCause, EvaluationError
 from bucketeer_async._flags._conversion import WrongTypeError
 from bucketeer_async._models import ReasonType
 
@@ -18,14 +18,14 @@ _BY_CAUSE: Final = {
 
 
 class DisabledError(BucketeerError):
-    """Nobody is asked, because the client is switched off."""
+    """No flag is evaluated, because the client is switched off."""
 
 
 def reason_for(error: Exception) -> ReasonType:
-    """Return the reason of the default that is served because of ``error``.
+    """Return the reason of the default that is returned because of ``error``.
 
-    A 404 means that the flag is unknown. Bucketeer's Go SDK means to say so too, and says ``ERROR_EXCEPTION`` by
-    mistake.
+    A 404 means that the flag is unknown. Bucketeer's Go SDK is meant to do the same, but returns ``ERROR_EXCEPTION``
+    by mistake.
     """
     match error:
         case WrongTypeError():

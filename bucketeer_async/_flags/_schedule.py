@@ -1,4 +1,4 @@
-"""When the next poll is due."""
+"""The pause before the next poll, by the outcome of the last one. Polling itself is left to `_poller.py`."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def pause(errors: Sequence[Exception], failures: int, options: LocalEvaluation, 
     """Return the seconds until the next poll.
 
     Args:
-        errors: What went wrong in the last one.
-        failures: How many polls in a row went wrong.
+        errors: The errors of the last poll.
+        failures: Polls in a row that failed.
         options: The interval and the backoff.
         rng: Source of the jitter.
     """
@@ -30,9 +30,9 @@ def pause(errors: Sequence[Exception], failures: int, options: LocalEvaluation, 
 
 def _pause_after(error: Exception, failures: int, options: LocalEvaluation, rng: random.Random) -> float:
     decision = decide(error) if isinstance(error, ApiError) else _BUG
-    asked = (decision.retry_after or 0.0) * (1 + rng.uniform(0, 2 * _JITTER))
-    if decision.action is not Action.PAUSE:  # the answer will not be another one soon
-        return max(asked, options.polling_interval * rng.uniform(1 - _JITTER, 1 + _JITTER))
+    requested = (decision.retry_after or 0.0) * (1 + rng.uniform(0, 2 * _JITTER))
+    if decision.action is not Action.PAUSE:  # the response will stay the same for now
+        return max(requested, options.polling_interval * rng.uniform(1 - _JITTER, 1 + _JITTER))
     if decision.pause_kind is PauseKind.CONFIGURATION:
-        return max(asked, CONFIGURATION_PAUSE * rng.uniform(1, 1 + _JITTER))
-    return max(asked, backoff(options.retry, failures, rng))
+        return max(requested, CONFIGURATION_PAUSE * rng.uniform(1, 1 + _JITTER))
+    return max(requested, backoff(options.retry, failures, rng))

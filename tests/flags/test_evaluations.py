@@ -1,48 +1,53 @@
-"""What becomes of a question that even the SDK did not expect; the others are asked in `test_client.py`."""
+"""What becomes of an evaluation that fails unexpectedly; all others are tested in `test_client.py`."""
 
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import pytest
 
-from bucketeer_async import Evaluation, ReasonType, User, WrongLoopError
+from bucketeer_async import Evaluation, Reason, ReasonType, User, WrongLoopError
 from bucketeer_async._disabled import DisabledProcessor
 from bucketeer_async._flags._conversion import to_bool
-from bucketeer_async._flags._evaluations import Questions
+from bucketeer_async._flags._evaluations import Evaluations
 from bucketeer_async._log import RateLimitedLog
 
 USER = User("user-of-the-test")
 
 
-class Raising:
-    """An evaluator that raises."""
+class FakeEvaluator:
+    """An evaluator that raises an error, or has the same variation of every flag."""
 
-    def __init__(self, error: Exception) -> None:
+    def __init__(self, error: Exception | None = None) -> None:
         self._error = error
 
     async def start(self) -> None: ...
     async def wait_ready(self) -> None: ...
     async def aclose(self) -> None: ...
     async def evaluate(self, user: User, feature_id: str) -> Evaluation:
-        raise self._error
+        if self._error is not None:
+            raise self._error
+        return Evaluation(
+            feature_id=feature_id, variation_id="v", variation_value="true", reason=Reason(ReasonType.DEFAULT)
+        )
 
 
-def questions(error: Exception, events: DisabledProcessor) -> Questions:
-    return Questions(lambda: Raising(error), events, RateLimitedLog(logging.getLogger("bucketeer_async")))
+def evaluations(error: Exception | None, events: DisabledProcessor) -> Evaluations:
+    return Evaluations(lambda: FakeEvaluator(error), events, RateLimitedLog(logging.getLogger("bucketeer_async")))
 
 
-async def test_a_bug_of_ours_is_answered_with_the_default_too(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_bug_of_ours_results_in_the_default_too(caplog: pytest.LogCaptureFixture) -> None:
     events = DisabledProcessor()
 
-    answer = await questions(KeyError("user-of-the-test"), events).answer(USER, "bool", False, to_bool)
+    result = await evaluations(KeyError("user-of-the-test"), events).evaluate(USER, "bool", False, to_bool)
 
-    assert answer.details().reason.type is ReasonType.ERROR_EXCEPTION
+    assert result.details().reason.type is ReasonType.ERROR_EXCEPTION
     assert events.statistics().evaluation.pushed == 1
     assert [(record.levelno, record.getMessage()) for record in caplog.records] == [
         (
             logging.ERROR,
-            "a bug in bucketeer_async: flag 'bool' was answered with its default because of a KeyError",
+            "a bug in bucketeer_async: the evaluation of flag 'bool' returned the default because of a KeyError",
         )
     ]
 
@@ -51,5 +56,27 @@ async def test_another_loop_is_an_error_of_the_program() -> None:
     events = DisabledProcessor()
 
     with pytest.raises(WrongLoopError):
-        await questions(WrongLoopError("elsewhere"), events).answer(USER, "bool", False, to_bool)
+        await evaluations(WrongLoopError("elsewhere"), events).evaluate(USER, "bool", False, to_bool)
+    assert events.statistics().total.pushed == 0
+
+
+@pytest.mark.parametrize("feature_id", ["bool", "größe", "旗"])
+async def test_an_id_may_be_any_text(feature_id: str) -> None:
+    events = DisabledProcessor()
+
+    result = await evaluations(None, events).evaluate(USER, feature_id, False, to_bool)
+
+    assert result.value is True
+    assert result.details().feature_id == feature_id
+    assert events.statistics().evaluation.pushed == 1
+
+
+@pytest.mark.parametrize("feature_id", ["", "\ud800", None, 5])
+async def test_anything_but_an_id_results_in_the_default_and_no_event(feature_id: Any) -> None:
+    events = DisabledProcessor()
+
+    result = await evaluations(None, events).evaluate(USER, feature_id, False, to_bool)
+
+    assert result.value is False
+    assert result.details().reason.type is ReasonType.ERROR_FEATURE_FLAG_ID_NOT_SPECIFIED
     assert events.statistics().total.pushed == 0

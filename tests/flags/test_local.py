@@ -1,12 +1,14 @@
-"""The local evaluator: its life, what it answers, and what it saves for the next process. In virtual time."""
+"""The local evaluator: its life, its evaluations, and what it saves for the next process. In virtual time."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import json
 import logging
 import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,13 @@ import anyio
 import pytest
 
 from bucketeer_async import (
+    ApiId,
     ClosedError,
     ConfigurationError,
     ConnectionFailedError,
     FlagChanges,
     LocalEvaluation,
+    LocalEvaluationStatistics,
     NotReadyError,
     ReasonType,
     RetryPolicy,
@@ -28,9 +32,14 @@ from bucketeer_async import (
     WrongLoopError,
 )
 from bucketeer_async._evaluation import EvaluationCause, EvaluationError
-from bucketeer_async._flags._local import State
+from bucketeer_async._flags import _definitions
+from bucketeer_async._flags._definitions import parse_flag
+from bucketeer_async._flags._local import LocalEvaluator
+from bucketeer_async._flags._published import Coverage, PublishedFlags
+from bucketeer_async._flags._sync import CachedFlags, CachedSegments
+from bucketeer_async._lifecycle import State
 from tests.clock import VirtualLoop
-from tests.flag_server import EPOCH, FlagServer, local, polls, rule_for_segment
+from tests.flag_server import EPOCH, FlagServer, Middle, local, polls, rule_for_segment
 
 USER = User("user-1")
 DOWN = ConnectionFailedError("the gateway cannot be reached")
@@ -73,10 +82,10 @@ def test_options_are_accepted(tmp_path: Path) -> None:
     )
 
 
-# Life
+# Evaluations
 
 
-async def test_before_the_first_poll_there_is_no_answer(server: FlagServer) -> None:
+async def test_before_the_first_poll_there_is_no_evaluation(server: FlagServer) -> None:
     server.error = DOWN
     evaluator = local(server)
     await evaluator.start()
@@ -90,7 +99,7 @@ async def test_before_the_first_poll_there_is_no_answer(server: FlagServer) -> N
     await evaluator.aclose()
 
 
-async def test_an_answer_is_an_evaluation_of_the_user(server: FlagServer) -> None:
+async def test_an_evaluation_is_of_the_user_and_the_version_of_the_flag(server: FlagServer) -> None:
     server.put_flag("flag", version=7)
     evaluator = local(server)
     await evaluator.start()
@@ -116,6 +125,89 @@ async def test_a_variation_that_no_event_could_carry_is_an_error(server: FlagSer
     await evaluator.aclose()
 
 
+class FakeMetrics:
+    """Remembers the metrics of every evaluation, and nothing of polls."""
+
+    def __init__(self) -> None:
+        self.pushed: list[tuple[str, object]] = []
+
+    def completed(self, api_id: ApiId, duration: float, size_byte: int | None = None) -> None:
+        if api_id is ApiId.SDK_GET_VARIATION:
+            assert size_byte is None
+            self.pushed.append(("completed", duration))
+
+    def failed(self, api_id: ApiId, error: BaseException) -> None:
+        if api_id is ApiId.SDK_GET_VARIATION:
+            self.pushed.append(("failed", type(error)))
+
+
+async def test_an_evaluation_has_a_latency_and_no_size(server: FlagServer) -> None:
+    server.put_flag("flag")
+    metrics = FakeMetrics()
+    evaluator = local(server, metrics=metrics, work_clock=itertools.count(step=0.5).__next__)
+    await evaluator.start()
+    await evaluator.wait_ready()
+
+    assert await evaluator.evaluate(USER, "flag") == evaluator.evaluate_nowait(USER, "flag")
+    assert metrics.pushed == [("completed", 0.5)]
+    await evaluator.aclose()
+
+
+@pytest.mark.parametrize(("feature_id", "error"), [("unknown", EvaluationError), ("broken", KeyError)])
+async def test_a_failed_evaluation_has_an_error(
+    server: FlagServer, feature_id: str, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_text: str) -> None:
+        raise KeyError("a bug")
+
+    server.put_flag("broken")
+    metrics = FakeMetrics()
+    evaluator = local(server, metrics=metrics)
+    await evaluator.start()
+    await evaluator.wait_ready()
+    monkeypatch.setattr(_definitions, "compile_flag", broken)
+
+    with pytest.raises(error):
+        await evaluator.evaluate(USER, feature_id)
+    assert metrics.pushed == [("failed", error)]
+    await evaluator.aclose()
+
+
+async def test_an_evaluation_before_the_first_flags_has_no_metrics(server: FlagServer) -> None:
+    metrics = FakeMetrics()
+    evaluator = local(server, metrics=metrics)
+
+    with pytest.raises(EvaluationError, match="NOT_READY"):
+        await evaluator.evaluate(USER, "flag")
+    assert not metrics.pushed
+
+
+async def test_evaluations_that_never_wait_give_the_loop_a_turn(server: FlagServer) -> None:
+    server.put_flag("flag")
+    evaluator = local(server)
+    await evaluator.start()
+    await evaluator.wait_ready()
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(count)
+        for _ in range(1000):
+            await evaluator.evaluate(USER, "flag")
+        tasks.cancel_scope.cancel()
+
+    assert turns >= 9
+    await evaluator.aclose()
+
+
+# Life
+
+
 async def test_start_and_close_may_come_from_any_task_and_again(server: FlagServer) -> None:
     evaluator = local(server)
     await asyncio.create_task(evaluator.start())
@@ -130,7 +222,7 @@ async def test_start_and_close_may_come_from_any_task_and_again(server: FlagServ
         await evaluator.start()
 
 
-async def test_what_was_polled_is_answered_after_the_close(server: FlagServer) -> None:
+async def test_flags_that_were_polled_are_evaluated_after_the_close(server: FlagServer) -> None:
     server.put_flag("flag")
     evaluator = local(server)
     await evaluator.start()
@@ -152,7 +244,7 @@ async def test_closing_cancels_the_request_under_way(server: FlagServer) -> None
             cancelled = True
             raise
 
-    server.weather = hang  # type: ignore[method-assign]
+    server.fault = hang  # type: ignore[method-assign]
     evaluator = local(server)
     await evaluator.start()
     await anyio.wait_all_tasks_blocked()
@@ -184,7 +276,44 @@ async def test_closing_while_it_starts_ends_the_start(server: FlagServer) -> Non
     assert all(each is None or isinstance(each, ClosedError) for each in results)
 
 
-async def test_the_close_wakes_those_who_wait_to_be_ready(server: FlagServer) -> None:
+async def test_a_start_goes_on_when_one_of_its_callers_is_cancelled(server: FlagServer) -> None:
+    for number in range(100):
+        server.put_flag(f"flag-{number}")
+    data = await saved_by(server)
+    evaluator = local(server, bootstrap=data, work_clock=itertools.count().__next__)  # a turn of the loop per flag
+    first, second = (asyncio.create_task(evaluator.start()) for _ in range(2))
+    ready = asyncio.create_task(evaluator.wait_ready())
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not ready.done()
+    first.cancel()
+    await second
+    await ready
+
+    assert first.cancelled()
+    assert evaluator.statistics().flags == 100
+    await evaluator.aclose()
+
+
+async def test_a_start_that_is_cancelled_by_all_of_its_callers_is_undone(server: FlagServer) -> None:
+    for number in range(100):
+        server.put_flag(f"flag-{number}")
+    data = await saved_by(server)
+    server.flag_requests.clear()
+    evaluator = local(server, bootstrap=data, work_clock=itertools.count().__next__)
+    starting = asyncio.create_task(evaluator.start())
+    for _ in range(10):
+        await asyncio.sleep(0)
+    starting.cancel()
+    await asyncio.wait([starting])
+    await asyncio.sleep(1000)
+
+    assert not server.flag_requests
+    with pytest.raises(ClosedError):
+        await evaluator.start()
+
+
+async def test_the_close_wakes_the_waiting_callers_of_wait_ready(server: FlagServer) -> None:
     server.error = DOWN
     evaluator = local(server)
     await evaluator.start()
@@ -207,7 +336,7 @@ async def test_the_caller_bounds_the_wait(server: FlagServer) -> None:
     await evaluator.aclose()
 
 
-def test_another_loop_is_told(server: FlagServer) -> None:
+def test_another_loop_is_refused(server: FlagServer) -> None:
     evaluator = local(server)
     with asyncio.Runner(loop_factory=VirtualLoop) as first, asyncio.Runner(loop_factory=VirtualLoop) as second:
         first.run(evaluator.start())
@@ -222,7 +351,7 @@ def test_the_end_of_the_loop_ends_the_polling(server: FlagServer) -> None:
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         runner.run(evaluator.start())
 
-    assert evaluator._state is State.CLOSED
+    assert evaluator._life.get().lifecycle.state is State.CLOSED
     assert len(server.flag_requests) == 1
 
 
@@ -248,6 +377,112 @@ def test_a_forked_child_keeps_the_flags_and_can_be_started(server: FlagServer, m
     assert len(server.flag_requests) == 2
 
 
+def test_counts_and_jitter_are_those_of_each_process(server: FlagServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Middle] = []
+
+    def new_rng() -> Middle:
+        made.append(Middle())
+        return made[-1]
+
+    evaluator = local(server, new_rng=new_rng)
+
+    async def life() -> int:
+        await evaluator.start()
+        await polls(2)
+        await evaluator.aclose()
+        return evaluator.statistics().polls
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        assert runner.run(life()) == 2
+    assert len(made) == 1
+
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        assert runner.run(life()) == 2
+    assert len(made) == 2
+
+
+def test_a_forked_child_does_not_wake_the_waiting_callers_of_its_parent(
+    server: FlagServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.error = DOWN
+    evaluator = local(server)
+
+    async def wait() -> asyncio.Task[None]:
+        await evaluator.start()
+        waiting = asyncio.create_task(evaluator.wait_ready())
+        await anyio.wait_all_tasks_blocked()
+        return waiting
+
+    async def child() -> None:
+        await evaluator.start()
+        await evaluator.wait_ready()
+        await evaluator.aclose()
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        waiting = runner.run(wait())
+        server.error = None
+        with monkeypatch.context() as forked:
+            forked.setattr(os, "getpid", lambda: -1)
+            asyncio.run(child())
+        runner.run(asyncio.sleep(0))
+
+        assert not waiting.done()
+        waiting.cancel()
+        runner.run(evaluator.aclose())
+
+
+# Another source of flags
+
+
+class Pushed:
+    """A source that publishes what it is given, and never polls."""
+
+    polls = failed_polls = 0
+    last_error = "none yet"
+
+    def __init__(self, published: PublishedFlags, rng: random.Random) -> None:
+        self._published = published
+        self.rng = rng
+
+    async def run(self) -> None:
+        flag = json.dumps(
+            {"id": "flag", "tags": ["shop"], "offVariation": "A", "variations": [{"id": "A", "value": "x"}]}
+        )
+        parsed = parse_flag(flag, {})
+        assert parsed is not None
+        self._published.publish(
+            CachedFlags(flags={"flag": parsed}),
+            CachedSegments(),
+            coverage=Coverage.TAG,
+            source=SnapshotSource.POLLED,
+            fresh_at=0.0,
+        )
+        await asyncio.Event().wait()
+
+
+async def test_any_source_may_publish() -> None:
+    seen: list[FlagChanges] = []
+    evaluator = LocalEvaluator(
+        Pushed,
+        tag="shop",
+        metrics=FakeMetrics(),
+        logger=logging.getLogger(),
+        clock=asyncio.get_running_loop().time,
+    )
+    evaluator.on_change(seen.append)
+    await evaluator.start()
+    await evaluator.wait_ready()
+    await asyncio.sleep(5)
+
+    assert (await evaluator.evaluate(USER, "flag")).variation_value == "x"
+    assert seen == [FlagChanges(added=frozenset({"flag"}))]
+    assert evaluator.statistics() == LocalEvaluationStatistics(
+        source=SnapshotSource.POLLED, flags=1, age=5.0, last_error="none yet"
+    )
+    await evaluator.aclose()
+
+
 # The bootstrap
 
 
@@ -259,7 +494,7 @@ async def saved_by(server: FlagServer, tag: str = "shop") -> bytes:
     return evaluator.export_snapshot()
 
 
-async def test_a_service_starts_with_the_network_down_and_says_so(
+async def test_a_service_starts_with_the_network_down_and_logs_so(
     server: FlagServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     rule = rule_for_segment("vip", "rule")
@@ -288,7 +523,7 @@ async def test_a_service_starts_with_the_network_down_and_says_so(
     assert statistics.age == pytest.approx(1030)
     await anyio.wait_all_tasks_blocked()
     assert (
-        "flags cannot be polled (the gateway cannot be reached); the saved ones of 1030 s ago are used" in caplog.text
+        "flags cannot be polled (the gateway cannot be reached); the saved flags of 1030 s ago are used" in caplog.text
     )
     assert content(evaluator.export_snapshot()) == content(data)
     await evaluator.aclose()
@@ -301,7 +536,7 @@ def content(data: bytes) -> dict[str, Any]:
     return body
 
 
-async def test_the_first_poll_replaces_what_was_saved_and_tells_the_difference(server: FlagServer) -> None:
+async def test_the_first_poll_replaces_the_saved_flags_and_reports_the_difference(server: FlagServer) -> None:
     server.put_flag("same", rules=[rule_for_segment("vip")])
     server.put_flag("gone")
     server.put_segment("vip", ["user-1"])
@@ -313,7 +548,7 @@ async def test_the_first_poll_replaces_what_was_saved_and_tells_the_difference(s
     async def take_a_second(_path: str) -> None:
         await asyncio.sleep(1)
 
-    server.weather = take_a_second  # type: ignore[method-assign]
+    server.fault = take_a_second  # type: ignore[method-assign]
     evaluator = local(server, bootstrap=data)
     evaluator.on_change(seen.append)
     await evaluator.start()
@@ -328,7 +563,7 @@ async def test_the_first_poll_replaces_what_was_saved_and_tells_the_difference(s
     await evaluator.aclose()
 
 
-async def test_flags_may_be_fresh_while_segments_are_still_those_that_were_saved(server: FlagServer) -> None:
+async def test_flags_may_be_fresh_while_segments_are_still_the_saved_ones(server: FlagServer) -> None:
     server.put_flag("flag", rules=[rule_for_segment("vip")])
     server.put_segment("vip", ["user-1"])
     data = await saved_by(server)
@@ -338,7 +573,7 @@ async def test_flags_may_be_fresh_while_segments_are_still_those_that_were_saved
         if path == "segments":
             raise DOWN
 
-    server.weather = refuse  # type: ignore[method-assign]
+    server.fault = refuse  # type: ignore[method-assign]
     evaluator = local(server, bootstrap=data)
     await evaluator.start()
     await polls()
@@ -348,7 +583,7 @@ async def test_flags_may_be_fresh_while_segments_are_still_those_that_were_saved
     await evaluator.aclose()
 
 
-async def test_what_was_saved_of_the_whole_environment_goes_on_with_it(server: FlagServer) -> None:
+async def test_a_bootstrap_of_the_whole_environment_keeps_it_polled(server: FlagServer) -> None:
     needs = [{"featureId": "other", "variationId": "A"}]
     server.put_flag("flag", prerequisites=needs)
     server.put_flag("other", tags=[])
@@ -403,9 +638,10 @@ async def test_a_bootstrap_that_cannot_be_used_is_refused_at_the_start(
     data = await saved_by(server)
     evaluator = local(server, bootstrap=damage(data))
 
-    for _ in range(2):
-        with pytest.raises(ConfigurationError, match=f"LocalEvaluation.bootstrap must be .*{message}"):
-            await evaluator.start()
+    with pytest.raises(ConfigurationError, match=f"LocalEvaluation.bootstrap must be .*{message}"):
+        await evaluator.start()
+    with pytest.raises(ClosedError):
+        await evaluator.start()
     with pytest.raises(ClosedError):
         await evaluator.wait_ready()
     await evaluator.aclose()
@@ -451,7 +687,7 @@ def test_a_file_that_does_not_exist_is_only_logged(
     assert "there is no bootstrap at" in caplog.text
 
 
-def test_a_file_that_cannot_be_read_is_told(server: FlagServer, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_an_error(server: FlagServer, tmp_path: Path) -> None:
     async def begin() -> None:
         with pytest.raises(ConfigurationError, match=r"LocalEvaluation\.bootstrap cannot be read"):
             await local(server, bootstrap=tmp_path).start()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from typing import Any
 
 import pytest
 
 from bucketeer_async import ApiId, Processor, ProcessorConfig
-from bucketeer_async._flags._own_metrics import Metrics
+from bucketeer_async._flags._own_metrics import OwnMetrics
 from tests.clock import VirtualLoop
 from tests.fakes import FakeAnswer, FakeClient
 
@@ -20,7 +21,7 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
 
 
 def messages(client: FakeClient) -> list[tuple[str, int]]:
-    """Name and API id of every metrics event that was delivered."""
+    """Return the name and API id of every metrics event that was delivered."""
     nested = [event["event"]["event"] for batch in client.batches for event in batch]
     return [(each["@type"].rpartition(".")[2], each["apiId"]) for each in nested]
 
@@ -28,10 +29,10 @@ def messages(client: FakeClient) -> list[tuple[str, int]]:
 async def test_a_poll_has_a_latency_and_a_size_or_an_error() -> None:
     client = FakeClient()
     async with Processor(client) as processor:
-        metrics = Metrics(processor, max_errors=10)
+        metrics = OwnMetrics(processor, max_errors=10)
 
-        metrics.polled(ApiId.GET_FEATURE_FLAGS, 0.25, 1234)
-        metrics.poll_failed(ApiId.GET_SEGMENT_USERS, TimeoutError())
+        metrics.completed(ApiId.GET_FEATURE_FLAGS, 0.25, 1234)
+        metrics.failed(ApiId.GET_SEGMENT_USERS, TimeoutError())
 
     assert messages(client) == [
         ("LatencyMetricsEvent", ApiId.GET_FEATURE_FLAGS),
@@ -44,14 +45,14 @@ async def test_a_poll_has_a_latency_and_a_size_or_an_error() -> None:
 async def test_only_so_many_errors_wait_and_what_is_delivered_makes_room() -> None:
     client = FakeClient()
     async with Processor(client) as processor:
-        metrics = Metrics(processor, max_errors=2)
+        metrics = OwnMetrics(processor, max_errors=2)
 
         for _ in range(5):
-            metrics.error(KeyError(), ApiId.GET_EVALUATION)
+            metrics.failed(ApiId.GET_EVALUATION, KeyError())
         assert processor.statistics().metrics.pushed == 2
         await processor.flush()
         for _ in range(5):
-            metrics.error(KeyError(), ApiId.GET_EVALUATION)
+            metrics.failed(ApiId.GET_EVALUATION, KeyError())
 
         assert processor.statistics().metrics.pushed == 4
 
@@ -62,31 +63,51 @@ async def test_latency_and_size_are_not_bounded_by_errors() -> None:
         raise AssertionError
 
     async with Processor(FakeClient(never), ProcessorConfig(drain_timeout=1.0)) as processor:
-        metrics = Metrics(processor, max_errors=1)
+        metrics = OwnMetrics(processor, max_errors=1)
 
-        metrics.error(KeyError(), ApiId.GET_EVALUATION)
-        metrics.error(KeyError(), ApiId.GET_EVALUATION)
-        metrics.latency(0.25, ApiId.GET_EVALUATION)
+        metrics.failed(ApiId.GET_EVALUATION, KeyError())
+        metrics.failed(ApiId.GET_EVALUATION, KeyError())
+        metrics.completed(ApiId.GET_EVALUATION, 0.25)
 
         assert processor.statistics().metrics.pushed == 2
 
 
 def test_errors_that_were_refused_do_not_count_as_waiting() -> None:
     processor = Processor(FakeClient())
-    metrics = Metrics(processor, max_errors=2)
+    metrics = OwnMetrics(processor, max_errors=2)
 
     for _ in range(5):
-        metrics.error(KeyError(), ApiId.GET_EVALUATION)
+        metrics.failed(ApiId.GET_EVALUATION, KeyError())
 
     assert processor.statistics().metrics.refused == 5
 
 
-async def test_what_waits_in_the_parent_does_not_count_in_a_forked_child() -> None:
-    async with Processor(FakeClient()) as processor:
-        metrics = Metrics(processor, max_errors=1)
-        metrics.error(KeyError(), ApiId.GET_EVALUATION)
+class Waiting:
+    """Events that are never settled."""
 
-        metrics._pid += 1
-        metrics.error(KeyError(), ApiId.GET_EVALUATION)
+    def __init__(self) -> None:
+        self.outcome = None
+        self.errors = 0
 
-        assert processor.statistics().metrics.pushed == 2
+    def push_latency_metrics_event_nowait(self, duration: float, api_id: ApiId) -> Waiting:
+        raise NotImplementedError
+
+    def push_size_metrics_event_nowait(self, size_byte: int, api_id: ApiId) -> Waiting:
+        raise NotImplementedError
+
+    def push_error_metrics_event_nowait(self, error: BaseException, api_id: ApiId) -> Waiting:
+        self.errors += 1
+        return self
+
+
+def test_what_waits_in_the_parent_does_not_count_in_a_forked_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    events = Waiting()
+    metrics = OwnMetrics(events, max_errors=1)
+    metrics.failed(ApiId.GET_EVALUATION, KeyError())
+    metrics.failed(ApiId.GET_EVALUATION, KeyError())
+    assert events.errors == 1
+
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    metrics.failed(ApiId.GET_EVALUATION, KeyError())
+
+    assert events.errors == 2

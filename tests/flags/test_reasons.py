@@ -1,4 +1,4 @@
-"""Every failure of a question has a reason."""
+"""Every failure of an evaluation has a reason."""
 
 from __future__ import annotations
 

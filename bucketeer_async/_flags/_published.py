@@ -1,0 +1,150 @@
+"""PublishedFlags: the flags that are evaluated now, how old they are, and who is called when they change.
+
+A source of flags (`_poller.py`) decides what to publish and when. The value of a flag is left to `_evaluation`.
+
+A forked child keeps the flags and the callbacks of its parent; the waiting callers are those of each process.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Mapping
+from enum import Enum
+from typing import NamedTuple
+
+from bucketeer_async._background import PerProcess, Progress
+from bucketeer_async._evaluation import Snapshot
+from bucketeer_async._flags._definitions import FlagDefinition, SegmentDefinition
+from bucketeer_async._flags._sync import CachedFlags, CachedSegments, changes, snapshot_of
+from bucketeer_async._results import FlagChanges, LocalEvaluationStatistics, SnapshotSource
+
+
+class Coverage(Enum):
+    """Which flags a source fetches: decided by ``LocalEvaluation.scope`` and by what it has met."""
+
+    TAG = "the flags of the tag"
+    ENVIRONMENT = "all flags, because some flags of the tag depend on others"
+    TOO_LARGE = "the flags of the tag, because the gateway cannot send all"
+
+
+class Published(NamedTuple):
+    """The flags and segments that are evaluated at one moment.
+
+    Attributes:
+        snapshot: The flags and segments in the form that `evaluate` takes.
+        cached_flags: The flags, and how far they are in sync with the gateway.
+        cached_segments: The segments, and how far they are in sync with the gateway.
+        coverage: Which flags they are.
+        source: Where they come from.
+        fresh_at: When all of them were last known to be up to date, by `PublishedFlags.clock`.
+    """
+
+    snapshot: Snapshot
+    cached_flags: CachedFlags
+    cached_segments: CachedSegments
+    coverage: Coverage
+    source: SnapshotSource
+    fresh_at: float
+
+    @property
+    def flags(self) -> Mapping[str, FlagDefinition]:
+        """The definitions of the flags, by id."""
+        return self.cached_flags.flags
+
+    @property
+    def segments(self) -> Mapping[str, SegmentDefinition]:
+        """The definitions of the segments, by id."""
+        return self.cached_segments.segments
+
+
+class PublishedFlags:
+    """The flags that are evaluated, as their source publishes them.
+
+    Args:
+        tag: The tag of the flags; "" for all of the environment.
+        logger: Where exceptions of callbacks are logged.
+        clock: Monotonic seconds.
+
+    Attributes:
+        current: The flags and segments of this moment, to be read from any thread; None before the first are published.
+        clock: As in the arguments.
+    """
+
+    def __init__(self, *, tag: str, logger: logging.Logger, clock: Callable[[], float]) -> None:
+        self.current: Published | None = None
+        self.clock = clock
+        self._tag = tag
+        self._logger = logger
+        self._callbacks: list[Callable[[FlagChanges], object]] = []
+        self._waiters = PerProcess(Progress)
+
+    def publish(
+        self,
+        flags: CachedFlags,
+        segments: CachedSegments,
+        *,
+        coverage: Coverage,
+        source: SnapshotSource,
+        fresh_at: float,
+    ) -> None:
+        """Evaluate these flags and segments from now on; call the callbacks if flags have changed."""
+        before = self.current
+        if before is not None and before.flags is flags.flags and before.segments is segments.segments:
+            self.current = Published(before.snapshot, flags, segments, coverage, source, fresh_at)
+            return
+        snapshot = snapshot_of(flags.flags, segments.segments)
+        self.current = Published(snapshot, flags, segments, coverage, source, fresh_at)
+        self.wake_waiters()
+        if before is not None or source is SnapshotSource.POLLED:  # beginning with saved flags is no change
+            self._call_back(changes(before.flags if before else {}, flags.flags, self._tag))
+
+    # Waiting and watching
+
+    async def wait(self) -> None:
+        """Wait until other flags are published, or `wake_waiters` is called."""
+        await self._waiters.get().wait()
+
+    def wake_waiters(self) -> None:
+        """Wake all callers of `wait`."""
+        self._waiters.get().notify()
+
+    def on_change(self, callback: Callable[[FlagChanges], object]) -> None:
+        """Register a callback that is called each time that published flags differ from those before.
+
+        Raises:
+            TypeError: If it is not callable, or a coroutine function.
+        """
+        if not callable(callback) or inspect.iscoroutinefunction(callback):
+            raise TypeError(f"on_change takes a function that is not a coroutine, not {callback!r}")
+        self._callbacks.append(callback)
+
+    def _call_back(self, changed: FlagChanges) -> None:
+        for callback in self._callbacks if changed else ():
+            try:
+                callback(changed)
+            except Exception:
+                self._logger.exception("a callback of on_change raised an exception")
+
+    # Statistics
+
+    @property
+    def age(self) -> float | None:
+        """Seconds since all flags and segments were known to be up to date; None before the first are published."""
+        current = self.current
+        return None if current is None else max(0.0, self.clock() - current.fresh_at)
+
+    def statistics(self) -> LocalEvaluationStatistics:
+        """Return what is known of the flags themselves; the polls are left to their source."""
+        current = self.current
+        if current is None:
+            return LocalEvaluationStatistics()
+        problems = [each.problem for each in current.flags.values()]
+        problems += [each.problem for each in current.segments.values()]
+        return LocalEvaluationStatistics(
+            source=current.source,
+            flags=len(current.flags),
+            segments=len(current.segments),
+            unusable=sum(map(bool, problems)),
+            age=self.age,
+        )
