@@ -126,7 +126,9 @@ def runtimes(session: nox.Session) -> None:
     """Load the generated messages with the lowest and the newest protobuf runtime of the declared range."""
     for requirement in ("protobuf==5.29.0", "protobuf<8"):
         session.install("--upgrade", requirement, "-e", ".[gateway]", *group("test"))
-        session.run("pytest", "-q", "--no-header", "tests/test_proto.py", "tests/events/test_encoder.py", "tests/gateway")
+        session.run(
+            "pytest", "-q", "--no-header", "tests/test_proto.py", "tests/events/test_encoder.py", "tests/gateway"
+        )
 
 
 @nox.session
