@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
+import itertools
 import logging
 import re
+import sys
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
+import bucketeer_async
 from bucketeer_async import (
     ApiError,
     ApiId,
@@ -47,6 +53,7 @@ from tests.fakes import FakeAnswer, FakeClient, FakeEventError, accept
 USER = User("user-1", {"plan": "pro"})
 EVALUATION = Evaluation(feature_id="flag", variation_id="on", reason=Reason(ReasonType.DEFAULT))
 Events = list[dict[str, Any]]
+PACKAGE = str(Path(bucketeer_async.__file__).parent)
 
 
 @pytest.fixture
@@ -198,24 +205,40 @@ async def test_a_full_batch_does_not_grow_when_the_queue_is_half_full() -> None:
         assert client.sizes == [10, 11]
 
 
-async def test_a_push_amid_the_collectors_look_is_not_slept_through(monkeypatch: pytest.MonkeyPatch) -> None:
+@contextlib.contextmanager
+def amid_call(number: int, act: Callable[[], None]) -> Iterator[None]:
+    """Act once, amid the call of that number that the package makes meanwhile, as the handler of a signal may."""
+    calls = 0
+
+    def look(frame: FrameType, event: str, _argument: object) -> None:
+        nonlocal calls
+        if event in {"call", "c_call"} and frame.f_code.co_filename.startswith(PACKAGE):
+            calls += 1
+            if calls == number:
+                act()
+
+    sys.setprofile(look)
+    try:
+        yield
+    finally:
+        sys.setprofile(None)
+
+
+async def test_a_push_amid_the_collectors_look_is_not_slept_through() -> None:
     pushed: list[Receipt] = []
-    async with Processor(FakeClient(), ProcessorConfig(flush_interval=1.0)) as processor:
-        collector = processor._pipeline._collector
-        assert collector is not None
-        until_due = collector._until_due
+    async with Processor(FakeClient(), ProcessorConfig(flush_size=2, flush_interval=1.0)) as processor:
+        for number in itertools.count(1):
+            before = len(pushed)
+            await push_many(processor, 2)  # they leave at once; the collector looks before and afterwards
+            with amid_call(number, lambda: pushed.append(processor.push_goal_event_nowait(USER, "goal"))):
+                await anyio.wait_all_tasks_blocked()
+            await anyio.sleep(2.0)
+            if len(pushed) == before:
+                break
 
-        def interrupted(now: float) -> float:
-            found = until_due(now)
-            if not pushed:  # as the handler of a signal does
-                pushed.append(processor.push_goal_event_nowait(USER, "goal"))
-            return found
+            assert pushed[-1].outcome is not None, f"pushed amid call {number} of the package"
 
-        monkeypatch.setattr(collector, "_until_due", interrupted)
-        collector.look_again()
-        await anyio.sleep(2.0)
-
-        assert pushed[0].outcome is not None
+    assert len(pushed) > 50
 
 
 async def test_batches_are_cut_by_bytes() -> None:
