@@ -7,6 +7,7 @@ import json
 import logging
 import pickle
 import ssl
+import warnings
 from collections.abc import Awaitable, Callable
 from types import ModuleType
 from typing import Any
@@ -632,6 +633,21 @@ async def test_certificates_that_cannot_be_loaded_are_a_configuration_error() ->
         with pytest.raises(ConfigurationError, match="the HTTP client cannot be made"):
             await api.start()
     await api.aclose()
+
+
+@pytest.mark.parametrize(
+    ("least", "expected"), [("TLSv1", "TLSv1_2"), ("MINIMUM_SUPPORTED", "TLSv1_2"), ("TLSv1_3", "TLSv1_3")]
+)
+async def test_our_own_client_speaks_at_least_tls_1_2(
+    monkeypatch: pytest.MonkeyPatch, least: str, expected: str
+) -> None:
+    context = ssl.create_default_context()
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+        context.minimum_version = ssl.TLSVersion[least]  # as the configuration of OpenSSL may have it
+    monkeypatch.setattr(httpx, "create_ssl_context", lambda: context)
+
+    async with client():
+        assert context.minimum_version is ssl.TLSVersion[expected]
 
 
 async def test_a_request_under_way_is_ended_by_close() -> None:
