@@ -90,10 +90,10 @@ def _run_suite(session: nox.Session, version: str, resolution: str, env: dict[st
 
 @nox.session
 def faults(session: nox.Session) -> None:
-    """Run the whole fault matrix with its full numbers; print it, and write it into the documentation."""
+    """Run the faults and the integrations with full numbers; print the matrix, and write it into the documentation."""
     session.install("-e", ".[gateway]", *group("test"))
     env = {"BUCKETEER_FAULTS": "1", "BUCKETEER_FAULT_PAGE": "docs/guide/delivery.md"}
-    session.run("pytest", "-q", "tests/faults", *session.posargs, env=env)
+    session.run("pytest", "-q", "tests/faults", "tests/integrations", *session.posargs, env=env)
 
 
 @nox.session
