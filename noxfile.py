@@ -45,9 +45,10 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the test suite on the Python at hand, with coverage."""
+    """Run the test suite on the Python at hand, with coverage; name the ten slowest tests."""
     session.install("-e", ".[gateway]", *group("test"))
-    session.run("pytest", "--cov", "--cov-report=term", *session.posargs)
+    slowest = ("--durations=10", "--durations-min=1")
+    session.run("pytest", "--cov", "--cov-report=term", *slowest, *session.posargs)
 
 
 @nox.session
