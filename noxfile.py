@@ -45,9 +45,10 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the test suite on the current Python, with coverage."""
+    """Run the test suite on the current Python, with coverage; list the ten slowest tests."""
     session.install("-e", ".[gateway]", *group("test"))
-    session.run("pytest", "--cov", "--cov-report=term", *session.posargs)
+    slowest = ("--durations=10", "--durations-min=1")
+    session.run("pytest", "--cov", "--cov-report=term", *slowest, *session.posargs)
 
 
 @nox.session
@@ -90,10 +91,10 @@ def _run_suite(session: nox.Session, version: str, resolution: str, env: dict[st
 
 @nox.session
 def faults(session: nox.Session) -> None:
-    """Run the whole fault matrix with its full numbers, print it, and write it into the documentation."""
+    """Run the fault matrix and the integrations with full numbers; print the matrix, and write it into the docs."""
     session.install("-e", ".[gateway]", *group("test"))
     env = {"BUCKETEER_FAULTS": "1", "BUCKETEER_FAULT_PAGE": "docs/guide/delivery.md"}
-    session.run("pytest", "-q", "tests/faults", *session.posargs, env=env)
+    session.run("pytest", "-q", "tests/faults", "tests/integrations", *session.posargs, env=env)
 
 
 @nox.session

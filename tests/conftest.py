@@ -1,4 +1,7 @@
-"""What all tests share: coroutine tests run on anyio's plugin, on the event loop that is asked for; a gateway."""
+"""What all tests share: coroutine tests run on anyio's plugin, on the event loop that is asked for; a gateway.
+
+Property tests run with one Hypothesis profile.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,14 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from bucketeer_async.gateway import LocalGateway
+
+# No limits on the wall clock: on a busy machine an example may take any time, and so may generating it. A failure
+# prints how to reproduce it. The rest stays as Hypothesis has it: random, and derandomized in CI.
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+settings.load_profile("suite")
 
 
 @pytest.hookimpl(tryfirst=True)

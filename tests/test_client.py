@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import logging
 from collections import Counter
@@ -24,6 +25,7 @@ from bucketeer_async import (
     EvaluationDetails,
     EventKind,
     Fate,
+    LocalEvaluation,
     ProcessorConfig,
     Reason,
     ReasonType,
@@ -497,6 +499,35 @@ async def test_a_client_that_is_not_running_answers_defaults(caplog: pytest.LogC
         assert repr(client) == "<Client closed>"
         assert not http.is_closed
     assert here.questions == 1
+
+
+@pytest.mark.parametrize("local", [None, LocalEvaluation()], ids=["remote", "local"])
+async def test_a_start_that_is_cancelled_at_any_turn_leaves_nothing_behind(local: LocalEvaluation | None) -> None:
+    options: dict[str, Any] = {"endpoint": "http://127.0.0.1", "api_key": "client-key", "tag": "shop"}
+    before = asyncio.all_tasks()
+    async with httpx.AsyncClient(transport=World()) as http:
+        for turns in itertools.count():
+            client = Client(**options, http=http, local_evaluation=local)
+            starting = asyncio.create_task(client.start())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            if starting.done():
+                break
+            starting.cancel()
+            await asyncio.wait([starting])
+            at_once = client.track_nowait(USER, "goal")
+            await asyncio.sleep(0.1)
+            later = client.track_nowait(USER, "goal")
+
+            assert starting.cancelled()
+            assert asyncio.all_tasks() == before
+            assert at_once.outcome is not None
+            assert at_once.outcome.fate in {Fate.REFUSED, Fate.DELIVERED}
+            assert later.outcome is not None
+            assert later.outcome.reason == RefusedReason.NOT_RUNNING
+        await client.aclose()
+
+    assert turns > 2
 
 
 async def test_closing_waits_for_questions_and_loses_none_of_their_events() -> None:

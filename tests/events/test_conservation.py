@@ -188,4 +188,4 @@ class ProcessorMachine(RuleBasedStateMachine):
 
 
 TestProcessorMachine = ProcessorMachine.TestCase
-TestProcessorMachine.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestProcessorMachine.settings = settings(max_examples=60, stateful_step_count=30)

@@ -70,8 +70,23 @@ async def test_on_drop_is_called_on_a_thread_of_its_own_and_may_raise(caplog: py
     assert caplog.text.count("on_drop raised an exception") == 2
 
 
-async def test_a_listener_without_drops_has_no_thread() -> None:
-    await DropListener(print, LOGGER).aclose(5)
+async def test_a_listener_without_drops_has_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[str] = []
+    start = threading.Thread.start
+
+    def note(thread: threading.Thread) -> None:
+        started.append(thread.name)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", note)
+    config = ProcessorConfig(on_drop=lambda _: None)
+    async with Processor(FakeClient(), config) as processor:
+        await processor.push_goal_event(User("user"), "goal")
+    assert started == []
+
+    async with Processor(FakeClient(), config) as processor:
+        await processor.push_goal_event(User("user"), "")
+    assert len(started) == 1
 
 
 async def test_a_callback_that_blocks_delays_nothing(caplog: pytest.LogCaptureFixture) -> None:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
+import itertools
 import logging
 import re
+import sys
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
+import bucketeer_async
 from bucketeer_async import (
     ApiError,
     ApiId,
@@ -33,6 +39,7 @@ from bucketeer_async import (
     RefusedReason,
     RequestTimeoutError,
     RetryPolicy,
+    Spool,
     StatusError,
     UndeliveredError,
     User,
@@ -47,6 +54,7 @@ from tests.fakes import FakeAnswer, FakeClient, FakeEventError, accept
 USER = User("user-1", {"plan": "pro"})
 EVALUATION = Evaluation(feature_id="flag", variation_id="on", reason=Reason(ReasonType.DEFAULT))
 Events = list[dict[str, Any]]
+PACKAGE = str(Path(bucketeer_async.__file__).parent)
 
 
 @pytest.fixture
@@ -198,24 +206,40 @@ async def test_a_full_batch_does_not_grow_when_the_queue_is_half_full() -> None:
         assert client.sizes == [10, 11]
 
 
-async def test_a_push_amid_the_collectors_look_is_not_slept_through(monkeypatch: pytest.MonkeyPatch) -> None:
+@contextlib.contextmanager
+def amid_call(number: int, act: Callable[[], None]) -> Iterator[None]:
+    """Act once, amid the call of that number that the package makes meanwhile, as the handler of a signal may."""
+    calls = 0
+
+    def look(frame: FrameType, event: str, _argument: object) -> None:
+        nonlocal calls
+        if event in {"call", "c_call"} and frame.f_code.co_filename.startswith(PACKAGE):
+            calls += 1
+            if calls == number:
+                act()
+
+    sys.setprofile(look)
+    try:
+        yield
+    finally:
+        sys.setprofile(None)
+
+
+async def test_a_push_amid_the_collectors_look_is_not_slept_through() -> None:
     pushed: list[Receipt] = []
-    async with Processor(FakeClient(), ProcessorConfig(flush_interval=1.0)) as processor:
-        collector = processor._pipeline._collector
-        assert collector is not None
-        until_due = collector._until_due
+    async with Processor(FakeClient(), ProcessorConfig(flush_size=2, flush_interval=1.0)) as processor:
+        for number in itertools.count(1):
+            before = len(pushed)
+            await push_many(processor, 2)  # they leave at once; the collector looks before and afterwards
+            with amid_call(number, lambda: pushed.append(processor.push_goal_event_nowait(USER, "goal"))):
+                await anyio.wait_all_tasks_blocked()
+            await anyio.sleep(2.0)
+            if len(pushed) == before:
+                break
 
-        def interrupted(now: float) -> float:
-            found = until_due(now)
-            if not pushed:  # as the handler of a signal does
-                pushed.append(processor.push_goal_event_nowait(USER, "goal"))
-            return found
+            assert pushed[-1].outcome is not None, f"pushed amid call {number} of the package"
 
-        monkeypatch.setattr(collector, "_until_due", interrupted)
-        collector.look_again()
-        await anyio.sleep(2.0)
-
-        assert pushed[0].outcome is not None
+    assert len(pushed) > 50
 
 
 async def test_batches_are_cut_by_bytes() -> None:
@@ -496,6 +520,33 @@ async def test_small_events_that_are_too_large_are_rejected_once_others_are_take
         assert {receipt.outcome.fate for receipt in good} == {Fate.DELIVERED}
 
 
+async def test_what_is_left_of_a_batch_returns_to_the_queue_in_order_and_the_suspects_last() -> None:
+    posts: list[list[int]] = []
+
+    async def answer(events: Events) -> FakeAnswer:
+        posts.append([int(event["event"]["goalId"]) for event in events])
+        if posts[-1] == [2, 3]:
+            raise StatusError(503)
+        if len(posts) < 6:
+            raise StatusError(400, code=3, detail="broken")
+        return FakeAnswer()
+
+    async with Processor(FakeClient(answer), ProcessorConfig(flush_size=8, max_batch_size=8)) as processor:
+        for number in range(8):
+            await processor.push_goal_event(USER, str(number))
+        await processor.flush()
+
+    assert posts == [
+        [0, 1, 2, 3, 4, 5, 6, 7],
+        [0, 1, 2, 3],
+        [0, 1],
+        [0],  # suspected, and so is the next one: the gateway has taken none yet
+        [1],
+        [2, 3],  # here posting stops
+        [2, 3, 4, 5, 6, 7, 0, 1],
+    ]
+
+
 @pytest.mark.parametrize("bad", [1, 3, 10, 40])
 async def test_bad_events_at_the_head_hold_up_nothing(bad: int) -> None:
     async def picky(events: Events) -> FakeAnswer:
@@ -711,6 +762,28 @@ async def test_a_cancelled_wait_pushes_nothing() -> None:
             await processor.push_goal_event(USER, "goal")
 
         assert processor.statistics().goal.pushed == 10
+
+
+@pytest.mark.parametrize("turns", range(10))
+async def test_a_push_that_is_cancelled_before_it_takes_its_room_leaves_it_to_the_next(turns: int) -> None:
+    full = asyncio.Event()
+
+    async def gated(_events: Events) -> FakeAnswer:
+        await full.wait()
+        return FakeAnswer()
+
+    config = ProcessorConfig(queue_capacity=1, flush_size=1, overflow="wait")
+    async with Processor(FakeClient(gated), config) as processor:
+        await processor.push_goal_event(USER, "goal")
+        first, second = (asyncio.create_task(processor.push_goal_event(USER, "goal")) for _ in range(2))
+        await anyio.wait_all_tasks_blocked()
+        full.set()
+        for _ in range(turns):  # in one of them the first has been woken, and has not run yet
+            await checkpoint()
+        first.cancel()
+
+        async with asyncio.timeout(1.0):
+            assert (await second).accepted
 
 
 async def test_waiting_pushes_are_refused_when_closing_begins() -> None:
@@ -1005,11 +1078,53 @@ async def test_a_start_that_is_cancelled_leaves_nothing_behind() -> None:
         async def start(self) -> None:
             await anyio.sleep(1)
 
-    processor = Processor(Slow())
+    before = asyncio.all_tasks()
+    client = Slow()
+    processor = Processor(client)
     with anyio.move_on_after(0.5):
         await processor.start()
+    receipt = processor.push_goal_event_nowait(USER, "goal")
+    await anyio.sleep(1)
 
+    assert asyncio.all_tasks() == before
+    assert [lease.released for lease in client.leases] == [True]
+    assert receipt.outcome is not None
+    assert receipt.outcome.reason == RefusedReason.NOT_RUNNING
+    with pytest.raises(ClosedError):
+        await processor.start()
     assert (await processor.aclose()).complete
+
+
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["real-time"])
+async def test_a_start_that_is_cancelled_leaves_no_thread_behind(tmp_path: Path) -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    class Slow(FakeClient):
+        async def start(self) -> None:
+            begun.set()
+            await go_on.wait()
+
+    tasks, earlier = asyncio.all_tasks(), threads()
+    processor = Processor(Slow(), ProcessorConfig(spool=Spool(tmp_path, durable=True), on_drop=lambda _: None))
+    starting = asyncio.create_task(processor.start())
+    await begun.wait()
+    starting.cancel()
+    await asyncio.wait([starting])
+    receipt = processor.push_goal_event_nowait(USER, "goal")  # refused: on_drop is called with it, on a thread
+    started = threads() - earlier
+    go_on.set()
+
+    async with asyncio.timeout(20):
+        while asyncio.all_tasks() != tasks or threads() - earlier:  # noqa: ASYNC110 - a thread ends without a word
+            await asyncio.sleep(0.001)
+    assert starting.cancelled()
+    assert not receipt.accepted
+    assert len(started) == 2
+
+
+def threads() -> set[threading.Thread]:
+    """The threads that run, but for those that the loop keeps for later."""
+    return {thread for thread in threading.enumerate() if not thread.name.startswith("asyncio_")}
 
 
 async def test_a_receipt_tells_the_outcome_to_everybody_who_waits() -> None:

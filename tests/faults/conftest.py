@@ -9,13 +9,10 @@ from typing import Any
 
 import pytest
 
-from tests.faults.matrix import MATRIX
+from tests.faults.matrix import FULL, MATRIX
 
 _RESULTS = pytest.StashKey[dict[str, list[tuple[str, bool]]]]()
 _BEGIN, _END = "<!-- matrix: begin -->", "<!-- matrix: end -->"
-
-#: Whether this is `nox -s faults`: the full numbers, and the matrix in the end.
-FULL = bool(os.environ.get("BUCKETEER_FAULTS"))
 
 
 @pytest.fixture

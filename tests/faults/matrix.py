@@ -5,7 +5,11 @@ The numbers are stable names; tests, documentation and changelog use them.
 
 from __future__ import annotations
 
+import os
 from typing import Final, NamedTuple
+
+#: Whether this is `nox -s faults`: full numbers, every server, and the matrix in the end.
+FULL: Final = bool(os.environ.get("BUCKETEER_FAULTS"))
 
 
 class Row(NamedTuple):
@@ -149,3 +153,8 @@ MATRIX: Final[dict[str, Row]] = {
     "F69": Row("uvloop; eager tasks", "the same promises hold"),
     "F70": Row("key, tag or header with line breaks or beyond ASCII", "refused at construction; no request is sent"),
 }
+
+
+def spaced(number: int) -> str:
+    """A number as the matrix writes it: 10 000."""
+    return f"{number:,}".replace(",", " ")

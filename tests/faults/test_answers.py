@@ -18,7 +18,8 @@ import pytest
 from bucketeer_async import DroppedReason, Fate, RefusedReason, User
 from bucketeer_async.gateway import Fault, GatewayKey
 from tests.clock import VirtualLoop
-from tests.faults.world import KEY, REFERENCE, USER, Way, Weather, World, answer, world
+from tests.faults.matrix import spaced
+from tests.faults.world import EVENTS, KEY, REFERENCE, USER, Way, Weather, World, answer, world
 
 Measured = Callable[[str], None]
 
@@ -119,7 +120,7 @@ async def test_a_gateway_that_refuses_everything_is_in_trouble_and_costs_nothing
         assert before_the_pause[-1] < 0.2
         assert here.lost == 0
         assert here.processor.statistics().total.rejected == 0
-        measured(f"{len(before_the_pause)} posts before the pause, lost {here.lost} of 10 000")
+        measured(f"{len(before_the_pause)} posts before the pause, lost {here.lost} of {spaced(EVENTS)}")
 
 
 # What looks like a wrong key or a wrong URL
@@ -142,7 +143,7 @@ async def test_a_wrong_key_or_url_is_probed_every_30_seconds_and_costs_nothing(
     async with world() as here:
         log_in_virtual_time(here)
         here.sky.weather = answer(status, body)
-        await here.push(10_000)
+        await here.push(EVENTS)
         await asyncio.sleep(599.0)
         in_10_minutes, posts, pauses = told(caplog), len(here.sky.posts), here.sky.pauses
         await here.endure(answer(status, body), count=0, seconds=1200.0)
@@ -153,14 +154,14 @@ async def test_a_wrong_key_or_url_is_probed_every_30_seconds_and_costs_nothing(
         assert posts <= 4 + 19
         assert min(pauses) >= 30.0
         assert here.lost == 0
-        measured(f"lost {here.lost} of 10 000, pauses of at least {min(pauses):.0f} s, 1 line in 10 minutes")
+        measured(f"lost {here.lost} of {spaced(EVENTS)}, pauses of at least {min(pauses):.0f} s, 1 line in 10 minutes")
 
 
 @pytest.mark.fault("F13")
 async def test_a_disabled_key_costs_nothing_once_it_is_enabled_again(caplog: pytest.LogCaptureFixture) -> None:
     async with world() as here:
         here.state.keys[KEY] = GatewayKey(role="SDK_CLIENT", disabled=True)
-        await here.push(10_000)
+        await here.push(EVENTS)
         await asyncio.sleep(60.0)
         assert len(here.sky.posts) <= 4 + 2
         here.state.keys[KEY] = GatewayKey(role="SDK_CLIENT")
@@ -178,7 +179,7 @@ async def test_a_key_that_was_just_made_works_within_35_seconds(measured: Measur
 
         assert now() <= 35.0
         assert here.lost == 0
-        measured(f"lost {here.lost} of 10 000, resumed after {now():.0f} s")
+        measured(f"lost {here.lost} of {spaced(EVENTS)}, resumed after {now():.0f} s")
 
 
 @pytest.mark.fault("F14")
@@ -249,10 +250,10 @@ async def test_batches_that_are_too_large_are_halved_and_the_limit_is_learnt(
 ) -> None:
     async with world() as here:
         here.sky.weather, over = at_most(10_000, status, body)
-        await here.push(10_000)
+        await here.push(EVENTS)
         await here.processor.flush()
         refused, before = len(over), len(here.sky.posts)
-        await here.push(10_000)
+        await here.push(EVENTS)
         await here.processor.flush()
 
         later = [size for _, _, size in here.sky.posts[before:]]
@@ -283,17 +284,17 @@ async def test_an_event_that_is_too_large_for_the_gateway_costs_one_event() -> N
 @pytest.mark.fault("F18")
 async def test_an_event_above_the_size_of_a_batch_is_refused_and_no_other(measured: Measured) -> None:
     async with world() as here:
-        await here.push(5_000)
+        await here.push(EVENTS // 2)
         giant = await here.processor.push_goal_event(User("giant", {"text": "x" * MIB}), "goal")
         here.receipts.append(giant)
-        await here.push(5_000)
+        await here.push(EVENTS // 2)
         await here.processor.flush()
 
         total = here.processor.statistics().total
         assert not giant.accepted
         assert total.refused_by == {RefusedReason.TOO_LARGE: 1}
-        assert total.delivered == len(here.stored) == 10_000
-        measured("1 refused, 10 000 delivered")
+        assert total.delivered == len(here.stored) == EVENTS
+        measured(f"1 refused, {spaced(EVENTS)} delivered")
 
 
 # 200 that says nothing, or nonsense
@@ -335,9 +336,9 @@ async def test_an_answer_that_cannot_be_read_is_an_outage(
         assert here.sky.pauses
         assert here.repeated > 0
         assert here.lost == 0
-        assert here.processor.statistics().total.delivered == 10_000
+        assert here.processor.statistics().total.delivered == EVENTS
         assert len(told(caplog)) == 1
-        measured(f"lost {here.lost} of 10 000")
+        measured(f"lost {here.lost} of {spaced(EVENTS)}")
 
 
 @pytest.mark.fault("F32")
@@ -360,12 +361,12 @@ async def test_errors_that_can_be_read_with_good_will_are_no_outage(
 async def test_an_answer_that_says_nothing_means_delivered(body: bytes, measured: Measured) -> None:
     async with world() as here:
         here.sky.weather = taken_but(lambda _: body)
-        await here.push(10_000)
+        await here.push(EVENTS)
         await here.processor.flush()
 
-        assert here.processor.statistics().total.delivered == 10_000
+        assert here.processor.statistics().total.delivered == EVENTS
         assert here.repeated == here.lost == 0
-        measured("10 000 delivered, none sent twice")
+        measured(f"{spaced(EVENTS)} delivered, none sent twice")
 
 
 @pytest.mark.fault("F26")
@@ -387,9 +388,9 @@ async def test_a_captive_portal_is_not_taken_for_success(
         await here.endure(answer(200, body, content_type=content_type))
 
         assert here.lost == 0
-        assert here.processor.statistics().total.delivered == 10_000
+        assert here.processor.statistics().total.delivered == EVENTS
         assert len(told(caplog)) == 1
-        measured(f"lost {here.lost} of 10 000")
+        measured(f"lost {here.lost} of {spaced(EVENTS)}")
 
 
 # Without end
@@ -517,15 +518,15 @@ async def test_nothing_that_was_taken_is_sent_again_and_nothing_is_lost(measured
     async with world() as here:
         here.state.fail(Fault(partial=0.2))
         here.sky.weather, asked = overheard()
-        await here.push(10_000)
+        await here.push(EVENTS)
         await here.processor.flush()
 
         again = sum(map(len, asked))
         counts = here.state.counts().values()
-        assert here.repeated == again > 1_000
+        assert here.repeated == again > EVENTS / 10
         assert all(count["accepted"] == count["unique"] for count in counts)
         assert here.lost == 0
-        measured(f"of 10 000: {again} requested and sent again, lost {here.lost}")
+        measured(f"of {spaced(EVENTS)}: {again} requested and sent again, lost {here.lost}")
 
 
 @pytest.mark.fault("F30")
@@ -533,15 +534,15 @@ async def test_exactly_the_events_that_are_refused_for_good_are_rejected(measure
     async with world() as here:
         here.state.fail(Fault(partial=0.1, retriable=False, message="gateway: not wanted"))
         here.sky.weather, named = overheard()
-        receipts = await here.push(10_000)
+        receipts = await here.push(EVENTS)
         await here.processor.flush()
 
         rejected = {r.event_id: r.outcome.message for r in receipts if r.outcome and r.outcome.fate is Fate.REJECTED}
         assert rejected.keys() == set().union(*named)
         assert set(rejected.values()) == {"gateway: not wanted"}
-        assert here.processor.statistics().total.delivered == 10_000 - len(rejected) < 10_000
+        assert here.processor.statistics().total.delivered == EVENTS - len(rejected) < EVENTS
         assert here.repeated == 0
-        measured(f"{len(rejected)} of 10 000 rejected, the others delivered")
+        measured(f"{len(rejected)} of {spaced(EVENTS)} rejected, the others delivered")
 
 
 @pytest.mark.fault("F31")
@@ -553,14 +554,14 @@ async def test_ids_that_were_never_sent_are_counted_and_change_nothing(retriable
 
     async with world() as here:
         here.sky.weather = taken_but(slander)
-        await here.push(10_000)
+        await here.push(EVENTS)
         await here.processor.flush()
 
         statistics = here.processor.statistics()
-        assert statistics.total.delivered == 10_000
+        assert statistics.total.delivered == EVENTS
         assert statistics.protocol_anomalies == 3 * statistics.posts
         assert here.repeated == 0
-        measured(f"10 000 delivered, {statistics.protocol_anomalies} ids counted")
+        measured(f"{spaced(EVENTS)} delivered, {statistics.protocol_anomalies} ids counted")
 
 
 @pytest.mark.fault("F33")
@@ -578,7 +579,7 @@ async def test_an_event_that_is_asked_for_again_for_ever_expires_and_holds_up_no
         here.sky.weather = never_that_one
         stubborn = await here.processor.push_goal_event(USER, "goal-of-nobody")
         here.receipts.append(stubborn)
-        others = await here.push(10_000)
+        others = await here.push(EVENTS)
         await asyncio.sleep(1.5)
         delivered = [receipt.outcome and receipt.outcome.fate for receipt in others]
         await asyncio.sleep(3598.0)
@@ -591,4 +592,4 @@ async def test_an_event_that_is_asked_for_again_for_ever_expires_and_holds_up_no
         assert stubborn.outcome.reason == DroppedReason.EXPIRED
         posts = sum(stubborn.event_id in ids for _, ids, _ in here.sky.posts)
         assert 100 <= posts <= 400
-        measured(f"expired after {posts} posts in 1 hour; 10 000 others delivered at once")
+        measured(f"expired after {posts} posts in 1 hour; {spaced(EVENTS)} others delivered at once")

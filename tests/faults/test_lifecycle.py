@@ -31,9 +31,25 @@ from bucketeer_async import (
 )
 from bucketeer_async.gateway import GatewayState
 from tests.clock import VirtualLoop
-from tests.faults.world import EVALUATION, KEY, REFERENCE, USER, Sky, Way, Weather, World, check_counts, refused, world
+from tests.faults.matrix import FULL, spaced
+from tests.faults.world import (
+    EVALUATION,
+    EVENTS,
+    KEY,
+    REFERENCE,
+    USER,
+    Sky,
+    Way,
+    Weather,
+    World,
+    check_counts,
+    refused,
+    world,
+)
 
 Measured = Callable[[str], None]
+
+CANCELS = 1_000 if FULL else 200
 
 #: For what works in a thread: an event loop in real time.
 in_real_time = pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["real-time"])
@@ -99,7 +115,7 @@ async def test_a_cancelled_push_is_in_or_out_and_never_half(measured: Measured) 
 
     async with world(config) as here:
         here.sky.weather = slow(0.02)
-        while cancelled < 1_000:
+        while cancelled < CANCELS:
             pushes = [asyncio.create_task(push(here)) for _ in range(dice.randint(1, 60))]
             await turns(dice.randint(1, 5))
             await asyncio.sleep(dice.choice([0.0, 0.005, 0.02, 0.05]))
@@ -205,10 +221,10 @@ async def test_a_close_in_an_outage_ends_at_its_deadline_and_says_what_is_left(
     weather: Weather, left: str, measured: Measured, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with world() as here:
-        await here.push(1_000)
+        await here.push(EVENTS // 10)
         await here.processor.flush()
         here.sky.weather = weather
-        await here.push(9_000)
+        await here.push(EVENTS * 9 // 10)
         await asyncio.sleep(1.5)
         began = now()
 
@@ -218,7 +234,7 @@ async def test_a_close_in_an_outage_ends_at_its_deadline_and_says_what_is_left(
         statistics = here.processor.statistics().total
         assert took <= 2.25
         assert report.duration == pytest.approx(took, abs=0.01)
-        assert report.total.undelivered + report.total.unconfirmed == 10_000 - statistics.delivered == 9_000
+        assert report.total.undelivered + report.total.unconfirmed == EVENTS - statistics.delivered == EVENTS * 9 // 10
         assert report.total.unconfirmed == (4 * 100 if left == "unconfirmed" else 0)
         assert "a bug" not in caplog.text
         measured(f"{took:.2f} s, {report.total.undelivered} undelivered, {report.total.unconfirmed} unconfirmed")
@@ -229,14 +245,14 @@ async def test_a_close_in_an_outage_ends_at_its_deadline_and_says_what_is_left(
 async def test_a_close_without_time_reports_at_once(weather: Weather, measured: Measured) -> None:
     async with world() as here:
         here.sky.weather = weather
-        await here.push(10_000)
+        await here.push(EVENTS)
         began = now()
 
         report = await here.processor.aclose(0)
 
         assert now() == began
-        assert report.total.undelivered + report.total.unconfirmed == 10_000
-        measured("after 0 s, all 10 000 accounted for")
+        assert report.total.undelivered + report.total.unconfirmed == EVENTS
+        measured(f"after 0 s, all {spaced(EVENTS)} accounted for")
 
 
 @pytest.mark.fault("F44")

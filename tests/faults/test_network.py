@@ -27,14 +27,14 @@ import trustme
 
 from bucketeer_async import ApiClient, ApiError, ConfigurationError, Processor, RetryPolicy
 from bucketeer_async.gateway import LocalGateway
-from tests.faults.conftest import FULL
+from tests.faults.matrix import FULL, spaced
 from tests.faults.proxy import Conduct, End, FaultProxy, PasswordProxy, until
 from tests.faults.world import KEY, REFERENCE, Sky, World
 
 Measured = Callable[[str], None]
 
 N = 10_000 if FULL else 200
-MANY = f"{N:,}".replace(",", " ")
+MANY = spaced(N)
 #: As all faults meet it, but half a second between tries is too long to wait for.
 HASTY = replace(REFERENCE, flush_interval=30.0, retry=RetryPolicy(initial=0.01, maximum=0.05))
 #: One connection at a time.
@@ -116,7 +116,7 @@ def never_sent(here: World) -> bool:
 async def test_posts_that_are_never_answered_are_repeated_with_the_same_ids(
     gateway: LocalGateway, http: httpx2.AsyncClient | None, heard: bool, measured: Measured
 ) -> None:
-    posts = 20 if FULL else 5
+    posts = 20 if FULL else 4
     config = replace(HASTY, request_timeout=SHORT_TIMEOUT)
     async with FaultProxy(gateway.url) as proxy:
         # No more connections than posts at once: one that a timeout cost would be missed in the end.
@@ -299,7 +299,7 @@ async def test_a_process_that_was_frozen_delivers_over_a_new_connection(
 ) -> None:
     config = replace(HASTY, request_timeout=TIMEOUT)
     async with FaultProxy(gateway.url) as proxy, delivering(gateway, proxy.url, config, http=http) as here:
-        await deliver(here, 200)
+        await deliver(here, 200 if FULL else 100)  # over one line, or more
         lines = len(proxy.lines)
         await proxy.end_lines(end)  # while the process is frozen
         await deliver(here, 100)

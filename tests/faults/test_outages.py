@@ -20,7 +20,8 @@ import pytest
 from bucketeer_async import DroppedReason, Receipt, RefusedReason, RetryPolicy
 from bucketeer_async._retry import Action, Circuit, Decision
 from tests.clock import VirtualLoop
-from tests.faults.world import REFERENCE, Way, Weather, answer, fair, refused, world
+from tests.faults.matrix import spaced
+from tests.faults.world import EVENTS, REFERENCE, Way, Weather, answer, fair, refused, world
 
 OUTAGE = Decision(action=Action.PAUSE)
 
@@ -54,7 +55,7 @@ def probes(seed: int, *, seconds: float) -> list[float]:
 async def test_a_gateway_that_is_down_for_3_seconds_costs_nothing(measured: Measured) -> None:
     async with world() as here:
         here.sky.weather = refused
-        await here.push(10_000)
+        await here.push(EVENTS)
         await asyncio.sleep(3.0)
         here.sky.weather = fair
         back = now()
@@ -64,21 +65,22 @@ async def test_a_gateway_that_is_down_for_3_seconds_costs_nothing(measured: Meas
         recovery = now() - back
         assert here.lost == 0
         assert recovery <= 5.0
-        measured(f"lost {here.lost} of 10 000, delivered {recovery:.1f} s after the return")
+        measured(f"lost {here.lost} of {spaced(EVENTS)}, delivered {recovery:.1f} s after the return")
 
 
 @pytest.mark.fault("F2")
 async def test_a_gateway_that_is_down_for_10_minutes_costs_nothing_but_room(measured: Measured) -> None:
-    async with world(replace(REFERENCE, queue_capacity=12_000)) as here:
+    capacity, pushes = EVENTS * 6 // 5, EVENTS * 3 // 2
+    async with world(replace(REFERENCE, queue_capacity=capacity)) as here:
         here.sky.weather = refused
-        await here.push(15_000, every=0.04)
+        await here.push(pushes, every=600 / pushes)
         total = here.processor.statistics().total
         posts = len(here.sky.posts)
         here.sky.weather = fair
 
         assert await here.processor.flush()
 
-        assert total.queued == total.accepted <= 12_000
+        assert total.queued == total.accepted <= capacity
         assert set(total.refused_by) == {RefusedReason.QUEUE_FULL, RefusedReason.METRICS_YIELD}
         assert here.lost == 0
         assert posts <= 80  # how many they usually are is measured below
@@ -93,7 +95,7 @@ async def test_an_outage_of_10_minutes_is_probed_by_one_post_at_a_time() -> None
 
     async with world() as here:
         here.sky.weather = unreachable
-        await here.push(10_000)
+        await here.push(EVENTS)
         await asyncio.sleep(3.1)
         at_first, here.sky.most_under_way = here.sky.most_under_way, 0
         await asyncio.sleep(600.0)
@@ -116,21 +118,24 @@ async def test_exactly_the_events_past_their_lifetime_expire(measured: Measured)
     def expired(receipts: list[Receipt]) -> list[bool]:
         return [bool(each.outcome and each.outcome.reason == DroppedReason.EXPIRED) for each in receipts]
 
+    count = EVENTS // 2
     async with world() as here:
         here.sky.weather = refused
-        old = await here.push(5_000, every=0.1)
+        old = await here.push(count, every=500 / count)
         await asyncio.sleep(3000.0 - now())
-        young = await here.push(5_000)
+        young = await here.push(count)
         await asyncio.sleep(3850.05 - now())
         in_the_middle = expired(old)
         await asyncio.sleep(4200.0 - now())
         here.sky.weather = fair
         await here.processor.flush()
 
-        assert in_the_middle == [True] * 2_501 + [False] * 2_499
+        assert in_the_middle == [True] * (count // 2 + 1) + [False] * (count // 2 - 1)
         assert all(expired(old))
         assert {receipt.event_id for receipt in young} == here.stored
-        measured(f"{sum(expired(old))} of 5 000 expired, {sum(expired(young))} of 5 000 younger ones")
+        measured(
+            f"{sum(expired(old))} of {spaced(count)} expired, {sum(expired(young))} of {spaced(count)} younger ones"
+        )
 
 
 @pytest.mark.fault("F4")
@@ -179,8 +184,8 @@ async def test_a_status_that_means_not_now_costs_nothing(status: int, measured: 
 
         assert here.lost == 0
         assert here.repeated > 0
-        assert here.processor.statistics().total.delivered == 10_000
-        measured(f"lost {here.lost} of 10 000")
+        assert here.processor.statistics().total.delivered == EVENTS
+        measured(f"lost {here.lost} of {spaced(EVENTS)}")
 
 
 @pytest.mark.fault("F22")

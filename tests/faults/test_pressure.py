@@ -18,7 +18,7 @@ from bucketeer_async import Processor, ProcessorConfig, Receipt, RefusedReason
 from bucketeer_async._events._encoder import EventFactory
 from tests.clock import VirtualLoop
 from tests.fakes import FakeAnswer, FakeClient
-from tests.faults.conftest import FULL
+from tests.faults.matrix import FULL
 from tests.faults.world import REFERENCE, USER, World, answer, check_counts, fair, refused, world
 
 Measured = Callable[[str], None]

@@ -11,11 +11,11 @@ import httpx
 
 from bucketeer_async import ProcessorConfig, RetryPolicy, Statistics, User
 from tests.clock import VirtualLoop
-from tests.faults.conftest import FULL
+from tests.faults.matrix import FULL
 from tests.faults.world import EVALUATION, USER, Way, Weather, World, answer, fair, refused, world
 
 Measured = Callable[[str], None]
-SCHEDULES: Final = 2_000 if FULL else 200
+SCHEDULES: Final = 2_000 if FULL else 100
 STEPS: Final = 25
 LARGE: Final = User("large", {"attribute": "x" * 3_000})
 HUGE: Final = User("huge", {"attribute": "x" * 20_000})
@@ -225,5 +225,5 @@ def test_random_schedules_agree_with_the_gateway_after_every_step(measured: Meas
 
 
 def test_a_schedule_can_be_lived_through_again() -> None:
-    for seed in range(20):
+    for seed in range(SCHEDULES // 10):
         assert check_schedule(seed) == check_schedule(seed)

@@ -24,13 +24,13 @@ from bucketeer_async._events import _spool_writer as spooling
 from bucketeer_async._events._spool_file import FILE_NAME, SpoolError, SpoolFile
 from bucketeer_async._models import EventKind
 from bucketeer_async.gateway import Fault, GatewayState, LocalGateway
-from tests.faults.conftest import FULL
+from tests.faults.matrix import FULL
 from tests.faults.world import EVALUATION, KEY, USER, Sky, check_counts, fair, refused
 from tests.integrations.children import python
 
 Measured = Callable[[str], None]
 
-KILLS = 200 if FULL else 4
+KILLS = 200 if FULL else 2
 MEGABYTES = 100 if FULL else 10
 SAFE_AFTER = 0.1 if FULL else 0.3  # seconds; a machine that runs a whole suite may be busy elsewhere
 DAY = 86_400.0
@@ -201,7 +201,7 @@ async def test_events_that_are_too_old_expire_and_are_not_sent(sky: Sky, tmp_pat
 
 
 async def test_an_event_keeps_its_age(sky: Sky, tmp_path: Path) -> None:
-    fill(tmp_path, 10, age=3_599.0)
+    fill(tmp_path, 10, age=3_599.7)
     sky.weather = refused
     async with life(sky, Spool(tmp_path), event_lifetime=3_600.0) as processor:
         await until(lambda: processor.statistics().total.dropped_by == {"expired": 10})
@@ -210,7 +210,9 @@ async def test_an_event_keeps_its_age(sky: Sky, tmp_path: Path) -> None:
 async def test_an_event_from_the_spool_expires_also_behind_younger_ones(sky: Sky, tmp_path: Path) -> None:
     fill(tmp_path, 10, age=3_599.5)
     sky.weather = refused
-    async with life(sky, Spool(tmp_path), event_lifetime=3_600.0, retry=RetryPolicy(initial=2.0)) as processor:
+    async with life(
+        sky, Spool(tmp_path), event_lifetime=3_600.0, retry=RetryPolicy(initial=0.5, maximum=0.5)
+    ) as processor:
         push(processor, 10)
         await until(lambda: processor.statistics().total.recovered == 10)
         await asyncio.sleep(0.6)

@@ -10,16 +10,19 @@ import contextlib
 import itertools
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 import httpx
 
 from bucketeer_async import ApiClient, Evaluation, Fate, Processor, ProcessorConfig, Reason, ReasonType, Receipt, User
 from bucketeer_async.gateway import GatewayState, create_app
+from tests.faults.matrix import FULL
 
 USER = User("user-of-the-test", {"plan": "attribute-of-the-test"})
 EVALUATION = Evaluation(feature_id="flag", variation_id="on", reason=Reason(ReasonType.DEFAULT))
 KEY = "client-key"
+#: How many events most faults meet: 20 batches, or 100.
+EVENTS: Final = 10_000 if FULL else 2_000
 
 Way = Callable[[httpx.Request], Awaitable[httpx.Response]]
 Weather = Callable[[httpx.Request, Way], Awaitable[httpx.Response]]
@@ -108,7 +111,7 @@ class World:
         self.receipts += pushed
         return pushed
 
-    async def endure(self, weather: Weather, *, count: int = 10_000, seconds: float = 5.0) -> None:
+    async def endure(self, weather: Weather, *, count: int = EVENTS, seconds: float = 5.0) -> None:
         """Push into that weather, let it last ``seconds``, and wait until everything is settled afterwards."""
         self.sky.weather = weather
         await self.push(count)

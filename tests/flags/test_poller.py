@@ -817,7 +817,7 @@ async def follow(server: FlagServer, edits: list[tuple[Any, ...]]) -> None:
 
 @pytest.mark.parametrize(("kind", "examples"), [(FlagServer, 100), (GatewayFlagServer, 50)], ids=["fake", "gateway"])
 def test_whatever_happens_the_snapshot_becomes_the_servers(kind: type[FlagServer], examples: int) -> None:
-    @settings(max_examples=examples, deadline=None)
+    @settings(max_examples=examples)
     @given(st.lists(EDITS, max_size=25))
     def follow_any(edits: list[tuple[Any, ...]]) -> None:
         with asyncio.Runner(loop_factory=VirtualLoop) as runner:

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 
 from bucketeer_async import Fate, Processor, ProcessorConfig, Receipt, RefusedReason, User
 from tests.fakes import FakeAnswer, FakeClient
+from tests.faults.matrix import FULL
 
 USER = User("user")
 
@@ -56,7 +57,7 @@ async def test_no_push_slips_by_unseen_between_two_threads() -> None:
 
 def test_threads_of_a_forked_child_begin_the_same_life(monkeypatch: pytest.MonkeyPatch) -> None:
     together = threading.Barrier(8)
-    for child in range(100):
+    for child in range(100 if FULL else 30):
         processor = Processor(FakeClient())
         monkeypatch.setattr("os.getpid", lambda child=child: -child - 1)
         lives: list[Any] = []
