@@ -15,7 +15,7 @@ from typing import Any, Self, overload
 
 from bucketeer_async import _composition as parts
 from bucketeer_async import _from_env as _environment
-from bucketeer_async._client_life import Lifecycle
+from bucketeer_async._client_life import ClientLife
 from bucketeer_async._composition import LocalFlags, Parts
 from bucketeer_async._errors import ConfigurationError
 from bucketeer_async._events._receipt import Receipt
@@ -95,7 +95,7 @@ class Client:
     def _compose(self, composed: Parts) -> None:
         self._events = composed.events
         self._local = composed.local
-        self._life = Lifecycle(composed.events, composed.api, composed.new_evaluator)
+        self._life = ClientLife(composed.events, composed.api, composed.evaluator)
         self._evaluations = Evaluations(self._life.evaluator, composed.events, RateLimitedLog(composed.logger))
 
     @classmethod

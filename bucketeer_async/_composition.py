@@ -1,4 +1,4 @@
-"""What a client is made of, by its options: who answers, who takes the events, and over what."""
+"""Composition: the parts of a client, by its options: evaluator, processor, and the connections under both."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ClientEvents(EventsLife, EvaluationEvents, Protocol):
 
 
 class LocalFlags(Protocol):
-    """What is told of flags that are evaluated here."""
+    """The flags of a client with local evaluation, as the client shows them."""
 
     def statistics(self) -> LocalEvaluationStatistics | None: ...
     def on_change(self, callback: Callable[[FlagChanges], object]) -> None: ...
@@ -49,14 +49,14 @@ class Parts:
 
     Attributes:
         events: Takes the events.
-        new_evaluator: Makes what answers; called at construction, and in each forked child.
-        logger: Where to log.
-        api: The connections under both; None if nobody is asked.
-        local: The flags that are evaluated here; None if there are none.
+        evaluator: Evaluates flags.
+        logger: Where the client logs.
+        api: The connections under both; None if the client is disabled.
+        local: The flags of local evaluation; None if the gateway evaluates.
     """
 
     events: ClientEvents
-    new_evaluator: Callable[[], Evaluator]
+    evaluator: Evaluator
     logger: logging.Logger
     api: ApiLife | None = None
     local: LocalFlags | None = None
@@ -70,9 +70,9 @@ def connected(
     Args:
         api: The connections.
         events: Options of the processor; its tag is the client's.
-        local_evaluation: How flags are evaluated here; None has the gateway evaluate them.
+        local_evaluation: Options of local evaluation; None has the gateway evaluate flags.
         tag: The tag of the flags.
-        timeout: Seconds that a question to the gateway may take.
+        timeout: Seconds that an evaluation by the gateway may take.
 
     Raises:
         ConfigurationError: If an option is wrong.
@@ -82,20 +82,18 @@ def connected(
     logger = config.logger or logging.getLogger(_LOGGER)
     metrics = OwnMetrics(processor, max_errors=max(int(config.queue_capacity * _ERRORS_SHARE), 1))
     if local_evaluation is None:
-        remote = partial(RemoteEvaluator, api, tag=tag, timeout=timeout, metrics=metrics)
-        return Parts(events=processor, new_evaluator=remote, logger=logger, api=api)
+        remote = RemoteEvaluator(api, tag=tag, timeout=timeout, metrics=metrics)
+        return Parts(events=processor, evaluator=remote, logger=logger, api=api)
     options = _checked(local_evaluation)
     poller = partial(FlagPoller, api, options, tag=tag, metrics=metrics, logger=logger)
     local = LocalEvaluator(poller, options.bootstrap, tag=tag, metrics=metrics, logger=logger)
-    return Parts(events=processor, new_evaluator=lambda: local, logger=logger, api=api, local=local)
+    return Parts(events=processor, evaluator=local, logger=logger, api=api, local=local)
 
 
 def disabled() -> Parts:
-    """Return the parts of a client that is switched off."""
-    nobody = DisabledEvaluator()
-    return Parts(
-        events=DisabledProcessor(), new_evaluator=lambda: nobody, logger=logging.getLogger(_LOGGER), local=nobody
-    )
+    """Return the parts of a disabled client."""
+    evaluator = DisabledEvaluator()
+    return Parts(events=DisabledProcessor(), evaluator=evaluator, logger=logging.getLogger(_LOGGER), local=evaluator)
 
 
 def _checked(options: object) -> LocalEvaluation:

@@ -1,4 +1,4 @@
-"""The parts of a client that is switched off: nobody is asked, nothing is sent, every push is counted as refused."""
+"""The parts of a disabled client: no flag is evaluated, nothing is sent, and every push is counted as refused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bucketeer_async._results import DrainReport, RefusedReason, Statistics
 
 
 class DisabledEvaluator:
-    """Answers nothing."""
+    """Evaluates no flag."""
 
     async def start(self) -> None:
         """Do nothing."""
@@ -24,7 +24,7 @@ class DisabledEvaluator:
     async def wait_ready(self) -> None:
         """Do nothing."""
 
-    async def evaluate(self, *_question: object, **_named: object) -> NoReturn:
+    async def evaluate(self, *_arguments: object, **_named: object) -> NoReturn:
         """Raise `DisabledError`."""
         raise DisabledError("the client is disabled")
 
@@ -32,10 +32,10 @@ class DisabledEvaluator:
         """Do nothing."""
 
     def statistics(self) -> None:
-        """Return None: there are no flags."""
+        """Return None, because there are no flags."""
 
     def on_change(self, *_callback: object, **_named: object) -> None:
-        """Do nothing: no flag ever changes."""
+        """Do nothing, because no flag ever changes."""
 
     def export_snapshot(self) -> NoReturn:
         """Raise `NotReadyError`."""
@@ -58,31 +58,34 @@ class DisabledProcessor:
         """Do nothing."""
 
     async def flush(self, *_timeout: object, **_named: object) -> bool:
-        """Return True: nothing waits."""
+        """Return True, because nothing waits."""
         return True
 
     async def aclose(self, *_timeout: object, **_named: object) -> DrainReport:
         """Return an empty report."""
         return DrainReport()
 
+    def _limit_drain(self, _timeout: object) -> None:
+        """Do nothing, because nothing is drained."""
+
     def statistics(self) -> Statistics:
-        """Return how many pushes were refused."""
+        """Return the counts of refused pushes."""
         return statistics_of(self._ledger.counts())
 
     def push_evaluation_event_nowait(self, *_event: object, **_named: object) -> Receipt:
-        """Refuse it."""
+        """Refuse the push."""
         return self._refuse(EventKind.EVALUATION)
 
     def push_default_evaluation_event_nowait(self, *_event: object, **_named: object) -> Receipt:
-        """Refuse it."""
+        """Refuse the push."""
         return self._refuse(EventKind.EVALUATION)
 
     async def push_goal_event(self, *_event: object, **_named: object) -> Receipt:
-        """Refuse it."""
+        """Refuse the push."""
         return self._refuse(EventKind.GOAL)
 
     def push_goal_event_nowait(self, *_event: object, **_named: object) -> Receipt:
-        """Refuse it."""
+        """Refuse the push."""
         return self._refuse(EventKind.GOAL)
 
     def _refuse(self, kind: EventKind) -> Receipt:

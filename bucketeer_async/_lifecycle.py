@@ -53,6 +53,10 @@ class Lifecycle:
         run: The work itself, which ends some time after closing began. By default it ends at once then.
         finish: What has to be done in the end; everything but an interruption by the loop's own end leads here.
         on_closing: Called when closing begins.
+
+    Attributes:
+        state: The state; for reading.
+        loop: The event loop that the object was started on; None before.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class Lifecycle:
         on_closing: Callable[[], None] = lambda: None,
     ) -> None:
         self.state = State.NEW
+        self.loop: asyncio.AbstractEventLoop | None = None
         self._owner = owner
         self._task_name = task_name
         self._prepare = prepare
@@ -75,13 +80,9 @@ class Lifecycle:
         self._pid = os.getpid()
         self._host: BackgroundTask | None = None
         self._starters = 0
+        self._is_wanted = False  # whether a caller of `start` has seen the object run
         self._is_preparing = False  # then closing may interrupt the host; before its first step it could not clean up
         self._closing = asyncio.Event()
-
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop | None:
-        """The event loop that the object was started on; None before."""
-        return None if self._host is None else self._host.loop
 
     def require_loop(self) -> None:
         """Do nothing on the loop that started the object, or before the start.
@@ -114,12 +115,14 @@ class Lifecycle:
         """
         if self.state is State.NEW:
             self.state = State.STARTING
+            self.loop = asyncio.get_running_loop()
             self._host = BackgroundTask(self._live, name=self._task_name, owner=self._owner)
         self.require_loop()
         if self.state is State.STARTING:
             await self._started()
         elif self.state is not State.RUNNING:
             raise ClosedError(f"the {self._owner} is closed; make a new one")
+        self._is_wanted = True
 
     async def _started(self) -> None:
         """Wait until the object runs; the last of the waiting callers that is cancelled undoes the start."""
@@ -128,7 +131,7 @@ class Lifecycle:
         try:
             await self._host.ready()
         except asyncio.CancelledError:
-            if self._starters == 1 and self.state is State.STARTING:
+            if self._starters == 1 and not self._is_wanted:  # also if the object runs by now: no caller knows
                 self.begin_closing()
             raise
         finally:

@@ -52,6 +52,7 @@ class Lease:
         self._post = post
         self._begin_closing = WeakMethod(begin_closing)
         self._on_release = on_release
+        self.connections = asyncio.Semaphore(10**9)
 
     async def register_events(self, events: Sequence[bytes], *, timeout: float) -> RegisterEventsResponse:
         """Post the JSON of events; as `ApiClient.register_events`."""

@@ -247,7 +247,7 @@ async def test_batches_are_cut_by_bytes() -> None:
     config = ProcessorConfig(flush_max_bytes=2000, max_batch_size=500)
     async with Processor(client, config) as processor:
         receipts = await push_many(processor, 20)
-        size = len(receipts[0].body)
+        size = len(receipts[0]._body)
         await processor.flush()
 
     assert sum(client.sizes) == 20
@@ -1137,7 +1137,7 @@ async def test_a_receipt_tells_the_outcome_to_everybody_who_waits() -> None:
         outcomes = await asyncio.gather(receipt.settled(), receipt.settled())
 
         assert {outcome.fate for outcome in outcomes} == {Fate.DELIVERED}
-        assert receipt.body == f'{{"id":"{receipt.event_id}'.encode()  # let go of, but for the id
+        assert receipt._body == f'{{"id":"{receipt.event_id}'.encode()  # let go of, but for the id
         assert re.fullmatch(r"<Receipt goal [0-9a-f-]{36} delivered>", repr(receipt))
 
 

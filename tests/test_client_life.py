@@ -1,9 +1,10 @@
-"""The life of a client's parts, which are fakes here, in virtual time: start, close, and both at once."""
+"""The life of a client with fake parts, in virtual time: start, close, and both at once."""
 
 from __future__ import annotations
 
 import asyncio
 import math
+import os
 from types import EllipsisType
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from bucketeer_async import ClosedError, DrainReport, Evaluation, User, WrongLoopError
-from bucketeer_async._client_life import Lifecycle, State
+from bucketeer_async._client_life import ClientLife
+from bucketeer_async._lifecycle import State
 from tests.clock import VirtualLoop
 
 REPORT = DrainReport(duration=1.25)
@@ -35,12 +37,7 @@ class Parts:
         self.start_seconds, self.answer_seconds, self.drain_seconds = start, answers, drain
         self.failing: Exception | None = None
         self.stuck: Exception | None = None
-        self.made = 0
-        self.life = Lifecycle(_Processor(self), _Api(self), self.new_evaluator)
-
-    def new_evaluator(self) -> _Evaluator:
-        self.made += 1
-        return _Evaluator(self)
+        self.life = ClientLife(_Processor(self), _Api(self), _Evaluator(self))
 
     def note(self, call: str) -> None:
         self.calls.append((call, now()))
@@ -67,12 +64,13 @@ class _Processor:
         return True
 
     async def aclose(self, timeout: float | EllipsisType | None = ...) -> DrainReport:
-        self._parts.note(f"processor drains {timeout}".replace(" Ellipsis", ""))
-        if isinstance(timeout, float):
-            self._deadline = min(self._deadline, now() + timeout)
+        self._parts.note("processor drains")
         while now() < min(self._deadline, self._parts.drains_until()):  # noqa: ASYNC110 - time is virtual
             await asyncio.sleep(0.5)
         return REPORT
+
+    def _limit_drain(self, timeout: float) -> None:
+        self._deadline = min(self._deadline, now() + timeout)
 
 
 class _Api:
@@ -210,6 +208,31 @@ async def test_a_close_with_a_timeout_takes_no_longer(answers: float, drain: flo
     assert parts.life.state is State.CLOSED
 
 
+async def test_a_close_with_a_timeout_keeps_it_when_its_caller_is_cancelled() -> None:
+    parts = Parts(answers=60.0, drain=60.0)
+    await parts.life.start()
+
+    with anyio.move_on_after(1.0):
+        await parts.life.aclose(3.0)
+    assert now() == 1.0
+    await parts.life.aclose(...)
+
+    assert now() == 3.0
+
+
+async def test_a_start_goes_on_when_one_of_its_callers_is_cancelled() -> None:
+    parts = Parts(start=2.0)
+
+    async with anyio.create_task_group() as tasks:
+        first = asyncio.create_task(parts.life.start())
+        tasks.start_soon(parts.life.start)
+        await asyncio.sleep(1.0)
+        first.cancel()
+
+    assert parts.life.state is State.RUNNING
+    await parts.life.aclose(...)
+
+
 async def test_a_later_close_may_shorten_the_drain() -> None:
     parts = Parts(drain=60.0)
     await parts.life.start()
@@ -253,15 +276,18 @@ async def test_the_evaluator_is_there_while_the_client_runs() -> None:
 async def test_a_forked_child_has_a_life_of_its_own() -> None:
     parts = Parts()
     await parts.life.start()
-    parent = parts.life.evaluator()
+    pid = os.getpid()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: pid + 1)
 
-    parts.life._pid += 1
-    with pytest.raises(ClosedError, match="not started"):
+        with pytest.raises(ClosedError, match="not started"):
+            parts.life.evaluator()
+        await parts.life.start()
         parts.life.evaluator()
-    await parts.life.start()
+        await parts.life.aclose(...)
+        assert parts.life.state is State.CLOSED
 
-    assert parts.life.evaluator() is not parent
-    assert parts.made == 2
+    assert parts.life.state is State.RUNNING
     await parts.life.aclose(...)
 
 
