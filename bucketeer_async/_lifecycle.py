@@ -113,6 +113,8 @@ class Lifecycle:
             WrongLoopError: If it was started on another event loop.
             Exception: What ``prepare`` raised.
         """
+        if self.state in {State.CLOSING, State.CLOSED}:
+            raise ClosedError(f"the {self._owner} is closed; make a new one")
         if self.state is State.NEW:
             self.state = State.STARTING
             self.loop = asyncio.get_running_loop()
@@ -120,8 +122,6 @@ class Lifecycle:
         self.require_loop()
         if self.state is State.STARTING:
             await self._started()
-        elif self.state is not State.RUNNING:
-            raise ClosedError(f"the {self._owner} is closed; make a new one")
         self._is_wanted = True
 
     async def _started(self) -> None:

@@ -424,7 +424,7 @@ async def test_an_event_stays_as_it_was_when_it_was_pushed(measured: Measured) -
         here.sky.weather = weather
         user = User("user", attributes)
         receipts = [await here.processor.push_goal_event(user, f"goal-{number}") for number in range(100)]
-        as_pushed = [receipt.body for receipt in receipts]
+        as_pushed = [receipt._body for receipt in receipts]
         attributes["plan"] = "free"
         attributes["late"] = "yes"
         del attributes["country"]

@@ -424,7 +424,7 @@ def test_a_processor_that_is_dropped_after_its_loop_is_told_once(left_behind: li
     counts = ledger.counts()[EventKind.GOAL]
     assert len(told) == 1
     assert counts.dropped_by == {DroppedReason.ABANDONED: 2_500}
-    assert counts.queued == counts.in_flight == ledger.held_bytes == 0
+    assert counts.queued == counts.in_flight == ledger.bounds.held_bytes == 0
 
 
 # Callbacks and bugs

@@ -105,7 +105,7 @@ def lines_of_ours(caplog: pytest.LogCaptureFixture, level: int = logging.WARNING
 
 def never_sent(here: World) -> bool:
     """Whether it is known of all events that wait that the gateway cannot have them."""
-    return not any(receipt.maybe_stored for receipt in here.receipts if receipt.outcome is None)
+    return not any(receipt._maybe_stored for receipt in here.receipts if receipt.outcome is None)
 
 
 # Silence

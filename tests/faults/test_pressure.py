@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 import time
 from collections import Counter
@@ -15,7 +14,6 @@ from typing import Any, Literal
 import pytest
 
 from bucketeer_async import Processor, ProcessorConfig, Receipt, RefusedReason
-from bucketeer_async._events._encoder import EventFactory
 from tests.clock import VirtualLoop
 from tests.fakes import FakeAnswer, FakeClient
 from tests.faults.matrix import FULL
@@ -169,11 +167,9 @@ async def test_a_wall_clock_that_jumps_moves_no_interval_and_expires_nothing(
 ) -> None:
     wall = WallClock()
     gateway_ahead = wall.offset + max(jump, 0.0)  # so that no event is from its future
-    async with world(replace(REFERENCE, flush_interval=10.0, event_lifetime=HOUR)) as here:
+    async with world(replace(REFERENCE, flush_interval=10.0, event_lifetime=HOUR), _now=wall) as here:
         here.state.now = lambda: now() + gateway_ahead
         monkeypatch.setattr(time, "time", wall)
-        events = EventFactory(tag="", source_id=0, sdk_version="1.0.0", now=wall)
-        here.processor._lives[os.getpid()] = here.processor._life()._replace(events=events)
         began = now()
         expected = {receipt.event_id: int(wall()) for receipt in push_goals(here, 10)}
         await asyncio.sleep(5.0)

@@ -169,7 +169,7 @@ def check(here: World) -> None:
     held = [receipt for receipt in here.receipts if receipt.outcome is None]
     statistics, config = here.processor.statistics(), here.processor._config
     assert len(held) == statistics.total.queued + statistics.total.in_flight <= config.queue_capacity
-    assert sum(len(receipt.body) for receipt in held) == statistics.held_bytes <= config.queue_max_bytes
+    assert sum(len(receipt._body) for receipt in held) == statistics.held_bytes <= config.queue_max_bytes
 
 
 def drawn_config(seed: int) -> ProcessorConfig:
@@ -199,9 +199,8 @@ def check_schedule(seed: int) -> Statistics:
 
 async def live_through(seed: int) -> Statistics:
     try:
-        async with world(drawn_config(seed)) as here:
+        async with world(drawn_config(seed), _new_rng=lambda: random.Random(seed)) as here:
             schedule = Schedule(seed, here)
-            here.processor._pipeline._rng.seed(seed)
             await schedule.live()
             check(here)
             total = here.processor.statistics().total

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import itertools
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import httpx
@@ -172,13 +172,21 @@ REFERENCE = ProcessorConfig(
 
 
 @contextlib.asynccontextmanager
-async def world(config: ProcessorConfig = REFERENCE, **options: Any) -> AsyncIterator[World]:
-    """Start a processor and its gateway; in the end close it, and check that everything is accounted for."""
+async def world(
+    config: ProcessorConfig = REFERENCE, *, api: Mapping[str, Any] | None = None, **parts: Any
+) -> AsyncIterator[World]:
+    """Start a processor and its gateway; in the end close it, and check that everything is accounted for.
+
+    Args:
+        config: The processor's options.
+        api: Options of the API client.
+        parts: Time, chance and identity of the processor, by the names of its private arguments.
+    """
     state = GatewayState()
     sky = Sky(state)
     async with httpx.AsyncClient(transport=sky) as http:
-        async with ApiClient(endpoint="http://127.0.0.1", api_key=KEY, http=http, **options) as api_client:
-            async with Processor(api_client, config) as processor:
+        async with ApiClient(endpoint="http://127.0.0.1", api_key=KEY, http=http, **(api or {})) as api_client:
+            async with Processor(api_client, config, **parts) as processor:
                 here = World(processor, state, sky)
                 yield here
                 here.check()

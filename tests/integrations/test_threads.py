@@ -65,7 +65,7 @@ def test_threads_of_a_forked_child_begin_the_same_life(monkeypatch: pytest.Monke
         def push(lives: list[Any] = lives, processor: Processor = processor) -> None:
             together.wait()
             processor.push_goal_event_nowait(USER, "goal")
-            lives.append(processor._life())
+            lives.append(processor._life.get())
 
         threads = [threading.Thread(target=push) for _ in range(8)]
         for thread in threads:
