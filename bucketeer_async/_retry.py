@@ -1,7 +1,6 @@
-"""Retry decisions: what to do about a failed request, and when the next request may start.
+"""Retry decisions: what to do about a failed request, and how long to wait before the next try.
 
-Plain functions and one state machine, without an event loop. `decide` maps an error to a `Decision`. `Circuit` pauses
-all flush tasks together while the gateway is unavailable, so that an outage is detected once.
+Plain functions, without an event loop. `decide` maps an error to a `Decision`.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum, StrEnum
+from enum import Enum
 from typing import Final
 
 from bucketeer_async._errors import ApiError, ConnectionFailedError, StatusError
@@ -22,10 +21,6 @@ _INVALID_ARGUMENT: Final = 3  # gRPC code in the gateway's error bodies
 _RESOURCE_EXHAUSTED: Final = 8  # likewise
 
 CONFIGURATION_PAUSE: Final = 30.0  # seconds between two probes while the API key or the endpoint seems to be wrong
-_EARLY: Final = 10.0  # seconds; how long an outage counts as early
-_EARLY_STEP: Final = 2.0  # seconds; the longest step early in an outage
-_CLOSING_STEP: Final = 1.0  # seconds; the longest step while the processor closes
-_RETRY_AFTER_JITTER: Final = 0.2  # longest random addition, as a share of Retry-After
 
 
 class Action(Enum):
@@ -123,135 +118,10 @@ def decide(error: ApiError) -> Decision:
 
 def backoff(policy: RetryPolicy, tries: int, rng: random.Random) -> float:
     """Return the seconds before the next try after ``tries`` failures: full jitter over a step that doubles."""
-    return rng.uniform(0, _step(policy, tries))
+    return rng.uniform(0, backoff_step(policy, tries))
 
 
-def _step(policy: RetryPolicy, tries: int) -> float:
+def backoff_step(policy: RetryPolicy, tries: int) -> float:
+    """Return the longest pause, in seconds, after ``tries`` failures: a step that doubles."""
     # The exponent is bounded so that a long outage cannot overflow the double.
     return min(policy.maximum, policy.initial * 2.0 ** min(tries - 1, 60))
-
-
-class CircuitState(StrEnum):
-    """The state of a `Circuit`."""
-
-    CLOSED = "closed"
-    OPEN = "open"
-    PROBING = "probing"
-
-
-@dataclass(slots=True)
-class Permit:
-    """Permission to post one batch."""
-
-    generation: int
-
-
-class Circuit:
-    """A circuit breaker: allows or pauses the requests of all flush tasks together.
-
-    States::
-
-        CLOSED  --failed-->  OPEN  --enter, after the pause-->  PROBING  --succeeded-->  CLOSED
-                              ^-------------failed---------------'
-
-    Invariants:
-
-    - At most ``limit`` batches are in flight, with ``1 <= limit <= slots``.
-    - At most one batch in flight has entered while PROBING.
-    - The result of a batch that entered before the circuit last opened is ignored, so that an outage is counted once.
-
-    A successful probe resets ``limit`` to 1. Every successful request, including the probe, adds 1 up to ``slots``. All
-    times are readings of one monotonic clock, in seconds.
-
-    Args:
-        policy: The steps of the backoff.
-        slots: Largest number of batches in flight while the gateway is available.
-        rng: Source of the jitter.
-    """
-
-    def __init__(self, policy: RetryPolicy, *, slots: int, rng: random.Random) -> None:
-        self._policy = policy
-        self._slots = slots
-        self._rng = rng
-        self.state = CircuitState.CLOSED
-        self.posting = 0
-        self._limit = slots
-        self._generation = 0
-        self._failures = 0
-        self._opened_at = 0.0
-        self._next_probe = 0.0
-        self._closing = False
-        self.not_before = 0.0
-        """Time before which a ``Retry-After`` header forbids requests."""
-
-    def wait(self, now: float) -> float | None:
-        """Return the seconds until a batch may enter: 0 for now, None if a batch must leave before."""
-        if self.state is CircuitState.OPEN:
-            return max(0.0, self._next_probe - now)
-        full = self.state is CircuitState.PROBING or self.posting >= self._limit
-        return None if full else max(0.0, self.not_before - now)
-
-    def enter(self) -> Permit:
-        """Begin a batch. Call this when `wait` returns 0, and call `leave` when the batch ends."""
-        if self.state is CircuitState.OPEN:
-            self.state = CircuitState.PROBING
-        self.posting += 1
-        return Permit(self._generation)
-
-    def may_go_on(self, permit: Permit, now: float) -> bool:
-        """Return whether a batch may send a request: False if the circuit opened since, or ``Retry-After`` forbids it."""
-        return permit.generation == self._generation and now >= self.not_before
-
-    def leave(self, permit: Permit, now: float) -> None:
-        """End a batch; a probe without a result counts as failed."""
-        self.posting -= 1
-        if self.state is CircuitState.PROBING and permit.generation == self._generation:
-            self.failed(permit, Decision(action=Action.PAUSE), now)
-
-    def succeeded(self, permit: Permit) -> None:
-        """Record a successful request."""
-        if permit.generation != self._generation:
-            return
-        if self.state is CircuitState.PROBING:
-            self.state = CircuitState.CLOSED
-            self._failures = 0
-            self._limit = 1
-        self._limit = min(self._slots, self._limit + 1)
-
-    def failed(self, permit: Permit, decision: Decision, now: float) -> bool:
-        """Record a request whose decision is ``PAUSE``; return whether the closed circuit opened."""
-        self._apply_retry_after(decision.retry_after, now)
-        if permit.generation != self._generation:
-            return False
-        opened = self.state is CircuitState.CLOSED
-        if opened:
-            self._opened_at = now
-            self._failures = 0
-            self._generation += 1
-        self._failures += 1
-        self.state = CircuitState.OPEN
-        self._next_probe = max(self.not_before, now + self._pause(decision.pause_kind, now))
-        return opened
-
-    def _apply_retry_after(self, retry_after: float | None, now: float) -> None:
-        if retry_after is None:
-            return
-        jitter = self._rng.uniform(0, _RETRY_AFTER_JITTER)
-        self.not_before = max(self.not_before, now + retry_after * (1 + jitter))
-        self._next_probe = max(self._next_probe, self.not_before)
-
-    def _pause(self, pause_kind: PauseKind, now: float) -> float:
-        if pause_kind is PauseKind.CONFIGURATION and not self._closing:
-            return CONFIGURATION_PAUSE * self._rng.uniform(1.0, 1.1)
-        step = _step(self._policy, self._failures)
-        if now - self._opened_at < _EARLY:
-            step = min(step, _EARLY_STEP)
-        return self._rng.uniform(0, min(step, _CLOSING_STEP) if self._closing else step)
-
-    def hurry(self, now: float) -> None:
-        """Shorten pauses because the processor closes: one probe at once, then pauses of at most a second.
-
-        A ``Retry-After`` header is still respected.
-        """
-        self._closing = True
-        self._next_probe = max(self.not_before, min(self._next_probe, now))

@@ -17,12 +17,13 @@ from itertools import accumulate
 from typing import Final
 
 from bucketeer_async._errors import ApiError, StatusError
+from bucketeer_async._events._circuit import Circuit, Permit
 from bucketeer_async._events._ledger import Ledger
 from bucketeer_async._events._receipt import Receipt
 from bucketeer_async._log import RateLimitedLog
 from bucketeer_async._options import ProcessorConfig
 from bucketeer_async._results import Fate, Outcome
-from bucketeer_async._retry import Action, Circuit, Decision, PauseKind, Permit, backoff, decide
+from bucketeer_async._retry import Action, Decision, PauseKind, backoff, decide
 from bucketeer_async._transport._api import Lease
 from bucketeer_async._transport._responses import RegisterEventsResponse
 

@@ -14,10 +14,10 @@ from typing import Final
 import anyio
 
 from bucketeer_async._events._batch import Batch, Delivery
+from bucketeer_async._events._circuit import Circuit
 from bucketeer_async._events._ledger import Ledger
 from bucketeer_async._events._receipt import Receipt
 from bucketeer_async._options import ProcessorConfig
-from bucketeer_async._retry import Circuit
 
 _PER_TURN: Final = 1000  # records handled between two turns of the loop
 _AFTER_BUG: Final = 1.0  # seconds before the collector goes on after a bug of this package

@@ -21,6 +21,7 @@ import anyio
 from bucketeer_async._errors import ConfigurationError
 from bucketeer_async._events._batch import Batch, Delivery
 from bucketeer_async._events._bounds import Bounds
+from bucketeer_async._events._circuit import Circuit, CircuitState
 from bucketeer_async._events._collector import Collector
 from bucketeer_async._events._counters import drain_report
 from bucketeer_async._events._ledger import Ledger
@@ -32,7 +33,6 @@ from bucketeer_async._log import RateLimitedLog
 from bucketeer_async._models import EventKind
 from bucketeer_async._options import ProcessorConfig, Spool
 from bucketeer_async._results import DrainReport, EventCounts
-from bucketeer_async._retry import Circuit, CircuitState
 from bucketeer_async._transport._api import ApiClient, Lease
 
 if TYPE_CHECKING:

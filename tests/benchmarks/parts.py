@@ -78,14 +78,13 @@ async def least_awaited(work: Callable[[], Awaitable[object]], count: int) -> fl
 
 def ledger_and_queue(events: Sequence[Any]) -> dict[str, float]:
     """Time the ledger alone, and beside it what an `asyncio.Queue` would cost by itself."""
+    from bucketeer_async._events._bounds import Bounds
     from bucketeer_async._events._ledger import Ledger
 
     def ignore(*_arguments: object) -> None: ...
 
     ledger = Ledger(
-        capacity=10 * len(events),
-        max_bytes=2**30,
-        overflow="drop_newest",
+        Bounds(10 * len(events), 2**30, "drop_newest"),
         lifetime=math.inf,
         on_lost=ignore,
         on_due=ignore,
@@ -97,7 +96,7 @@ def ledger_and_queue(events: Sequence[Any]) -> dict[str, float]:
         for event in events:
             ledger.try_admit(event)
         while batch := ledger.take(_BATCH, 2**30, 0.0):
-            ledger.deliver(batch)
+            ledger.settle(batch)
 
     def pass_through() -> None:
         queue: asyncio.Queue[Any] = asyncio.Queue()

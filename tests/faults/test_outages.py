@@ -18,7 +18,8 @@ import httpx
 import pytest
 
 from bucketeer_async import DroppedReason, Receipt, RefusedReason, RetryPolicy
-from bucketeer_async._retry import Action, Circuit, Decision
+from bucketeer_async._events._circuit import Circuit
+from bucketeer_async._retry import Action, Decision
 from tests.clock import VirtualLoop
 from tests.faults.matrix import spaced
 from tests.faults.world import EVENTS, REFERENCE, Way, Weather, answer, fair, refused, world
