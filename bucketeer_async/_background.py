@@ -134,25 +134,29 @@ class BackgroundTask:
 
 
 class Progress:
-    """Wakes waiting callers, in the order of their coming, each time something has moved on."""
+    """Wakes waiting callers, in the order of their coming, each time something has moved on.
+
+    Attributes:
+        waiters: The waiting callers; for reading whether there are any.
+    """
 
     def __init__(self) -> None:
-        self._waiters: dict[asyncio.Future[None], None] = {}  # in the order of their coming
+        self.waiters: dict[asyncio.Future[None], None] = {}  # in the order of their coming
 
     def notify(self, count: int | None = None) -> None:
         """Wake all waiting callers, or the first ``count``, including those that were woken and have not run yet."""
-        for waiter in islice(self._waiters, count):
+        for waiter in islice(self.waiters, count):
             if not waiter.done():
                 waiter.set_result(None)
 
     async def wait(self) -> None:
         """Wait for a `notify`."""
         waiter = asyncio.get_running_loop().create_future()
-        self._waiters[waiter] = None
+        self.waiters[waiter] = None
         try:
             await waiter
         finally:
-            del self._waiters[waiter]
+            del self.waiters[waiter]
 
 
 async def in_turns(steps: Generator[None, None, _T], work_clock: Callable[[], float]) -> _T:

@@ -105,13 +105,12 @@ class Lifecycle:
             raise ClosedError(f"the {self._owner} is {'not started' if not_yet else 'closed'}")
         self.require_loop()
 
-    async def start(self) -> None:
-        """Start the object, or join a start under way; no effect while it runs.
+    def begin(self) -> None:
+        """Begin the start, without waiting for it; no effect while starting or running.
 
         Raises:
-            ClosedError: If the object is closing or closed, or is closed before it runs.
+            ClosedError: If the object is closing or closed.
             WrongLoopError: If it was started on another event loop.
-            Exception: What ``prepare`` raised.
         """
         if self.state in {State.CLOSING, State.CLOSED}:
             raise ClosedError(f"the {self._owner} is closed; make a new one")
@@ -120,6 +119,16 @@ class Lifecycle:
             self.loop = asyncio.get_running_loop()
             self._host = BackgroundTask(self._live, name=self._task_name, owner=self._owner)
         self.require_loop()
+
+    async def start(self) -> None:
+        """Start the object, or join a start under way; no effect while it runs.
+
+        Raises:
+            ClosedError: If the object is closing or closed, or is closed before it runs.
+            WrongLoopError: If it was started on another event loop.
+            Exception: What ``prepare`` raised.
+        """
+        self.begin()
         if self.state is State.STARTING:
             await self._started()
         self._is_wanted = True

@@ -34,7 +34,7 @@ class FakeLease:
         self._client = client
         self.begin_closing = begin_closing
         self.released = False
-        self.connections = asyncio.Semaphore(1000)
+        self.slots = asyncio.Semaphore(1000)
 
     async def register_events(self, events: Sequence[bytes], *, timeout: float) -> FakeAnswer:
         return await self._client.answer(events, timeout)

@@ -99,7 +99,7 @@ async def test_progress_wakes_everybody_who_waits_and_forgets_them() -> None:
 
     results = await asyncio.gather(*waiting, return_exceptions=True)
     assert results[1:] == [None, None]
-    assert not progress._waiters
+    assert not progress.waiters
 
 
 LOADING = """

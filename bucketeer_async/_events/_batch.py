@@ -140,7 +140,7 @@ class Delivery:
                 part = batch.parts[-1]
                 # Waiting for a connection of this client's own pool is no failure of the gateway: it is not bounded by
                 # a timeout, counts as no post, and a record that is cancelled meanwhile was never sent.
-                async with self._lease.connections:
+                async with self._lease.slots:
                     if not self._circuit.may_go_on(batch.permit, self._clock()):
                         return
                     error = await self._post(batch, part)
@@ -148,14 +148,15 @@ class Delivery:
                     batch.parts.pop()
                 elif not self._goes_on_after(error, batch, part):
                     return
-            self._judge_suspects(batch)
+            if batch.suspects:
+                self._judge_suspects(batch)
         finally:
             self.give_back(batch)
 
     def give_back(self, batch: Batch) -> None:
         """End a batch; what is not settled goes back to the queue."""
-        if unsettled := batch.unsettled():
-            self._ledger.put_back(unsettled)
+        if batch.parts or batch.suspects:
+            self._ledger.put_back(batch.unsettled())
         self._circuit.leave(batch.permit, self._clock())
 
     async def _post(self, batch: Batch, part: Sequence[Receipt]) -> ApiError | None:
@@ -306,8 +307,6 @@ class Delivery:
 
     def _judge_suspects(self, batch: Batch) -> bool:
         """Reject the suspects if the gateway takes other events; else blame the gateway, and return False."""
-        if not batch.suspects:
-            return True
         if self._gateway_takes_others(batch):
             for record, error in batch.suspects:
                 self._reject([record], _words(error))

@@ -104,7 +104,3 @@ class Bounds:
     def is_half_full(self) -> bool:
         """Whether more than half of one of the bounds is in use."""
         return self.held > self.half_capacity or self.held_bytes > self.half_max_bytes
-
-    def until_half_full(self) -> int:
-        """Return how many further events make the queue half full, by their number; not above 0 if it is."""
-        return int(self.half_capacity) + 1 - self.held

@@ -44,7 +44,8 @@ class Circuit:
 
     Invariants:
 
-    - At most ``limit`` batches are in flight, with ``1 <= limit <= slots``.
+    - At most ``slots`` batches are in flight, and none enters while ``limit`` are, with ``1 <= limit <= slots``, but for
+      the probe.
     - At most one batch in flight has entered while PROBING.
     - The result of a batch that entered before the circuit last opened is ignored, so that an outage is counted once.
 
@@ -74,6 +75,8 @@ class Circuit:
 
     def wait(self, now: float) -> float | None:
         """Return the seconds until a batch may enter: 0 for now, None if a batch must leave before."""
+        if self.posting >= self._slots:
+            return None
         if self.state is CircuitState.OPEN:
             return max(0.0, self._next_probe - now)
         full = self.state is CircuitState.PROBING or self.posting >= self._limit

@@ -85,7 +85,7 @@ class Collector:
 
     async def run(self, batches: asyncio.Queue[Batch]) -> None:
         """Collect until everything is settled after `close`, or nothing more can be before the deadline."""
-        while not self._is_finished():
+        while not (self._closing and self._is_finished()):
             try:
                 await self._step(batches)
             except Exception:
@@ -93,8 +93,7 @@ class Collector:
                 await asyncio.sleep(_AFTER_BUG)
 
     def _is_finished(self) -> bool:
-        if not self._closing:
-            return False
+        """Whether closing has nothing left to wait for."""
         hopeless = self._circuit.not_before > self._deadline and self._circuit.posting == 0
         return self._ledger.bounds.held == 0 or hopeless
 
@@ -124,13 +123,16 @@ class Collector:
         What would shorten the pause wakes the collector: the end of a post, and pushes, by the ledger's watch. The
         watch is set before the looks that decide, so that no push goes unseen between the two.
         """
-        ledger, config = self._ledger, self._config
+        ledger, bounds, config = self._ledger, self._ledger.bounds, self._config
         until_ready = self._circuit.wait(now)
         if until_ready == 0.0:
-            enough = self._enough()
+            # The waiting records that make a batch leave at once: while others are on their way, as many as a batch can
+            # hold. But not when the queue is half full: pushes may be slowed down or refused then, and no batch grows.
+            until_half = max(int(bounds.half_capacity) + 1 - bounds.held, 1)
+            may_grow = self._circuit.posting > 0 and not bounds.is_half_full()
+            enough = config.max_batch_size if may_grow else config.flush_size
             waiting, least = len(ledger.queue.records), config.flush_size
-            until_half = waiting + max(ledger.bounds.until_half_full(), 1)
-            ledger.watch(least if waiting < least else min(enough, until_half), self._delivery.max_bytes)
+            ledger.watch(least if waiting < least else min(enough, waiting + until_half), self._delivery.max_bytes)
             pause = self._until_due(oldest, enough, now)
         else:
             ledger.watch(math.inf, math.inf)  # no batch may leave anyway; the end of a post wakes the collector
@@ -140,15 +142,6 @@ class Collector:
         if oldest is not None:
             pause = min(pause, oldest._pushed_at + config.event_lifetime - now)
         return max(min(pause, ledger.queue.next_due - now), _SHORTEST_PAUSE)
-
-    def _enough(self) -> int:
-        """Return the waiting records that make a batch leave at once.
-
-        While other batches are on their way, it is as many as a batch can hold. But not when the queue is half full:
-        pushes may be slowed down or refused then, and no batch would grow.
-        """
-        may_grow = self._circuit.posting > 0 and not self._ledger.bounds.is_half_full()
-        return self._config.max_batch_size if may_grow else self._config.flush_size
 
     def _until_due(self, oldest: Receipt | None, enough: int, now: float) -> float:
         """Return the seconds until the next batch is due, whether or not it may leave."""

@@ -149,7 +149,7 @@ class EventFactory:
             ValueError: If the goal id is empty or not valid Unicode, or the value is not a finite double.
         """
         check_text("goal_id", goal_id, empty=False)
-        number = _finite("value", value)
+        number = value if type(value) is float and math.isfinite(value) else _finite("value", value)
         user_fields = _user_json(user)
         # The default, which proto3 JSON omits, is 0.0 but not -0.0. repr() is the shortest exact text of a double.
         amount = f',"value":{number!r}' if number or math.copysign(1.0, number) < 0 else ""
@@ -199,7 +199,8 @@ class EventFactory:
             TypeError: If an argument has the wrong type.
             ValueError: If the duration is not from 0 to 315,576,000,000, the largest protobuf Duration.
         """
-        seconds = max(_seconds(duration), _LEAST_LATENCY)
+        is_fine = type(duration) is float and _LEAST_LATENCY <= duration <= _MAX_DURATION
+        seconds = duration if is_fine else max(_seconds(duration), _LEAST_LATENCY)
         return self._metrics(
             "LatencyMetricsEvent", f'{_api(api_id)},"labels":{self._tag_label},"latencySecond":{seconds!r}'
         )
@@ -285,7 +286,9 @@ def _reason_json(reason: Reason) -> str:
 
 
 def _api(api_id: ApiId) -> str:
-    return f',"apiId":{check_enum("api_id", api_id, ApiId):d}'
+    if not isinstance(api_id, ApiId):
+        check_enum("api_id", api_id, ApiId)  # raises
+    return f',"apiId":{api_id:d}'
 
 
 def _size(size_byte: int) -> str:
@@ -294,6 +297,12 @@ def _size(size_byte: int) -> str:
 
 
 def _finite(name: str, value: object) -> float:
+    """Return a number as a float.
+
+    Raises:
+        TypeError: If it is not a number.
+        ValueError: If it is not finite.
+    """
     number = value if type(value) is float else _as_float(name, value)
     if not math.isfinite(number):
         raise ValueError(f"{name} must be finite, not {number}")
@@ -310,6 +319,12 @@ def _as_float(name: str, value: object) -> float:
 
 
 def _seconds(duration: object) -> float:
+    """Return a duration as a float.
+
+    Raises:
+        TypeError: If it is not a number.
+        ValueError: If it is not in the range of a protobuf Duration, or negative.
+    """
     seconds = _finite("duration", duration)
     if not 0 <= seconds <= _MAX_DURATION:
         raise ValueError(f"duration must be from 0 to {_MAX_DURATION:.0f} seconds, not {seconds}")

@@ -130,7 +130,6 @@ class Ledger:
                 if now - self._latest >= _MILLISECOND:  # events of a burst share one object: each would weigh 24 bytes
                     self._latest = now
                 receipt = Receipt(kind, body, self._loop, self._latest, self._epochs.current)
-                self._accept(kind, size)
                 is_due = self._enqueue(receipt, size)
         if refused is not None:
             return self.refuse(kind, refused)
@@ -142,20 +141,17 @@ class Ledger:
             self._on_due()
         return receipt
 
-    # In these two, no call stands between reading and writing a counter: a signal, and with it a push by the signal's
-    # handler, may come at any call, on the thread that holds the lock.
+    def _enqueue(self, record: Receipt, size: int) -> bool:
+        """Count an accepted record, and put it behind all others; return whether something is due now.
 
-    def _accept(self, kind: EventKind, size: int) -> None:
-        """Count an event that is queued from now on."""
-        counters, bounds = self._counters[kind], self.bounds
+        No call stands between reading and writing a counter: a signal, and with it a push by the signal's handler, may
+        come at any call, on the thread that holds the lock.
+        """
+        counters, bounds, queue = self._counters[record.kind], self.bounds, self.queue
         counters.accepted += 1
         counters.queued += 1
         bounds.held += 1
         bounds.held_bytes += size
-
-    def _enqueue(self, record: Receipt, size: int) -> bool:
-        """Put a record behind all others; return whether something is due now."""
-        queue = self.queue
         was_empty = not queue.records  # read before: a push amid this one finds the queue filled
         queue.records.append(record)
         queue.body_bytes += size
@@ -191,7 +187,7 @@ class Ledger:
         never hold.
         """
         kind, body = event
-        size = len(body)
+        size, counters = len(body), self._counters[kind]
         is_due = False
         with self._lock:
             expired = pushed_at + self._lifetime <= self._now()
@@ -200,10 +196,11 @@ class Ledger:
                 return False
             record = Receipt(kind, body, self._loop, pushed_at, self._epochs.current)
             record._spool_row, record._tries, record._maybe_stored = spool_row, 1, True
-            self._counters[kind].recovered += 1
-            self._accept(kind, size)
-            if dropped:
-                self._settle([record], dropped, were_queued=True)
+            counters.recovered += 1
+            if dropped:  # accepted and dropped at once, never held
+                record.outcome = dropped
+                counters.accepted += 1
+                counters.dropped[DroppedReason(dropped.reason)] += 1
             else:
                 is_due = self._enqueue(record, size)
         if dropped:
@@ -224,7 +221,7 @@ class Ledger:
     def oldest(self) -> Receipt | None:
         """Return the record at the head of the queue."""
         with self._lock:
-            return self.queue.oldest()
+            return self.queue.records[0] if self.queue.records else None
 
     def take(self, max_events: int, max_bytes: int, now: float) -> list[Receipt]:
         """Hand out the oldest records: at least one if any waits, together at most ``max_bytes`` long.
@@ -303,7 +300,8 @@ class Ledger:
     def _end_oldest(self, limit: int, outcome_for: Callable[[Receipt], Outcome | None]) -> int:
         ended: list[Receipt] = []
         with self._lock:
-            while len(ended) < limit and (record := self.queue.oldest()) is not None:
+            while len(ended) < limit and self.queue.records:
+                record = self.queue.records[0]
                 outcome = outcome_for(record)
                 if outcome is None:
                     break

@@ -8,6 +8,7 @@ batches to `_collector.py` and `_batch.py`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import random
@@ -59,7 +60,7 @@ class Pipeline:
     """
 
     def __init__(self, client: ApiClient, config: ProcessorConfig, rng: random.Random) -> None:
-        self._client = client
+        self._client: ApiClient | None = client  # None once the pipeline is abandoned
         self._config = config
         self._rng = rng
         self._logger = config.logger or logging.getLogger("bucketeer_async")
@@ -129,13 +130,14 @@ class Pipeline:
 
     async def _prepare(self) -> None:
         """Make the parts that need the loop and the connections, and open the ledger for pushes."""
-        loop, config = asyncio.get_running_loop(), self._config
+        loop, config, client = asyncio.get_running_loop(), self._config, self._client
+        assert client is not None  # noqa: S101 - an abandoned pipeline is closed
         self._wakeups.bind(loop)
-        self._lease = self._client.lease(self.life.begin_closing)
+        self._lease = client.lease(self.life.begin_closing)
         if self._new_spooler is not None:
             self.spooler = self._new_spooler(clock=self._clock)
             await self.spooler.start()
-        await self._client.start()
+        await client.start()
         self.delivery = Delivery(
             self._lease,
             self.ledger,
@@ -246,9 +248,8 @@ class Pipeline:
         await self._wakeups.wait_for_room()
 
     def is_behind(self) -> bool:
-        """Whether much waits though batches are on their way to a gateway that is well: pushes are faster than it."""
-        bounds, circuit = self.ledger.bounds, self.circuit
-        return bounds.is_half_full() and circuit.posting > 0 and circuit.state is CircuitState.CLOSED
+        """Whether batches are on their way to a gateway that is well: if much waits, pushes are faster than it."""
+        return self.circuit.posting > 0 and self.circuit.state is CircuitState.CLOSED
 
     async def progress(self, timeout: float) -> None:
         """Wait until something was settled, at most ``timeout`` seconds."""
@@ -269,7 +270,10 @@ class Pipeline:
         if self.spooler is not None:
             self.spooler.end()
         self._losses.close()
-        self._lease = self.delivery = self._collector = None
+        if self._lease is not None:
+            with contextlib.suppress(RuntimeError):  # a caller may wait for it on the loop that is gone
+                self._lease.release()
+        self._client = self._lease = self.delivery = self._collector = None
         self.life.abandon()
         if lost:
             self._logger.warning("a processor went away without aclose(): %d events were abandoned", lost)

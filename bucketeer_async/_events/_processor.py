@@ -311,7 +311,8 @@ class Processor:
         if self._pushes >= _PUSHES_PER_TURN or self._pushed_bytes >= _BYTES_PER_TURN:
             self._pushes = self._pushed_bytes = 0
             await asyncio.sleep(0)
-        if pipeline.is_behind():
+        bounds = pipeline.ledger.bounds
+        if (bounds.held > bounds.half_capacity or bounds.held_bytes > bounds.half_max_bytes) and pipeline.is_behind():
             await pipeline.progress(_BRAKE_PAUSE)
         while (receipt := pipeline.ledger.try_admit(event)) is None:
             await pipeline.wait_for_room()

@@ -31,10 +31,6 @@ class RecordQueue:
         self._shelf: list[tuple[float, int, Sequence[Receipt]]] = []  # a heap: due, tie-breaker, records
         self._shelvings = 0
 
-    def oldest(self) -> Receipt | None:
-        """Return the record at the head, and leave it there."""
-        return self.records[0] if self.records else None
-
     def take_oldest(self) -> Receipt:
         """Take the record at the head out.
 

@@ -78,7 +78,8 @@ class Receipt:
         """
         if self.outcome is None:
             assert self._loop is not None  # noqa: S101 - only an accepted event has no outcome yet
-            require_loop(self._loop, "receipt")
+            if asyncio.get_running_loop() is not self._loop:
+                require_loop(self._loop, "receipt")
             if self._waiter is None:
                 self._waiter = self._loop.create_future()
             # Read again once the waiter is in place: another thread may have displaced the event in between.

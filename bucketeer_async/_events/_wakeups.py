@@ -49,7 +49,11 @@ class Wakeups:
         if self._loop is None or wake in self._requested:
             return
         try:
-            if _running_loop() is self._loop:
+            running = asyncio.get_running_loop()
+        except RuntimeError:
+            running = None
+        try:
+            if running is self._loop:
                 wake()  # at once, without another turn of the loop
                 self._loop.call_soon_threadsafe(_end_sleep)
             else:
@@ -67,8 +71,10 @@ class Wakeups:
     def notify(self) -> None:
         """Wake the collector and the waiting callers at once."""
         self.collector.set()
-        self.progress.notify()
-        self._room.notify(self._count_room())
+        if self.progress.waiters:
+            self.progress.notify()
+        if self._room.waiters:
+            self._room.notify(self._count_room())
 
     async def wait_for_room(self) -> None:
         """Wait until there may be room for one more record, first come first served."""
@@ -77,13 +83,6 @@ class Wakeups:
         except asyncio.CancelledError:
             self._room.notify(self._count_room())  # the push may have been woken for room that it leaves to the next
             raise
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
 
 
 def _end_sleep() -> None:

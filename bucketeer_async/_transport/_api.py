@@ -1,6 +1,6 @@
-"""The client of the gateway's HTTP API: one coroutine per endpoint, requests in tasks of our own.
+"""ApiClient: the gateway's HTTP API, one coroutine per endpoint; and Lease, one processor's use of its connections.
 
-What a request looks like is left to `_transport/_codec.py`, how it travels to `_transport/_http.py`, and over what to `_transport/_connections.py`.
+The JSON of a request is left to `_codec.py`, the room for it to `_connections.py`, and its travel to `_http.py`.
 """
 
 from __future__ import annotations
@@ -8,18 +8,18 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
+from bucketeer_async._background import PerProcess
 from bucketeer_async._errors import ConfigurationError, ConnectionFailedError
 from bucketeer_async._models import User, check_int32, check_text
 from bucketeer_async._options import check_seconds
-from bucketeer_async._transport import _codec as _wire
-from bucketeer_async._transport._connections import Connections, Lease
+from bucketeer_async._transport import _codec
+from bucketeer_async._transport._connections import Connections
 from bucketeer_async._transport._endpoint import ApiKey, check_header, normalize_endpoint
-from bucketeer_async._transport._http import Answer, HttpClient, Request, new_client
+from bucketeer_async._transport._http import Deadline, HttpClient, Request, new_client
 from bucketeer_async._transport._responses import (
     GetEvaluationResponse,
     GetEvaluationsResponse,
@@ -31,15 +31,15 @@ from bucketeer_async._version import __version__
 
 _T = TypeVar("_T")
 
-#: ``sourceId`` of events and evaluation requests: UNKNOWN, for the server has no number for Python yet.
+#: ``sourceId`` of events and evaluation requests: UNKNOWN, because the server has no number for this SDK.
 EVENTS_SOURCE_ID: Final = 0
-#: ``sourceId`` of the polling endpoints, which refuse 0. Another SDK's number would pollute its statistics; a number
-#: that is assigned to nobody, far from those that are (1 to 10 and 100 to 106), is accepted and clashes with nobody.
+#: ``sourceId`` of the polling endpoints, which refuse 0. Another SDK's number would distort the statistics of that SDK;
+#: a number far from the assigned ones (1 to 10 and 100 to 106) is accepted, and clashes with none.
 POLLING_SOURCE_ID: Final = 1000
 
-_SMALL: Final = 2**20  # bytes; what an answer about one user's flag, or about a batch, never reaches
+_SMALL: Final = 2**20  # bytes; more than any answer about one user's flag, or about a batch
 _LARGE: Final = 64 * 2**20  # bytes; the gateway sends at most 4 MiB of protobuf, which may be many times that as JSON
-_PARSED_HERE: Final = 256 * 1024  # bytes; a longer answer is parsed off the loop
+_DECODED_ON_THE_LOOP: Final = 256 * 1024  # bytes; a longer answer is decoded in a thread
 
 
 class ApiClient:
@@ -52,14 +52,15 @@ class ApiClient:
         endpoint: A host (``"api.example.com"``), or a URL without a path. ``http`` is for loopback addresses.
         api_key: The key as the console shows it. Remote evaluation needs a client key, polling a server key; both
             may register events.
-        timeout: Seconds that a whole request may take, unless a call says otherwise.
-        source_id: ``SourceId`` sent with everything. 0, the default, is UNKNOWN: there is no number for Python yet.
-            The polling endpoints refuse 0 and get 1000 then.
-        sdk_version: Sent with everything; the version of this package if None.
+        timeout: Seconds that a whole request may take, unless a call says otherwise: waiting for a connection, a
+            second try on a fresh connection, and the last byte included.
+        source_id: ``SourceId`` sent with every request. 0, the default, is UNKNOWN: the server has no number for this
+            SDK. The polling endpoints refuse 0, and get 1000 instead.
+        sdk_version: Sent with every request; None for the version of this package.
         allow_http: Whether ``http`` may be used beyond loopback.
         max_connections: Requests under way at once. With a client of your own: what its limits allow.
         ssl_context: For a private certificate authority or client certificates. Verification is always on.
-        proxy: URL of a proxy. Without it the environment is asked, as httpx does.
+        proxy: URL of a proxy. None: the proxy that the environment names, as httpx reads it.
         http: An ``httpx.AsyncClient`` or ``httpx2.AsyncClient`` of your own; it is never closed here.
 
     Raises:
@@ -93,7 +94,7 @@ class ApiClient:
                 "ApiClient.ssl_context and proxy belong to the client given as http: set them there"
             )
         make = partial(new_client, ssl_context, proxy, max_connections)
-        self._connections = Connections(make, http, max_connections)
+        self._connections = PerProcess(lambda: Connections(make, http, max_connections))
 
     @property
     def source_id(self) -> int:
@@ -106,19 +107,19 @@ class ApiClient:
         return self._sdk_version
 
     def __repr__(self) -> str:
-        return f"<ApiClient {self._base} {self._connections.state.value}>"
+        return f"<ApiClient {self._base} {self._connections.get().life.state.value}>"
 
     # Lifecycle
 
     async def start(self) -> None:
-        """Load certificates and make the connection pool, off the loop; any request does so if need be.
+        """Load certificates and make the connection pool, off the loop; the first request does so otherwise.
 
         Raises:
-            ClosedError: If it is closing or closed.
-            ConfigurationError: If the certificates or the proxy cannot be used.
-            WrongLoopError: If it was first used on another event loop.
+            ClosedError: If the client is closing or closed.
+            ConfigurationError: If the certificates or the proxy cannot be used. A later call tries again.
+            WrongLoopError: If the client was first used on another event loop.
         """
-        await self._connections.start()
+        await self._connections.get().open()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -130,19 +131,19 @@ class ApiClient:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Have every processor drain that still runs over the connections, then close them; idempotent.
+        """Have every processor drain that still runs over the connections, then close the connections; idempotent.
 
-        So the order in which the two are closed does not matter, nor whether the processor's close was forgotten.
-        A cancelled caller stops waiting, and the closing goes on.
+        So processor and client may be closed in any order, also if closing the processor was forgotten. Requests that
+        wait or are under way end with a `ClosedError`. A cancelled caller stops waiting, and the closing goes on.
 
         Raises:
-            WrongLoopError: If it was first used on another event loop.
+            WrongLoopError: If the client was first used on another event loop.
         """
-        await self._connections.aclose()
+        await self._connections.get().aclose()
 
     def lease(self, begin_closing: Callable[[], None]) -> Lease:
-        """Return a hold on the connections for one processor, whose method `aclose` calls to have it drain."""
-        return self._connections.lease(self._post_for, begin_closing)
+        """Return a lease of the connections for one processor, which `aclose` has drain by ``begin_closing()``."""
+        return Lease(self, self._connections.get(), begin_closing)
 
     # Endpoints
 
@@ -159,14 +160,14 @@ class ApiClient:
             timeout: Seconds that the request may take.
 
         Returns:
-            Which of them were not taken. A 200 does not mean that all were.
+            The events that the gateway did not take. A 200 does not mean that it took all.
 
         Raises:
             ApiError: If there was no usable answer.
             ClosedError: If the client is closed.
         """
-        body = self._events_body(events)
-        return _events_response(await self._send("/register_events", body, timeout=timeout, retry=False))
+        answer = await self._connections.get().send(self._events_request(events), self._deadline(timeout))
+        return _codec.decode_register_events(answer.body, answer.server_time)
 
     async def get_evaluation(
         self,
@@ -176,7 +177,7 @@ class ApiClient:
         tag: str,
         timeout: float | None = None,
     ) -> GetEvaluationResponse:
-        """Ask the gateway for one user's variation of one flag; needs a client key.
+        """Have the gateway evaluate one flag for one user; needs a client key.
 
         Raises:
             TypeError: If an argument has the wrong type.
@@ -184,14 +185,14 @@ class ApiClient:
             ApiError: If there was no usable answer; a `StatusError` with 404 if the flag is unknown.
             ClosedError: If the client is closed.
         """
-        body = _wire.get_evaluation_body(
+        body = _codec.get_evaluation_body(
             _checked_user(user),
             check_text("feature_id", feature_id, empty=False),
             tag=check_text("tag", tag, empty=False),
             source_id=self._source_id,
             sdk_version=self._sdk_version,
         )
-        return await self._call("/get_evaluation", body, _wire.decode_get_evaluation, timeout=timeout)
+        return await self._call("/get_evaluation", body, _codec.decode_get_evaluation, timeout=timeout)
 
     async def get_evaluations(
         self,
@@ -203,10 +204,10 @@ class ApiClient:
         user_attributes_updated: bool = False,
         timeout: float | None = None,
     ) -> GetEvaluationsResponse:
-        """Ask the gateway for one user's variations of all flags of a tag; needs a client key.
+        """Have the gateway evaluate all flags of a tag for one user; needs a client key.
 
         Args:
-            user: Who is asked for.
+            user: The user.
             tag: The tag of the flags; not empty.
             user_evaluations_id: From the previous answer; "" for everything.
             evaluated_at: ``created_at`` of the previous answer, in Unix seconds.
@@ -219,7 +220,7 @@ class ApiClient:
             ApiError: If there was no usable answer.
             ClosedError: If the client is closed.
         """
-        body = _wire.get_evaluations_body(
+        body = _codec.get_evaluations_body(
             _checked_user(user),
             tag=check_text("tag", tag, empty=False),
             user_evaluations_id=check_text("user_evaluations_id", user_evaluations_id),
@@ -228,7 +229,7 @@ class ApiClient:
             source_id=self._source_id,
             sdk_version=self._sdk_version,
         )
-        return await self._call("/get_evaluations", body, _wire.decode_get_evaluations, timeout=timeout, limit=_LARGE)
+        return await self._call("/get_evaluations", body, _codec.decode_get_evaluations, timeout=timeout, limit=_LARGE)
 
     async def get_feature_flags(
         self,
@@ -251,7 +252,7 @@ class ApiClient:
             ApiError: If there was no usable answer.
             ClosedError: If the client is closed.
         """
-        body = _wire.get_feature_flags_body(
+        body = _codec.get_feature_flags_body(
             tag=check_text("tag", tag),
             feature_flags_id=check_text("feature_flags_id", feature_flags_id),
             requested_at=requested_at,
@@ -259,7 +260,7 @@ class ApiClient:
             sdk_version=self._sdk_version,
         )
         return await self._call(
-            "/get_feature_flags", body, _wire.decode_get_feature_flags, timeout=timeout, limit=_LARGE
+            "/get_feature_flags", body, _codec.decode_get_feature_flags, timeout=timeout, limit=_LARGE
         )
 
     async def get_segment_users(
@@ -272,7 +273,7 @@ class ApiClient:
         """Poll the members of segments; needs a server key.
 
         Args:
-            segment_ids: The segments held so far; the answer names those that are gone.
+            segment_ids: The segments that are cached; the answer names those that are gone.
             requested_at: From the previous answer.
             timeout: Seconds that the request may take.
 
@@ -281,18 +282,18 @@ class ApiClient:
             ApiError: If there was no usable answer.
             ClosedError: If the client is closed.
         """
-        body = _wire.get_segment_users_body(
+        body = _codec.get_segment_users_body(
             segment_ids=[check_text("an entry of segment_ids", each) for each in segment_ids],
             requested_at=requested_at,
             source_id=self._source_id or POLLING_SOURCE_ID,
             sdk_version=self._sdk_version,
         )
         return await self._call(
-            "/get_segment_users", body, _wire.decode_get_segment_users, timeout=timeout, limit=_LARGE
+            "/get_segment_users", body, _codec.decode_get_segment_users, timeout=timeout, limit=_LARGE
         )
 
     async def ping(self, *, timeout: float | None = None) -> int:
-        """Ask whether the gateway is there; it needs no valid key.
+        """Check that the gateway can be reached; needs no valid key.
 
         Returns:
             The server's time, in Unix seconds.
@@ -301,12 +302,9 @@ class ApiClient:
             ApiError: If there was no usable answer.
             ClosedError: If the client is closed.
         """
-        return await self._call("/ping", None, _wire.decode_ping, timeout=timeout)
+        return await self._call("/ping", None, _codec.decode_ping, timeout=timeout)
 
-    # How a request goes
-
-    def _events_body(self, events: Sequence[bytes]) -> bytes:
-        return _wire.register_events_body(events, source_id=self._source_id, sdk_version=self._sdk_version)
+    # One way for all requests
 
     def _request(self, path: str, body: bytes | None, limit: int) -> Request:
         headers = {
@@ -318,6 +316,10 @@ class ApiClient:
         method = "GET" if body is None else "POST"
         return Request(method=method, url=self._base + path, headers=headers, body=body, limit=limit)
 
+    def _events_request(self, events: Sequence[bytes]) -> Request:
+        body = _codec.register_events_body(events, source_id=self._source_id, sdk_version=self._sdk_version)
+        return self._request("/register_events", body, _SMALL)
+
     async def _call(
         self,
         path: str,
@@ -327,37 +329,63 @@ class ApiClient:
         timeout: float | None,
         limit: int = _SMALL,
     ) -> _T:
-        """Send a request in a task of its own, and wait for what `decode` makes of the answer."""
-        answer = (await self._send(path, body, timeout=timeout, limit=limit)).body
-        return decode(answer) if len(answer) <= _PARSED_HERE else await asyncio.to_thread(decode, answer)
+        """Send a request in a task of its own, and return its decoded answer; send it again on a stale connection."""
+        request, deadline = self._request(path, body, limit), self._deadline(timeout)
+        connections = self._connections.get()
+        try:
+            answer = await connections.send(request, deadline)
+        except ConnectionFailedError as error:
+            if not error.stale:
+                raise
+            answer = await connections.send(request, deadline)
+        if len(answer.body) <= _DECODED_ON_THE_LOOP:
+            return decode(answer.body)
+        return await asyncio.to_thread(decode, answer.body)
 
-    async def _send(
-        self,
-        path: str,
-        body: bytes | None,
-        *,
-        timeout: float | None,
-        limit: int = _SMALL,
-        retry: bool = True,
-    ) -> Answer:
-        await self._connections.start()
+    def _deadline(self, timeout: float | None) -> Deadline:
         seconds = self._timeout if timeout is None else timeout
         check_seconds("timeout", seconds)
-        request = self._request(path, body, limit)
-        try:
-            return await self._connections.send(request, seconds)
-        except ConnectionFailedError as error:
-            if not (error.stale and retry):
-                raise
-            return await self._connections.send(request, seconds)
-
-    async def _post_for(self, events: Sequence[bytes], timeout: float) -> RegisterEventsResponse:
-        request = self._request("/register_events", self._events_body(events), _SMALL)
-        return _events_response(await self._connections.send_here(request, timeout))
+        return Deadline(asyncio.get_running_loop().time() + seconds, seconds)
 
 
-def _events_response(answer: Answer) -> RegisterEventsResponse:
-    return replace(_wire.decode_register_events(answer.body), server_time=answer.server_time)
+class Lease:
+    """One processor's use of the connections, which stay open until the lease is released.
+
+    Requests run in the calling task, so that cancelling the task cancels the request; the processor does so in one
+    place, at the end of its drain.
+
+    Args:
+        api: Makes the requests.
+        connections: Sends them.
+        begin_closing: A method that has the processor drain, called when the API client is closed. It is kept weakly.
+
+    Attributes:
+        slots: Room for requests. Take a slot before posting: ``async with lease.slots``.
+    """
+
+    def __init__(self, api: ApiClient, connections: Connections, begin_closing: Callable[[], None]) -> None:
+        self.slots = connections.slots
+        self._used: tuple[ApiClient, Connections] | None = (api, connections)
+        self._hold = connections.hold(begin_closing)
+
+    async def register_events(self, events: Sequence[bytes], *, timeout: float) -> RegisterEventsResponse:
+        """Post the JSON of events, within ``timeout`` seconds; as `ApiClient.register_events`.
+
+        Raises:
+            ApiError: If there was no usable answer.
+        """
+        if self._used is None:
+            raise ConnectionFailedError("the lease is released", maybe_sent=False)
+        api, connections = self._used
+        request = api._events_request(events)  # noqa: SLF001 - of this file
+        deadline = Deadline(asyncio.get_running_loop().time() + timeout, timeout)
+        answer = await connections.send_for_hold(request, deadline)
+        return _codec.decode_register_events(answer.body, answer.server_time)
+
+    def release(self) -> None:
+        """Give the connections up, and forget them."""
+        self._used = None
+        self._hold.release()
 
 
 def _configured_source(source_id: object) -> int:

@@ -168,11 +168,15 @@ def _list(fields: dict[str, Any], name: str, kind: type[_T]) -> list[_T]:
     return values
 
 
-def decode_register_events(body: bytes) -> RegisterEventsResponse:
+def decode_register_events(body: bytes, server_time: float | None = None) -> RegisterEventsResponse:
     """Decode a ``RegisterEventsResponse``; an empty body means that all events were accepted."""
     fields = json_object(body) if body.strip() else {}
+    if not fields:
+        return RegisterEventsResponse(errors={}, server_time=server_time)
     errors: dict[str, Any] = _field(fields, "errors", dict, {})
-    return RegisterEventsResponse(errors={event_id: _event_error(error) for event_id, error in errors.items()})
+    return RegisterEventsResponse(
+        errors={event_id: _event_error(error) for event_id, error in errors.items()}, server_time=server_time
+    )
 
 
 def _event_error(error: object) -> EventError:

@@ -1,11 +1,12 @@
-"""One HTTP exchange: the only place that knows httpx. Its errors end here, as ours.
+"""One HTTP request: the only place that knows httpx, whose errors become errors of this package.
 
-httpx and httpx2 have the same surface and unrelated classes, so both are used by name: a client is a Protocol, and an
-exception is told by the names in its ancestry.
+httpx and httpx2 have the same surface and unrelated classes, so both are used by name: a client is a `Protocol`, and an
+exception is recognized by the names in its ancestry.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import ssl
@@ -37,7 +38,7 @@ _LIBRARIES: Final = frozenset({"httpx", "httpcore", "httpx2", "httpcore2"})
 
 
 class HttpClient(Protocol):
-    """The part of ``httpx.AsyncClient`` and ``httpx2.AsyncClient`` that is used here."""
+    """The part of ``httpx.AsyncClient`` and ``httpx2.AsyncClient`` that this package uses."""
 
     @property
     def build_request(self) -> Callable[..., Any]: ...
@@ -47,7 +48,7 @@ class HttpClient(Protocol):
 
 
 def new_client(ssl_context: ssl.SSLContext | None, proxy: str | None, max_connections: int) -> HttpClient:
-    """Make a client of our own. This takes a while (certificates, imports): call it off the loop."""
+    """Make an HTTP client. This takes a while (certificates, imports): call it off the loop."""
     import httpx  # noqa: PLC0415 - 100 ms that an application without a client need not pay
 
     context = ssl_context or httpx.create_ssl_context()
@@ -70,17 +71,24 @@ def new_client(ssl_context: ssl.SSLContext | None, proxy: str | None, max_connec
 
 @dataclass(slots=True)
 class _Trace:
-    """What the transport tells about the way of one request."""
+    """How far one request has come, by the transport's trace events.
+
+    Attributes:
+        connected: Whether a new connection was begun for the request.
+        sending: Whether the request itself may have left.
+        answered: Whether the headers of an answer have arrived.
+        has_events: Whether there was any event at all: a transport of the application's may not trace.
+        stream: A connection over which nothing was sent yet.
+    """
 
     connected: bool = False
     sending: bool = False
-    heard: bool = False
-    told: bool = False
+    answered: bool = False
+    has_events: bool = False
     stream: Any = None
-    """A connection over which nothing was sent yet."""
 
     async def __call__(self, event: str, info: Mapping[str, Any]) -> None:
-        self.told = True
+        self.has_events = True
         if event.endswith("connect_tcp.started"):
             self.connected = True
         elif event.endswith("connect_tcp.complete"):
@@ -89,23 +97,22 @@ class _Trace:
             self.sending = True
             self.stream = None
         elif event.endswith("receive_response_headers.complete"):
-            self.heard = True
+            self.answered = True
 
     async def close_unused(self) -> None:
-        """Close a connection that was never used: a cancelled TLS handshake leaves it open."""
-        if self.stream is not None:
-            with anyio.CancelScope(shield=True):
-                await self.stream.aclose()
+        """Close a connection that was never used, as a cancelled TLS handshake leaves it."""
+        with anyio.CancelScope(shield=True):
+            await self.stream.aclose()
 
 
 def _is_for_proxy(request: object) -> bool:
-    """Whether a proxy is merely asked for a tunnel: the gateway hears nothing of that."""
+    """Whether a request only asks a proxy for a tunnel, which the gateway does not see."""
     return getattr(request, "method", b"") == b"CONNECT"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What is sent.
+    """An HTTP request.
 
     Attributes:
         method: GET or POST.
@@ -122,85 +129,100 @@ class Request:
     limit: int
 
 
-class Answer(NamedTuple):
-    """A 200.
+class Deadline(NamedTuple):
+    """When a request must be over.
 
     Attributes:
-        body: What it says.
-        server_time: Its ``Date``, in Unix seconds; None if it has none that can be read.
+        at: The loop's clock, in seconds.
+        seconds: The configured timeout, for error messages.
+    """
+
+    at: float
+    seconds: float
+
+
+class Answer(NamedTuple):
+    """An HTTP answer with the status 200.
+
+    Attributes:
+        body: The body.
+        server_time: The ``Date`` header, in Unix seconds; None if it is missing or cannot be read.
     """
 
     body: bytes
     server_time: float | None
 
 
-async def exchange(client: HttpClient, request: Request, *, timeout: float) -> Answer:
-    """Send the request and return the answer, if it is a 200.
+async def send_request(client: HttpClient, request: Request, deadline: Deadline) -> Answer:
+    """Send a request and return the answer, if it is a 200. Redirects are not followed.
 
     Args:
-        client: Whose connections are used.
-        request: What is sent.
-        timeout: Seconds for each phase (connect, write, read), and for the whole: an answer may drip for ever.
+        client: The HTTP client.
+        request: The request.
+        deadline: When the whole must be over: httpx's timeouts are per phase, and an answer may drip for ever.
 
     Raises:
-        ConnectionFailedError: No complete answer arrived.
-        RequestTimeoutError: It took too long.
-        StatusError: The status is not 200; redirects are not followed.
-        DecodeError: A 200 whose body is too long, compressed, or not JSON by its own account.
+        ConnectionFailedError: If no complete answer arrived.
+        RequestTimeoutError: If the deadline passed.
+        StatusError: If the status is not 200.
+        DecodeError: If the body of a 200 is too long, compressed, or not JSON by its own account.
     """
     trace = _Trace()
+    seconds = max(0.0, deadline.at - asyncio.get_running_loop().time())
     try:
-        with anyio.fail_after(timeout):
-            return await _exchange(client, request, timeout, trace)
+        with anyio.fail_after(seconds):
+            built = client.build_request(
+                request.method,
+                request.url,
+                headers=request.headers,
+                content=request.body,
+                timeout=seconds,
+                extensions={"trace": trace},
+            )
+            response = await client.send(built, stream=True, auth=None, follow_redirects=False)
+            try:
+                return await _read_answer(response, request.limit)
+            finally:
+                await response.aclose()
     except ApiError:
         raise
     except TimeoutError as error:
-        maybe_sent = trace.sending or not trace.told
-        raise RequestTimeoutError(f"the request took longer than {timeout:g} s", maybe_sent=maybe_sent) from error
+        maybe_sent = trace.sending or not trace.has_events
+        raise RequestTimeoutError(
+            f"the request took longer than {deadline.seconds:g} s", maybe_sent=maybe_sent
+        ) from error
     except Exception as error:
         translated = _translate(error, trace)
         if translated is None:
             raise
         raise translated from error
     finally:
-        await trace.close_unused()
+        if trace.stream is not None:
+            await trace.close_unused()
 
 
-async def _exchange(client: HttpClient, request: Request, timeout: float, trace: _Trace) -> Answer:
-    built = client.build_request(
-        request.method,
-        request.url,
-        headers=request.headers,
-        content=request.body,
-        timeout=timeout,
-        extensions={"trace": trace},
-    )
-    response = await client.send(built, stream=True, auth=None, follow_redirects=False)
-    try:
-        if response.status_code != 200:
-            body = await _read(response, _LONGEST_ERROR_BODY)
-            raise _status_error(response.status_code, response.headers, body or b"")
-        if response.headers.get("content-encoding", "identity").strip().lower() not in {"", "identity"}:
-            raise DecodeError("the answer is compressed, though identity was asked for")
-        if not _is_json(response.headers):
-            raise DecodeError("the answer is not JSON, by its Content-Type")
-        body = await _read(response, request.limit)
-        if body is None:
-            raise DecodeError(f"the answer is longer than {request.limit} bytes")
-        return Answer(body, unix_time(response.headers.get("date")))
-    finally:
-        await response.aclose()
+async def _read_answer(response: Any, limit: int) -> Answer:
+    """Read a 200, or raise what another answer means."""
+    headers = response.headers
+    if response.status_code != 200:
+        body = await _read_body(response, _LONGEST_ERROR_BODY)
+        raise _status_error(response.status_code, headers, body or b"")
+    if headers.get("content-encoding", "identity").strip().lower() not in {"", "identity"}:
+        raise DecodeError("the response is compressed, though identity was requested")
+    # No type is fine; an empty page of another server's is no answer of the gateway.
+    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type and not media_type.endswith(("/json", "+json")):
+        raise DecodeError("the response is not JSON, by its Content-Type")
+    body = await _read_body(response, limit)
+    if body is None:
+        raise DecodeError(f"the response is longer than {limit} bytes")
+    date = headers.get("date")
+    return Answer(body, unix_time(date) if date else None)
 
 
-def _is_json(headers: Mapping[str, str]) -> bool:
-    """Whether the answer is JSON, or does not say: an empty page of somebody else's is no answer of the gateway."""
-    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-    return not kind or kind.endswith(("/json", "+json"))
-
-
-async def _read(response: Any, limit: int) -> bytes | None:
+async def _read_body(response: Any, limit: int) -> bytes | None:
     """Return the body, or None if it is longer than ``limit``; what is beyond is not read."""
-    if response.is_stream_consumed:  # a mock transport's answer may have been read before
+    if response.is_stream_consumed:  # a mock transport's response may have been read before
         return response.content if len(response.content) <= limit else None
     body = bytearray()
     async for chunk in response.aiter_raw():
@@ -211,24 +233,24 @@ async def _read(response: Any, limit: int) -> bytes | None:
 
 
 def _translate(error: Exception, trace: _Trace) -> ApiError | None:
-    """Return our exception for one of the HTTP library or of the socket; None for one that is neither."""
+    """Return this package's error for one of the HTTP library or of the socket; None for any other."""
     names = {cls.__name__ for cls in type(error).__mro__}
     library = any(cls.__module__.partition(".")[0] in _LIBRARIES for cls in type(error).__mro__)
     closed = isinstance(error, RuntimeError) and "closed" in str(error)
     if not library and not closed and not isinstance(error, OSError | UnicodeError):
         return None
     text = _words(error)
-    sent = trace.sending if trace.told else not (names & _NOT_CONNECTED or closed)
+    sent = trace.sending if trace.has_events else not (names & _NOT_CONNECTED or closed)
     if "TimeoutException" in names:
         return RequestTimeoutError(f"the gateway did not answer in time ({text})", maybe_sent=sent)
     if "DecodingError" in names:
-        return DecodeError(f"the answer cannot be decoded ({text})")
-    stale = trace.told and not trace.connected and not trace.heard
+        return DecodeError(f"the response cannot be decoded ({text})")
+    stale = trace.has_events and not trace.connected and not trace.answered
     return ConnectionFailedError(f"the gateway cannot be reached ({text})", maybe_sent=sent, stale=stale and sent)
 
 
 def _words(error: Exception) -> str:
-    """Return the name of the error, and what it says, or else the first of its causes that says anything."""
+    """Return the name of an error and its message, or else the message of the first cause that has one."""
     name, cause = type(error).__name__, error
     while not str(cause):
         further = cause.__cause__ or cause.__context__
@@ -276,10 +298,8 @@ def retry_after_seconds(value: str | None, date: str | None) -> float | None:
     return min(seconds, _LONGEST_RETRY_AFTER)
 
 
-def unix_time(date: str | None) -> float | None:
-    """Return the Unix seconds of a ``Date`` header; None if it is absent or garbage."""
-    if date is None:
-        return None
+def unix_time(date: str) -> float | None:
+    """Return the Unix seconds of a ``Date`` header; None if it cannot be read."""
     try:
         moment = parsedate_to_datetime(date)
     except (ValueError, TypeError, OverflowError):

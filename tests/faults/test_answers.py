@@ -208,7 +208,9 @@ async def test_a_redirect_is_not_followed(
         return httpx.Response(status, headers={"location": target})
 
     async with world() as here:
-        here.processor._api_client._connections._http.follow_redirects = True  # as the application may have set it
+        here.processor._api_client._connections.get()._http.follow_redirects = (
+            True  # as the application may have set it
+        )
         await here.endure(moved, count=1_000, seconds=100.0)
 
         assert set(asked) == {"POST http://127.0.0.1/register_events"}
