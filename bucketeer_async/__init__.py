@@ -34,16 +34,16 @@ from bucketeer_async._results import (
     Statistics,
 )
 from bucketeer_async._transport._api import ApiClient
-from bucketeer_async._transport._responses import (
-    Definitions,
-    EventError,
-    GetEvaluationResponse,
-    GetEvaluationsResponse,
-    GetFeatureFlagsResponse,
-    GetSegmentUsersResponse,
-    RegisterEventsResponse,
-)
 from bucketeer_async._version import __version__
+
+# Kept until 1.0: the responses of the endpoints have moved to `bucketeer_async.api`.
+from .api import Definitions as Definitions
+from .api import EventError as EventError
+from .api import GetEvaluationResponse as GetEvaluationResponse
+from .api import GetEvaluationsResponse as GetEvaluationsResponse
+from .api import GetFeatureFlagsResponse as GetFeatureFlagsResponse
+from .api import GetSegmentUsersResponse as GetSegmentUsersResponse
+from .api import RegisterEventsResponse as RegisterEventsResponse
 
 __all__ = [
     "ApiClient",
@@ -55,7 +55,6 @@ __all__ = [
     "ConfigurationError",
     "ConnectionFailedError",
     "DecodeError",
-    "Definitions",
     "DrainCounts",
     "DrainReport",
     "Drop",
@@ -63,14 +62,9 @@ __all__ = [
     "Evaluation",
     "EvaluationDetails",
     "EventCounts",
-    "EventError",
     "EventKind",
     "Fate",
     "FlagChanges",
-    "GetEvaluationResponse",
-    "GetEvaluationsResponse",
-    "GetFeatureFlagsResponse",
-    "GetSegmentUsersResponse",
     "LocalEvaluation",
     "LocalEvaluationStatistics",
     "NotReadyError",
@@ -81,7 +75,6 @@ __all__ = [
     "ReasonType",
     "Receipt",
     "RefusedReason",
-    "RegisterEventsResponse",
     "RequestTimeoutError",
     "RetryPolicy",
     "SnapshotSource",
@@ -94,3 +87,42 @@ __all__ = [
     "WrongLoopError",
     "__version__",
 ]
+
+# Where an object is shown (a repr, a traceback, help()), its class has the name that users import. The classes that are
+# left out have annotations that `typing.get_type_hints` can look up only in the module that defines them.
+for _cls in (
+    ApiClient,
+    ApiError,
+    ApiId,
+    BucketeerError,
+    Client,
+    ClosedError,
+    ConfigurationError,
+    ConnectionFailedError,
+    DecodeError,
+    DrainCounts,
+    DrainReport,
+    Drop,
+    DroppedReason,
+    Evaluation,
+    EventKind,
+    Fate,
+    FlagChanges,
+    LocalEvaluationStatistics,
+    NotReadyError,
+    Outcome,
+    Processor,
+    Reason,
+    ReasonType,
+    Receipt,
+    RefusedReason,
+    RequestTimeoutError,
+    RetryPolicy,
+    SnapshotSource,
+    SpoolStatistics,
+    Statistics,
+    StatusError,
+    UndeliveredError,
+    WrongLoopError,
+):
+    _cls.__module__ = __name__

@@ -69,7 +69,7 @@ class Lifecycle:
         finish: Callable[[], Awaitable[None]] = _nothing,
         on_closing: Callable[[], None] = lambda: None,
     ) -> None:
-        self.state = State.NEW
+        self.state: State = State.NEW
         self.loop: asyncio.AbstractEventLoop | None = None
         self._owner = owner
         self._task_name = task_name

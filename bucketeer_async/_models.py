@@ -53,11 +53,17 @@ class ApiId(IntEnum):
 
 
 class EventKind(StrEnum):
-    """The kinds of events. Each kind has its own counters."""
+    """The kinds of events. Each kind has its own counters.
+
+    The value names the field of `Statistics` and of `DrainReport` that has the counters of the kind.
+    """
 
     GOAL = "goal"
     EVALUATION = "evaluation"
     METRICS = "metrics"
+
+    # An Enum hashes its name, by a function in Python; a str hashes in C, and once. Counters are looked up by kind.
+    __hash__ = str.__hash__
 
 
 def check_text(name: str, value: object, *, empty: bool = True) -> str:

@@ -25,7 +25,7 @@ LAYERS = [
     "_disabled _client_life",  # the client
     "_composition",
     "_client",
-    "spool gateway",  # doors
+    "api spool gateway",  # doors
     "__init__",
 ]
 LEVEL = {name: level for level, line in enumerate(LAYERS) for name in line.split()}

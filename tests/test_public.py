@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 import inspect
+import pickle
+import typing
+from enum import Enum
 from types import ModuleType
 
 import pytest
 
 import bucketeer_async
+import bucketeer_async.api
 import bucketeer_async.gateway
+from bucketeer_async import DrainReport, EventKind, Statistics
 
-MODULES = [bucketeer_async, bucketeer_async.gateway]
+MODULES = [bucketeer_async, bucketeer_async.api, bucketeer_async.gateway]
+
+#: Names that have moved, and can be imported from the root until 1.0.
+MOVED = set(bucketeer_async.api.__all__)
+
+#: Public classes that show the module where they are defined: `typing.get_type_hints` looks their annotations up there.
+SHOWN_WHERE_DEFINED = {
+    "EvaluationDetails",
+    "EventCounts",
+    "GetEvaluationResponse",
+    "GetEvaluationsResponse",
+    "LocalEvaluation",
+    "ProcessorConfig",
+    "RegisterEventsResponse",
+    "Spool",
+    "User",
+}
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
@@ -18,7 +39,61 @@ def test_all_is_sorted_and_complete(module: ModuleType) -> None:
     public = {name for name, value in vars(module).items() if not name.startswith("_") and not inspect.ismodule(value)}
 
     assert sorted(module.__all__) == sorted(set(module.__all__))
-    assert public == {name for name in module.__all__ if not name.startswith("__")}
+    assert public - (MOVED - {*module.__all__}) == {name for name in module.__all__ if not name.startswith("__")}
+
+
+def test_what_has_moved_is_the_same_under_its_old_path() -> None:
+    for name in MOVED:
+        assert getattr(bucketeer_async, name) is getattr(bucketeer_async.api, name)
+    assert not MOVED & {*bucketeer_async.__all__}
+
+
+def classes() -> dict[str, tuple[type, str]]:
+    """All public classes of the root and of `api`, with the module that each is public in."""
+    return {
+        name: (value, module.__name__)
+        for module in (bucketeer_async, bucketeer_async.api)
+        for name in module.__all__
+        if inspect.isclass(value := getattr(module, name))
+    }
+
+
+@pytest.mark.parametrize("name", classes())
+def test_type_hints_of_public_classes_can_be_resolved(name: str) -> None:
+    cls, _ = classes()[name]
+
+    typing.get_type_hints(cls)
+    for member in vars(cls).values():
+        if inspect.isfunction(member) and not member.__name__.startswith("_"):
+            typing.get_type_hints(member)
+
+
+@pytest.mark.parametrize("name", classes())
+def test_public_classes_show_their_public_module(name: str) -> None:
+    cls, public = classes()[name]
+
+    if name in SHOWN_WHERE_DEFINED:
+        assert cls.__module__.startswith("bucketeer_async._")
+    else:
+        assert cls.__module__ == public
+    assert pickle.loads(pickle.dumps(cls)) is cls
+
+
+def test_a_class_is_shown_where_it_is_defined_only_if_its_hints_need_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in SHOWN_WHERE_DEFINED:
+        cls, public = classes()[name]
+        with monkeypatch.context() as patch:
+            patch.setattr(cls, "__module__", public)
+            with pytest.raises(NameError):
+                typing.get_type_hints(cls)
+
+
+def test_every_kind_of_events_has_its_counters() -> None:
+    for result in (Statistics, DrainReport):
+        fields = typing.get_type_hints(result)
+        assert {fields[kind.value] for kind in EventKind} == {fields["total"]}
+    assert issubclass(EventKind, Enum)
+    assert {EventKind.GOAL: 1}["goal"] == 1
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)

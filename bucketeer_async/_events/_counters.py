@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from bucketeer_async._models import EventKind
 from bucketeer_async._results import (
@@ -97,9 +98,7 @@ def statistics_of(
 ) -> Statistics:
     """Return the statistics of a processor with these counters."""
     return Statistics(
-        goal=counts[EventKind.GOAL],
-        evaluation=counts[EventKind.EVALUATION],
-        metrics=counts[EventKind.METRICS],
+        **_by_field(counts),
         total=total_counts(counts.values()),
         held_bytes=held_bytes,
         posts=posts,
@@ -115,11 +114,8 @@ def drain_report(
 ) -> DrainReport:
     """Return the difference of two readings of the counters, ``duration`` seconds apart."""
     none = EventCounts()
-    by_kind = {kind: _drained(before.get(kind, none), after[kind]) for kind in EventKind}
     return DrainReport(
-        goal=by_kind[EventKind.GOAL],
-        evaluation=by_kind[EventKind.EVALUATION],
-        metrics=by_kind[EventKind.METRICS],
+        **_by_field({kind: _drained(before.get(kind, none), after[kind]) for kind in EventKind}),
         total=_drained(total_counts(before.values()), total_counts(after.values())),
         duration=duration,
     )
@@ -137,3 +133,8 @@ def _drained(before: EventCounts, after: EventCounts) -> DrainCounts:
         unconfirmed=dropped(DroppedReason.UNCONFIRMED),
         spooled=after.spooled - before.spooled,
     )
+
+
+def _by_field(by_kind: Mapping[EventKind, object]) -> dict[str, Any]:
+    """Return what belongs to each class of events by the name of its field in `Statistics` and `DrainReport`."""
+    return {kind.value: value for kind, value in by_kind.items()}

@@ -364,7 +364,7 @@ class Lease:
     """
 
     def __init__(self, api: ApiClient, connections: Connections, begin_closing: Callable[[], None]) -> None:
-        self.slots = connections.slots
+        self.slots: asyncio.Semaphore = connections.slots
         self._used: tuple[ApiClient, Connections] | None = (api, connections)
         self._hold = connections.hold(begin_closing)
 

@@ -59,10 +59,10 @@ class Connections:
     """
 
     def __init__(self, new_client: Callable[[], HttpClient], borrowed: HttpClient | None, max_connections: int) -> None:
-        self.life = Lifecycle(
+        self.life: Lifecycle = Lifecycle(
             "API client", task_name="bucketeer-api", finish=self._finish, on_closing=self._interrupt_waiting
         )
-        self.slots = asyncio.Semaphore(max_connections)
+        self.slots: asyncio.Semaphore = asyncio.Semaphore(max_connections)
         self._new_client = new_client
         self._is_borrowed = borrowed is not None
         self._http = borrowed

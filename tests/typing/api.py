@@ -14,7 +14,6 @@ from bucketeer_async import (
     Evaluation,
     EvaluationDetails,
     FlagChanges,
-    GetEvaluationResponse,
     LocalEvaluation,
     LocalEvaluationStatistics,
     Outcome,
@@ -23,10 +22,43 @@ from bucketeer_async import (
     Reason,
     ReasonType,
     Receipt,
-    RegisterEventsResponse,
     Statistics,
     User,
 )
+from bucketeer_async import Definitions as OldDefinitions
+from bucketeer_async import EventError as OldEventError
+from bucketeer_async import GetEvaluationResponse as OldGetEvaluationResponse
+from bucketeer_async import GetEvaluationsResponse as OldGetEvaluationsResponse
+from bucketeer_async import GetFeatureFlagsResponse as OldGetFeatureFlagsResponse
+from bucketeer_async import GetSegmentUsersResponse as OldGetSegmentUsersResponse
+from bucketeer_async import RegisterEventsResponse as OldRegisterEventsResponse
+from bucketeer_async.api import (
+    Definitions,
+    EventError,
+    GetEvaluationResponse,
+    GetEvaluationsResponse,
+    GetFeatureFlagsResponse,
+    GetSegmentUsersResponse,
+    RegisterEventsResponse,
+)
+
+
+def use_old_paths(
+    definitions: OldDefinitions,
+    event_error: OldEventError,
+    get_evaluation: OldGetEvaluationResponse,
+    get_evaluations: OldGetEvaluationsResponse,
+    get_feature_flags: OldGetFeatureFlagsResponse,
+    get_segment_users: OldGetSegmentUsersResponse,
+    register_events: OldRegisterEventsResponse,
+) -> None:
+    assert_type(definitions, Definitions)
+    assert_type(event_error, EventError)
+    assert_type(get_evaluation, GetEvaluationResponse)
+    assert_type(get_evaluations, GetEvaluationsResponse)
+    assert_type(get_feature_flags, GetFeatureFlagsResponse)
+    assert_type(get_segment_users, GetSegmentUsersResponse)
+    assert_type(register_events, RegisterEventsResponse)
 
 
 def heard(drop: Drop) -> None:
