@@ -1,7 +1,7 @@
-"""The client: flags and goals, for applications. It decides nothing itself.
+"""Client: flags and goals, for applications: the surface that people read first. It decides nothing itself.
 
-What it is made of is left to `_composition.py`, what becomes of a question to `_flags/_evaluations.py`, what its answer means to
-`_flags/_conversion.py`, and start and close to `_lifecycle.py`.
+The parts of a client are left to `_composition.py`, start and close to `_client_life.py`, and what becomes of an
+evaluation to `_flags/_evaluations.py`.
 """
 
 from __future__ import annotations
@@ -33,29 +33,31 @@ from bucketeer_async._transport._http import HttpClient
 class Client:
     """Feature flags and goals of a Bucketeer environment.
 
-    Asking for a flag never raises because a server or a network failed: the default comes back, and the ``_details``
-    of a question say why. Every answer is recorded as an evaluation event, every default as a default evaluation
-    event, and delivered in the background.
+    Evaluating a flag never raises because a server or a network failed: the default is returned, and the ``*_details``
+    variants say why. Every evaluation is recorded as an evaluation event, every default as a default evaluation event;
+    the events are delivered in the background.
 
-    Use it as an async context manager, or call `start` and `aclose`, from any task of one event loop. In a forked
-    child it is new, and has to be started there.
+    Use the client as an async context manager, or call `start` and `aclose`, from any task of one event loop. In a
+    forked child the client is new, and has to be started there.
 
     Args:
         endpoint: The gateway: a host (``"api.example.com"``), or a URL without a path. ``http`` is for loopback
             addresses.
-        api_key: A client key: the gateway evaluates flags for no other. With ``local_evaluation`` a server key.
-        tag: The tag of the flags; only with ``local_evaluation`` may it be empty, for all flags. It is put into every
-            event, too.
-        timeout: Seconds that a question may take, all in all. To wait less, cancel: ``async with asyncio.timeout(0.1)``.
-        events: Every knob of the delivery of events; its tag is the client's.
-        local_evaluation: How to poll the definitions of flags and evaluate them here; None has the gateway evaluate.
+        api_key: A client key, because the gateway evaluates flags for no other; with ``local_evaluation`` a server key.
+        tag: The tag of the flags, which is put into every event, too. Only with ``local_evaluation`` may the tag be
+            empty, for all flags.
+        timeout: Seconds that one evaluation by the gateway may take, from waiting for a connection to the last byte. To
+            wait less, cancel the call: ``async with asyncio.timeout(0.1)``.
+        events: Options of the delivery of events; their tag is the client's.
+        local_evaluation: Options of local evaluation, which polls the definitions of flags and evaluates them in this
+            process; None has the gateway evaluate.
         source_id: As in `ApiClient`.
         sdk_version: As in `ApiClient`.
         allow_http: Whether ``http`` may be used beyond loopback.
         max_connections: Requests under way at once. With a client of your own: what its limits allow.
         ssl_context: For a private certificate authority or client certificates.
-        proxy: URL of a proxy. Without it the environment is asked, as httpx does.
-        http: An ``httpx.AsyncClient`` or ``httpx2.AsyncClient`` of your own; it is never closed here.
+        proxy: URL of a proxy. None: the proxy that the environment names, as httpx reads it.
+        http: An ``httpx.AsyncClient`` or ``httpx2.AsyncClient`` of your own; the client never closes it.
 
     Raises:
         ConfigurationError: If an argument is wrong; the message names it and the accepted form.
@@ -107,15 +109,15 @@ class Client:
         local_evaluation: LocalEvaluation | None = None,
         http: HttpClient | None = None,
     ) -> Self:
-        """Make a client of what the environment says; disabled, if ``BUCKETEER_DISABLED`` says so.
+        """Make a client from environment variables; a disabled one if ``BUCKETEER_DISABLED`` is set.
 
-        The guide has the table of the variables. An empty one counts as not set.
+        The guide has the table of the variables. An empty variable counts as not set.
 
         Args:
             environ: The variables; ``os.environ`` if None.
-            events: Options of events that no variable is set for.
-            local_evaluation: Options of local evaluation that no variable is set for; with any, flags are evaluated
-                here unless a variable says otherwise.
+            events: Options of events for which no variable is set.
+            local_evaluation: Options of local evaluation for which no variable is set. If given, flags are evaluated
+                locally unless a variable says otherwise.
             http: As in `Client`.
 
         Raises:
@@ -135,9 +137,9 @@ class Client:
 
     @classmethod
     def disabled(cls) -> Self:
-        """Make a client that answers every question with its default and sends nothing.
+        """Make a client that returns the default of every evaluation and sends nothing.
 
-        The reason is ``CLIENT``; the receipts of goals say that they were refused, as ``disabled``.
+        The reason is ``CLIENT``. Goals are refused with the reason ``disabled``.
         """
         client = cls.__new__(cls)
         client._compose(parts.disabled())  # noqa: SLF001 - of this class
@@ -149,12 +151,14 @@ class Client:
     # Lifecycle
 
     async def start(self) -> None:
-        """Begin to answer questions and to deliver events; no effect while running.
+        """Begin to evaluate flags and to deliver events; no effect while running.
+
+        Callers at the same time share one start, which is undone only if all of them are cancelled.
 
         Raises:
-            ClosedError: If it is closing or closed.
-            ConfigurationError: If the certificates or the proxy cannot be used.
-            WrongLoopError: If it was started on another event loop.
+            ClosedError: If the client is closing or closed, or is closed before it runs.
+            ConfigurationError: If the certificates, the proxy or the bootstrap cannot be used.
+            WrongLoopError: If the client was started on another event loop.
         """
         await self._life.start()
 
@@ -168,13 +172,13 @@ class Client:
         await self.aclose()
 
     async def wait_ready(self) -> None:
-        """Wait until questions can be answered, which is at once when the gateway answers them.
+        """Wait until flags can be evaluated; returns at once if the gateway evaluates them.
 
-        However long that takes: bound it by ``asyncio.timeout()``.
+        There is no limit to the wait: bound it by ``asyncio.timeout()``.
 
         Raises:
             ClosedError: If the client is not running.
-            WrongLoopError: If it was started on another event loop.
+            WrongLoopError: If the client was started on another event loop.
         """
         await self._life.evaluator().wait_ready()
 
@@ -188,74 +192,77 @@ class Client:
             Whether all of them are settled; False when the time ran out first.
 
         Raises:
-            ClosedError: If it was never started.
-            WrongLoopError: If it was started on another event loop.
+            ClosedError: If the client was never started.
+            WrongLoopError: If the client was started on another event loop.
         """
         return await self._life.flush(timeout)
 
     async def aclose(self, timeout: float | EllipsisType | None = ...) -> DrainReport:
-        """Take no more questions, wait for the answers under way, deliver all events, and say what was left.
+        """Refuse new evaluations, wait for those under way, deliver all events, and report what was left.
 
-        The closing goes on when a caller is cancelled; every caller waits for the same one and gets the same report.
+        The closing goes on when a caller is cancelled, within the ``timeout`` of that caller, too. Every caller waits
+        for the same closing and gets the same report.
 
         Args:
-            timeout: Seconds that all of it may still take, if that is less than the question's ``timeout`` and
+            timeout: Seconds that all of this may still take, if that is less than the client's ``timeout`` and
                 ``drain_timeout`` together.
 
         Returns:
             What became of the events that were waiting.
 
         Raises:
-            WrongLoopError: If it was started on another event loop.
+            WrongLoopError: If the client was started on another event loop.
         """
         return await self._life.aclose(timeout)
 
     def statistics(self) -> Statistics:
-        """Return all counters of events, exact to the event, and how fresh the flags are; from any thread."""
+        """Return all counters of events, exact to the event, and the state of local evaluation; from any thread."""
         statistics = self._events.statistics()
         return statistics if self._local is None else replace(statistics, local_evaluation=self._local.statistics())
 
     # Local evaluation
 
     def on_change(self, callback: Callable[[FlagChanges], object]) -> None:
-        """Have a function called after every poll that has changed flags, the first one included.
+        """Register a callback that is called after every poll that has changed flags, the first poll included.
 
-        It is called on the event loop, with the new flags in place, and must be short. What it raises is logged.
+        The callback is called on the event loop, once the new flags are in use, and must be short. What it raises is
+        logged.
 
         Raises:
-            ConfigurationError: If the client does not evaluate flags itself.
-            TypeError: If it is not callable, or a coroutine function.
+            ConfigurationError: If the client has no local evaluation.
+            TypeError: If the callback is not callable, or is a coroutine function.
         """
         self._local_flags().on_change(callback)
 
     def export_snapshot(self) -> bytes:
-        """Return the flags and segments, for ``LocalEvaluation(bootstrap=...)``; it holds user ids, and no key.
+        """Return the flags and segments as of the export, for ``LocalEvaluation(bootstrap=...)``.
 
-        From any thread: for a large environment it takes a second or so, so call it in one.
+        The bytes contain the ids of users in segments, and no key. For a large environment the call takes a second or
+        so; it may be made from any thread.
 
         Raises:
-            ConfigurationError: If the client does not evaluate flags itself.
+            ConfigurationError: If the client has no local evaluation.
             NotReadyError: If no flags have arrived yet.
         """
         return self._local_flags().export_snapshot()
 
     def _local_flags(self) -> LocalFlags:
         if self._local is None:
-            raise ConfigurationError("Client.local_evaluation is not set: the gateway holds the flags")
+            raise ConfigurationError("Client.local_evaluation is not set: the gateway evaluates the flags")
         return self._local
 
     # Flags
 
     async def bool_variation(self, user: User, feature_id: str, default: bool) -> bool:  # noqa: FBT001
-        """Return a flag's value for a user.
+        """Evaluate a flag for a user, and return its value.
 
         Args:
-            user: Who is asked about.
+            user: The user.
             feature_id: The flag.
-            default: What is returned if there is no value, or it is no bool.
+            default: Returned if there is no value, or the value is not a bool.
 
         Raises:
-            TypeError: If the default is no bool.
+            TypeError: If the default is not a bool.
             WrongLoopError: If the client was started on another event loop.
         """
         default = variations.check_default(default, bool)
@@ -267,67 +274,67 @@ class Client:
         feature_id: str,
         default: bool,  # noqa: FBT001
     ) -> EvaluationDetails[bool]:
-        """As `bool_variation`, with where the value comes from."""
+        """As `bool_variation`, with the variation, the reason and the version of the flag."""
         default = variations.check_default(default, bool)
         return (await self._evaluations.evaluate(user, feature_id, default, variations.to_bool)).details()
 
     async def int_variation(self, user: User, feature_id: str, default: int) -> int:
-        """Return a flag's value for a user: an int64, cut off towards zero if it has a fraction.
+        """Evaluate a flag for a user, and return its value: an int64, truncated towards zero if it has a fraction.
 
         Args:
-            user: Who is asked about.
+            user: The user.
             feature_id: The flag.
-            default: What is returned if there is no value, or it is no int64.
+            default: Returned if there is no value, or the value is not an int64.
 
         Raises:
-            TypeError: If the default is no int; a bool is none.
+            TypeError: If the default is not an int, or is a bool.
             WrongLoopError: If the client was started on another event loop.
         """
         default = variations.check_default(default, int)
         return (await self._evaluations.evaluate(user, feature_id, default, variations.to_int)).value
 
     async def int_variation_details(self, user: User, feature_id: str, default: int) -> EvaluationDetails[int]:
-        """As `int_variation`, with where the value comes from."""
+        """As `int_variation`, with the variation, the reason and the version of the flag."""
         default = variations.check_default(default, int)
         return (await self._evaluations.evaluate(user, feature_id, default, variations.to_int)).details()
 
     async def float_variation(self, user: User, feature_id: str, default: float) -> float:
-        """Return a flag's value for a user: a double, which may be infinite or NaN if the flag says so.
+        """Evaluate a flag for a user, and return its value: a double, which may be infinite or NaN if the flag's is.
 
         Args:
-            user: Who is asked about.
+            user: The user.
             feature_id: The flag.
-            default: What is returned, as a float, if there is no value, or it is no number.
+            default: Returned, as a float, if there is no value, or the value is not a number.
 
         Raises:
-            TypeError: If the default is neither a float nor an int; a bool is neither.
+            TypeError: If the default is neither a float nor an int, or is a bool.
             WrongLoopError: If the client was started on another event loop.
         """
         default = variations.check_float_default(default)
         return (await self._evaluations.evaluate(user, feature_id, default, variations.to_float)).value
 
     async def float_variation_details(self, user: User, feature_id: str, default: float) -> EvaluationDetails[float]:
-        """As `float_variation`, with where the value comes from."""
+        """As `float_variation`, with the variation, the reason and the version of the flag."""
         default = variations.check_float_default(default)
         return (await self._evaluations.evaluate(user, feature_id, default, variations.to_float)).details()
 
     async def string_variation(self, user: User, feature_id: str, default: str) -> str:
-        """Return a flag's value for a user, as it is.
+        """Evaluate a flag for a user, and return its value as text.
 
         Args:
-            user: Who is asked about.
+            user: The user.
             feature_id: The flag.
-            default: What is returned if there is no value; the gateway cannot give an empty one.
+            default: Returned if there is no value; the gateway cannot return an empty one.
 
         Raises:
-            TypeError: If the default is no str.
+            TypeError: If the default is not a str.
             WrongLoopError: If the client was started on another event loop.
         """
         default = variations.check_default(default, str)
         return (await self._evaluations.evaluate(user, feature_id, default, variations.to_string)).value
 
     async def string_variation_details(self, user: User, feature_id: str, default: str) -> EvaluationDetails[str]:
-        """As `string_variation`, with where the value comes from."""
+        """As `string_variation`, with the variation, the reason and the version of the flag."""
         default = variations.check_default(default, str)
         return (await self._evaluations.evaluate(user, feature_id, default, variations.to_string)).details()
 
@@ -336,16 +343,16 @@ class Client:
     @overload
     async def json_variation(self, user: User, feature_id: str, default: Json) -> Json: ...
     async def json_variation(self, user: User, feature_id: str, default: Any) -> Any:
-        """Return a flag's value for a user, parsed as JSON; that of a YAML flag arrives as JSON, too.
+        """Evaluate a flag for a user, and return its value, parsed as JSON; a YAML flag has its value as JSON, too.
 
         Args:
-            user: Who is asked about.
+            user: The user.
             feature_id: The flag.
-            default: What is returned if there is no value, or it is not of the default's kind (object, list, str,
-                bool, int, or float, which an int will do for). With None, every kind is taken.
+            default: Returned if there is no value, or the value is not of the default's kind (object, list, str, bool,
+                int, or float, for which an int is fine, too). With None, a value of any kind is returned.
 
         Raises:
-            TypeError: If the default is nothing that JSON can be.
+            TypeError: If the default is not a kind of JSON.
             WrongLoopError: If the client was started on another event loop.
         """
         return (await self._evaluations.evaluate(user, feature_id, default, variations.json_like(default))).value
@@ -355,7 +362,7 @@ class Client:
     @overload
     async def json_variation_details(self, user: User, feature_id: str, default: Json) -> EvaluationDetails[Json]: ...
     async def json_variation_details(self, user: User, feature_id: str, default: Any) -> EvaluationDetails[Any]:
-        """As `json_variation`, with where the value comes from."""
+        """As `json_variation`, with the variation, the reason and the version of the flag."""
         return (await self._evaluations.evaluate(user, feature_id, default, variations.json_like(default))).details()
 
     # Goals
@@ -364,7 +371,7 @@ class Client:
         """Record that a user reached a goal.
 
         Args:
-            user: Who reached it.
+            user: The user.
             goal_id: The goal; not empty.
             value: A finite number; the gateway stores it as a 32-bit float.
 
@@ -374,5 +381,5 @@ class Client:
         return await self._events.push_goal_event(user, goal_id, value)
 
     def track_nowait(self, user: User, goal_id: str, *, value: float = 0.0) -> Receipt:
-        """As `track`, without ever waiting, from any thread."""
+        """As `track`; never waits, and may be called from any thread."""
         return self._events.push_goal_event_nowait(user, goal_id, value)

@@ -1,15 +1,15 @@
-"""Keeps events in a spool while they wait, on a thread of its own. Whatever the disk does, nobody else notices.
+"""Spooler: keeps the events of one processor in a spool, on a thread of its own, so that no disk delays a push or a post.
 
-The file is left to `_events/_spool_file.py`; which events are left at the end of a drain, and how those of an earlier process come
-back, to the pipeline.
+The file is left to `_spool_file.py`. Which events are left at the end of a drain is decided by the pipeline, and whether
+there is room for recovered ones by the ledger.
 
-The file belongs to the thread: only its frame knows it, so that a forked child, which has not got the thread, can do
-nothing to it. What happens to events reaches the thread through two queues, and these invariants keep them straight:
+The file belongs to the thread: only the thread's frame knows it, so that a forked child, which has no such thread, cannot
+touch it. Accepted and settled records reach the thread through two queues. These invariants keep the two straight:
 
-- a record is written only while it has no outcome, and gets its row after the commit;
-- a settled record is told after its outcome was set. The thread empties the queue of accepted records first, then that
-  of settled ones, deletes, and then writes: so a record that is settled meanwhile is either not written, or deleted
-  next time.
+- A record is written only while it has no outcome, and gets its row after the commit.
+- A settled record is queued after its outcome was set. The thread empties the queue of accepted records first, the queue
+  of settled records second, deletes, and then writes: so a record that is settled in between is either not written, or
+  deleted the next time.
 """
 
 from __future__ import annotations
@@ -37,22 +37,26 @@ from bucketeer_async._results import Fate, SpoolStatistics
 _T = TypeVar("_T")
 
 _TOPIC: Final = "spool"
-_AGAIN: Final = 600.0  # seconds between two lines of one spell
-_RETRY: Final = 5.0  # seconds after which a spool that cannot be used is tried again
-_PATIENCE: Final = 1.0  # seconds without a sign of life after which a disk is not waited for
-_LONGEST: Final = 10  # times that it is waited for so long, if it gives one each time
+_LOG_INTERVAL: Final = 600.0  # seconds between two log lines about one outage of the disk
+_RETRY: Final = 5.0  # seconds between two tries to open a spool that cannot be used
+_PATIENCE: Final = 1.0  # seconds without a commit after which a disk is no longer waited for
+_MOST_WAITS: Final = 10  # waits of that length, at most, for a disk that commits in each of them
 _ROWS: Final = 1000  # events in one transaction, at most ...
-_BYTES: Final = 2**20  # ... and of these many bytes
+_BYTES: Final = 2**20  # ... and of so many bytes
 
 
 class Spooler:
     """Writes and reads a spool for one processor.
 
     Args:
-        options: Where, how much, and when.
-        clock: Monotonic seconds, as the records have them; from any thread.
-        log: Where trouble is told.
+        options: The spool.
+        clock: Monotonic seconds, the clock of the records; callable from any thread.
+        log: Where outages of the disk are logged, once each.
         wall: Unix time, in seconds.
+
+    Attributes:
+        retry_interval: Seconds between two tries to open a spool that cannot be used.
+        statistics: State of the spool as of the last write.
     """
 
     def __init__(
@@ -66,10 +70,10 @@ class Spooler:
         self._accepted: deque[Receipt] = deque()
         self._settled: deque[Receipt] = deque()
         self._jobs: deque[Callable[[SpoolFile | None], None]] = deque()
-        self._wake = threading.Event()  # there is something to write, some time soon
-        self._urgent = threading.Event()  # somebody waits
+        self._wake = threading.Event()  # something is to be written soon
+        self._urgent = threading.Event()  # a caller waits
         self._ending = False
-        self._late = False  # the disk did not answer in time
+        self._late = False  # the disk did not respond in time
         self._commits = 0
         self._ended: Future[None] = Future()
         self._thread = threading.Thread(target=self._work, name="bucketeer-spool", daemon=True)
@@ -78,30 +82,30 @@ class Spooler:
     # From the processor
 
     async def start(self) -> None:
-        """Open the spool; a disk that takes long is not waited for."""
+        """Open the spool; a slow disk is waited for only a moment."""
         self._thread.start()
-        await self._ask(lambda _file: None)
+        await self._run_on_thread(lambda _file: None)
 
     def keep(self, record: Receipt) -> None:
-        """Write an accepted record soon, if the spool is durable. From any thread, never blocks."""
+        """Have an accepted record written soon, if the spool is durable. From any thread, never blocks."""
         if self._options.durable:
             self._accepted.append(record)
             self._wake_up()
 
     def forget(self, records: Sequence[Receipt]) -> None:
-        """Delete settled records soon, unless they are to stay for the next process. From any thread, never blocks."""
-        durable = self._options.durable  # then a record may just be on its way into the file
+        """Have settled records deleted soon, but for those left to the next process. From any thread, never blocks."""
+        durable = self._options.durable  # a record without a row may be on its way into the file
         gone = [record for record in records if (durable or record._spool_row) and not _stays(record)]
         if gone:
             self._settled.extend(gone)
             self._wake_up()
 
     async def recover(self, ledger: Ledger, progress: Progress) -> None:
-        """Bring back what an earlier process has left, as there is room for it.
+        """Hand the events that an earlier process has left to the ledger, as it has room for them.
 
         Args:
-            ledger: Takes the events in.
-            progress: Tells when there may be room again.
+            ledger: Accepts the events.
+            progress: Notified when the ledger may have room again.
         """
         last = 0
         while (events := await self._earlier_events(last)) != []:
@@ -117,25 +121,25 @@ class Spooler:
             await asyncio.sleep(0)
 
     async def _earlier_events(self, after: int) -> list[SpooledEvent] | None:
-        return await self._ask(lambda file: None if file is None else file.earlier_events(after))
+        return await self._run_on_thread(lambda file: None if file is None else file.earlier_events(after))
 
     async def save(self, records: Sequence[Receipt]) -> None:
-        """Write what a drain has left; a record that could be written has a row afterwards."""
+        """Write the records that a drain has left; a written record has a row afterwards."""
 
         def write(file: SpoolFile | None) -> None:
             if file is not None:
                 self._insert(file, records)
 
-        await self._ask(write)
+        await self._run_on_thread(write)
 
     async def aclose(self) -> None:
-        """Write what is due and let the file go; a disk that has not answered is not waited for again."""
+        """Write what is due and close the file; a disk that did not respond before is not waited for."""
         self.end()
         if not self._late:
             await self._within_patience(self._ended)
 
     def end(self) -> None:
-        """As `aclose`, without waiting."""
+        """As `aclose`, but do not wait."""
         self._ending = True
         self._urgent.set()
         self._wake.set()
@@ -144,8 +148,8 @@ class Spooler:
         if not self._wake.is_set():
             self._wake.set()
 
-    async def _ask(self, job: Callable[[SpoolFile | None], _T]) -> _T | None:
-        """Have the thread do something at once; None if that fails, or takes too long."""
+    async def _run_on_thread(self, job: Callable[[SpoolFile | None], _T]) -> _T | None:
+        """Have the thread do a job at once, and return its result; None if it fails, or takes too long."""
         future: Future[_T | None] = Future()
 
         def run(file: SpoolFile | None) -> None:
@@ -158,19 +162,19 @@ class Spooler:
         return await self._within_patience(future)
 
     async def _within_patience(self, future: Future[_T | None]) -> _T | None:
-        """Wait as long as the disk gets on; None if it does not."""
-        answer = asyncio.wrap_future(future)
+        """Return the result of a job, waiting for as long as the disk commits; None if it does not."""
+        waited = asyncio.wrap_future(future)
         try:
-            for _ in range(_LONGEST):
+            for _ in range(_MOST_WAITS):
                 before = self._commits
-                self._late = not (await asyncio.wait([answer], timeout=_PATIENCE))[0]
+                self._late = not (await asyncio.wait([waited], timeout=_PATIENCE))[0]
                 if not self._late:
-                    return answer.result()
+                    return waited.result()
                 if self._commits == before:
                     break
         finally:
-            answer.cancel()
-        self._complain(SpoolError("the disk does not answer"))
+            waited.cancel()
+        self._log_problem(SpoolError("the disk does not respond"))
         return None
 
     # On the thread
@@ -181,7 +185,7 @@ class Spooler:
         while not self._ending:
             if self.statistics.ready:
                 self._wake.wait()
-                # Counted from the last write, which may have taken longer than that.
+                # Measured from the start of the last write, which may have taken longer than the interval.
                 self._urgent.wait(max(0.0, began + self._options.commit_interval - time.monotonic()))
             else:
                 self._urgent.wait(self.retry_interval)
@@ -193,7 +197,7 @@ class Spooler:
             if file is not None:
                 self._attempt(partial(self._write, file))
             else:
-                self._hold(_drain(self._accepted), _drain(self._settled))
+                self._requeue(_drain(self._accepted), _drain(self._settled))
             while self._jobs:
                 self._jobs.popleft()(file)
         if file is not None:
@@ -203,11 +207,11 @@ class Spooler:
             self._ended.set_result(None)
 
     def _attempt(self, work: Callable[[], _T]) -> _T | None:
-        """Return what ``work`` returns, or None if the disk, or a bug of ours, gets in its way."""
+        """Return the result of ``work``, or None if an error of the disk, or a bug of this package, is logged."""
         try:
             return work()
-        except Exception as error:  # noqa: BLE001 - it is told, and the thread goes on
-            self._complain(error)
+        except Exception as error:  # noqa: BLE001 - it is logged, and the thread goes on
+            self._log_problem(error)
             return None
 
     def _open(self) -> SpoolFile:
@@ -219,25 +223,25 @@ class Spooler:
             file.delete([record._spool_row for record in settled if record._spool_row])
             settled = []
             self._insert(file, accepted)
-            self._take_stock(file)
+            self._update_statistics(file)
         except SpoolError:
-            self._hold(accepted, settled)
+            self._requeue(accepted, settled)
             raise
 
-    def _hold(self, accepted: Sequence[Receipt], settled: Sequence[Receipt]) -> None:
-        """Keep for later what could not be written or deleted now, unless that is needless meanwhile."""
+    def _requeue(self, accepted: Sequence[Receipt], settled: Sequence[Receipt]) -> None:
+        """Queue again what could not be written or deleted, unless that has become needless."""
         self._settled.extendleft(record for record in reversed(settled) if record._spool_row)
         self._accepted.extendleft(record for record in reversed(accepted) if not _is_done(record))
 
     def _insert(self, file: SpoolFile, records: Sequence[Receipt]) -> None:
-        # The body first: it is let go after the outcome is set.
+        # The body is read first: it is cut off after the outcome is set.
         bodies = [(record, record._body) for record in records]
         bodies = [(record, body) for record, body in bodies if not _is_done(record)]
         for part in _parts(bodies):
             self._insert_what_fits(file, part)
 
     def _insert_what_fits(self, file: SpoolFile, bodies: Sequence[tuple[Receipt, bytes]]) -> None:
-        """Write records in one transaction, or as many of them as there is room for, and raise then."""
+        """Write records in one transaction; if the file is full, write as many as fit, and raise."""
         behind = self._wall() - self._clock()
         try:
             first = file.insert(
@@ -253,23 +257,23 @@ class Spooler:
         self._commits += 1
         for row, (record, _) in enumerate(bodies, first):
             record._spool_row = row
-        # Told before they had a row: a drain does not wait for a slow disk for ever.
+        # Settled before they had a row: a drain does not wait for a slow disk for ever.
         self._settled.extend(record for record, _ in bodies if record.outcome is not None and not _stays(record))
 
-    def _take_stock(self, file: SpoolFile) -> None:
+    def _update_statistics(self, file: SpoolFile) -> None:
         if file.corrupt > self.statistics.corrupt:
             self._log.report_warning("corrupt", "the spool was damaged: at least %d events were lost", file.corrupt)
         self.statistics = SpoolStatistics(ready=True, events=len(file), size=file.size, corrupt=file.corrupt)
         self._log.report_recovery(_TOPIC, "the spool can be used again")
 
-    def _complain(self, error: Exception) -> None:
+    def _log_problem(self, error: Exception) -> None:
         last = self.statistics
         self.statistics = SpoolStatistics(events=last.events, size=last.size, corrupt=last.corrupt)
         bug = not isinstance(error, SpoolError)
         self._log.report(
             _TOPIC,
             logging.ERROR if bug else logging.WARNING,
-            _AGAIN,
+            _LOG_INTERVAL,
             "the spool cannot be used (%s); events are kept in memory alone until it can",
             repr(error) if bug else str(error),
         )
@@ -293,7 +297,7 @@ def _parts(bodies: Sequence[tuple[Receipt, bytes]]) -> Iterator[list[tuple[Recei
 
 
 def _stays(record: Receipt) -> bool:
-    """Whether a settled record is left in the file, for the next process."""
+    """Whether a settled record stays in the file for the next process."""
     return record.outcome is not None and record.outcome.fate is Fate.SPOOLED
 
 

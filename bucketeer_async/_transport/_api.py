@@ -61,7 +61,7 @@ class ApiClient:
         max_connections: Requests under way at once. With a client of your own: what its limits allow.
         ssl_context: For a private certificate authority or client certificates. Verification is always on.
         proxy: URL of a proxy. None: the proxy that the environment names, as httpx reads it.
-        http: An ``httpx.AsyncClient`` or ``httpx2.AsyncClient`` of your own; it is never closed here.
+        http: An ``httpx.AsyncClient`` or ``httpx2.AsyncClient`` of your own; the client never closes it.
 
     Raises:
         ConfigurationError: If an argument is wrong; the message names it and the accepted form.

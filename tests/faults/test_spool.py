@@ -529,7 +529,7 @@ async def test_a_disk_that_does_not_answer_is_not_waited_for(
 
     assert report.total.undelivered + report.total.unconfirmed == 100
     assert [words for words in warnings(caplog) if "spool" in words.partition("(")[0]] == [
-        "the spool cannot be used (the disk does not answer); events are kept in memory alone until it can"
+        "the spool cannot be used (the disk does not respond); events are kept in memory alone until it can"
     ]
     measured(f"unresponsive: 1 warning, closed {seconds - 0.1:.1f} s after the deadline")
 
