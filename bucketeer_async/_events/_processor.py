@@ -198,7 +198,7 @@ class Processor:
         """Record that ``user`` got the caller's default.
 
         Args:
-            user: Who asked.
+            user: The user.
             feature_id: The flag; not empty.
             reason: Why the default was served: ``CLIENT`` or one of ``ERROR_*``.
         """
@@ -214,7 +214,7 @@ class Processor:
         """Record that ``user`` reached a goal.
 
         Args:
-            user: Who reached it.
+            user: The user.
             goal_id: The goal; not empty.
             value: A finite number; the gateway stores it as a 32-bit float.
         """
