@@ -122,15 +122,29 @@ class SegmentDefinition(NamedTuple):
 
     Attributes:
         segment: The compiled segment; None if the definition is malformed.
-        hash: Hash of the definition's JSON, which is not stored; 0 if unknown.
-        rules: The segment's rules as JSON.
+        rules: The segment's rules, as `rules_json` returns them.
         problem: Why the definition is malformed; "" if it is not.
     """
 
     segment: Segment | None
-    hash: int = 0
     rules: str = "[]"
     problem: str = ""
+
+    def has_content_of(self, other: SegmentDefinition) -> bool:
+        """Return whether two definitions have the same members and rules; compiled rules cannot be compared."""
+        mine, theirs = self.segment, other.segment
+        if mine is None or theirs is None:
+            return mine is theirs and self.problem == other.problem
+        return (self.rules, mine.members, mine.misfiled_members) == (
+            other.rules,
+            theirs.members,
+            theirs.misfiled_members,
+        )
+
+
+def rules_json(rules: object) -> str:
+    """Return the rules of a segment as JSON, which is the same for the same rules."""
+    return json.dumps(rules or [], sort_keys=True)
 
 
 def parse_flag(text: str, cached: Mapping[str, FlagDefinition]) -> FlagDefinition | None:
@@ -161,8 +175,8 @@ def parse_segment(text: str) -> Steps[tuple[str, SegmentDefinition]]:
             fields[key] = reader.value()
     segment, problem = _build_segment(builder, fields, problem)
     segment_id = fields.get("segmentId")
-    rules = json.dumps(fields.get("rules") or [])
-    return segment_id if isinstance(segment_id, str) else "", SegmentDefinition(segment, hash(text), rules, problem)
+    definition = SegmentDefinition(segment, rules_json(fields.get("rules")), problem)
+    return segment_id if isinstance(segment_id, str) else "", definition
 
 
 def _add_user(builder: SegmentBuilder, user: object) -> str:

@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from bucketeer_async._errors import ConfigurationError
 from bucketeer_async._evaluation import MalformedError, Segment, compile_segment
-from bucketeer_async._flags._definitions import FlagDefinition, SegmentDefinition, Steps
+from bucketeer_async._flags._definitions import FlagDefinition, SegmentDefinition, Steps, rules_json
 from bucketeer_async._flags._sync import CachedFlags, CachedSegments, apply_flags
 from bucketeer_async._transport._json_reader import Reader
 from bucketeer_async._transport._responses import Definitions, GetFeatureFlagsResponse
@@ -179,4 +179,4 @@ def _restore_segment(fields: Mapping[str, Any]) -> tuple[str, SegmentDefinition]
         segment = replace(bare, members=set(fields["users"]), misfiled_members=strays)
     except (MalformedError, KeyError, TypeError, AttributeError) as error:
         raise _invalid_bootstrap(f"a segment cannot be read ({type(error).__name__})") from None
-    return segment.id, SegmentDefinition(segment, rules=json.dumps(fields["rules"]))
+    return segment.id, SegmentDefinition(segment, rules_json(fields["rules"]))

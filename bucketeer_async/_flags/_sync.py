@@ -14,8 +14,23 @@ and has no off variation                               this process too: if the 
 the last flag of the tag is gone                       an empty id removes all cached flags
 a flag names a segment that was last edited long ago   all segments are requested when a flag names a segment that
                                                        is not cached
+an edit of a segment that the gateway's caches did not each poll requests segments from `SEGMENT_GRACE` seconds
+have yet when the gateway responded                    before the cursor, see below
 any other change                                       everything is requested once per ``full_refresh_interval``
 ====================================================== ==============================================================
+
+The cursor of segments. Flags have a hash, so that a missed change is noticed. Segments have none: the gateway sends
+those with ``updatedAt >= requestedAt``, from caches that may lag a minute behind an edit. An edit during this lag is
+dated before the ``requestedAt`` of the response that lacks it, so a poll that echoed this time would never get the
+edit. These invariants hold:
+
+- The cursor is the greatest ``requestedAt`` of the responses about segments since the last one with all segments.
+  A response without changes repeats the time that was requested, which lies before the cursor: the cursor never moves
+  back.
+- A response with all segments sets the cursor, even to an earlier time: the gateway's clock may have been corrected.
+- A poll requests from ``cursor - SEGMENT_GRACE``, and never from a time below 1: 0 requests all segments.
+- For `SEGMENT_GRACE` seconds after an edit, the gateway therefore sends the segment with each poll. A segment with the
+  content of the cached one leaves the cached one in place, so that no new snapshot is published.
 """
 
 from __future__ import annotations
@@ -41,6 +56,9 @@ from bucketeer_async._transport._responses import GetFeatureFlagsResponse, GetSe
 #: Seconds after which all segments are requested again if a flag names a segment that the gateway did not have. The
 #: caches of the gateway's servers may differ for this long.
 ABSENT_RETRY_INTERVAL: Final = 600.0
+
+#: Seconds before the cursor from which segments are requested. The gateway grants the same time for changes of flags.
+SEGMENT_GRACE: Final = 600
 
 _FNV_OFFSET: Final = 0xCBF29CE484222325  # FNV-1a, 64 bit
 _FNV_PRIME: Final = 0x100000001B3
@@ -75,13 +93,15 @@ class CachedSegments:
 
     Attributes:
         segments: The definitions by id.
-        requested_at: Time of the last response by the gateway's clock, in Unix seconds.
+        hashes: Hash of each segment's JSON as it was last sent, by id; segments from a bootstrap have none.
+        cursor: Time up to which the gateway has sent changes, by the gateway's clock, in Unix seconds.
         absent: Ids of segments that flags name and the last response with all segments did not contain.
         refreshed_at: Time of the last response with all segments, in seconds of the poller's clock.
     """
 
     segments: Mapping[str, SegmentDefinition] = field(default_factory=dict)
-    requested_at: int = 0
+    hashes: Mapping[str, int] = field(default_factory=dict)
+    cursor: int = 0
     absent: AbstractSet[str] = frozenset()
     refreshed_at: float = -math.inf
 
@@ -164,7 +184,7 @@ def segments_request(cached: CachedSegments, named: AbstractSet[str], now: float
     absent = not named <= cached.segments.keys()
     if age >= full_refresh_interval or missing_segments(cached, named) or (absent and age >= ABSENT_RETRY_INTERVAL):
         return 0
-    return cached.requested_at
+    return max(1, cached.cursor - SEGMENT_GRACE)
 
 
 def apply_segments(
@@ -177,26 +197,39 @@ def apply_segments(
 ) -> Steps[CachedSegments]:
     """Return the cached segments after a response, in short steps that remove the segments from the response."""
     is_full = response.force_update or requested_all
-    known = {each.hash: (segment_id, each) for segment_id, each in cached.segments.items() if each.hash}
-    sent: dict[str, SegmentDefinition] = {}
-    response.segment_users.texts.reverse()
-    while response.segment_users.texts:
-        text = response.segment_users.texts.pop()
-        if hash(text) not in known:  # the gateway sends a segment once for every flag that names it
-            known[hash(text)] = yield from parse_segment(text)
-        segment_id, each = known[hash(text)]
-        if segment_id:
-            sent[segment_id] = each
-        yield
+    sent, hashes = yield from _parse_segments(cached, response.segment_users.texts)
     removed = cached.segments.keys() if is_full else response.deleted_segment_ids
     kept = {key: each for key, each in cached.segments.items() if key not in removed}
     segments = kept | sent
     return CachedSegments(
         segments=cached.segments if _is_same(segments, cached.segments) else segments,
-        requested_at=response.requested_at,
+        hashes={key: each for key, each in {**cached.hashes, **hashes}.items() if key in segments},
+        cursor=response.requested_at if is_full else max(cached.cursor, response.requested_at),
         absent=named - segments.keys() if is_full else cached.absent,
         refreshed_at=now if is_full else cached.refreshed_at,
     )
+
+
+def _parse_segments(
+    cached: CachedSegments, texts: list[str]
+) -> Steps[tuple[dict[str, SegmentDefinition], dict[str, int]]]:
+    """Return the definitions of the sent segments and the hashes of their JSON, both by id; empty the list of texts."""
+    known = {text_hash: (segment_id, cached.segments[segment_id]) for segment_id, text_hash in cached.hashes.items()}
+    sent: dict[str, SegmentDefinition] = {}
+    hashes: dict[str, int] = {}
+    texts.reverse()
+    while texts:
+        text = texts.pop()
+        text_hash = hash(text)
+        if text_hash not in known:  # the gateway sends a segment once for every flag that names it
+            segment_id, parsed = yield from parse_segment(text)
+            before = cached.segments.get(segment_id, parsed)
+            known[text_hash] = segment_id, before if before.has_content_of(parsed) else parsed
+        segment_id, definition = known[text_hash]
+        if segment_id:
+            sent[segment_id], hashes[segment_id] = definition, text_hash
+        yield
+    return sent, hashes
 
 
 # Both

@@ -113,7 +113,7 @@ async def test_the_first_poll_requests_everything_and_later_ones_request_changes
 
         current = fnv(f"flag:{EPOCH}")
         assert server.flag_requests == [("shop", "", 0), ("shop", current, EPOCH)]
-        assert server.segment_requests == [([], 0), ([], EPOCH)]
+        assert server.segment_requests == [([], 0), ([], EPOCH - 600)]
         assert await value(evaluator) == "on"
 
 
@@ -388,7 +388,7 @@ async def test_members_are_served_another_variation_and_edits_arrive(server: Fla
         server.put_segment("vip", ["user-2"])
         await polls()
         assert await value(evaluator) == "on"
-        assert server.segment_requests == [([], 0), (["vip"], EPOCH)]
+        assert server.segment_requests == [([], 0), (["vip"], EPOCH - 600)]
 
 
 async def test_a_segment_named_for_the_first_time_is_requested_in_the_same_poll(server: FlagServer) -> None:
@@ -470,12 +470,115 @@ async def test_an_edit_of_a_segment_that_was_not_sent_arrives_with_the_full_refr
     server.put_flag("flag", rules=[rule_for_segment("vip")])
     server.put_segment("vip", ["user-2"])
     async with polling(server, full_refresh_interval=300.0) as evaluator:
-        server.put_segment("vip", ["user-1", "user-2"], updated_at=EPOCH - 100)
+        server.put_segment("vip", ["user-1", "user-2"], updated_at=EPOCH - 700)
         await polls(3)
         assert await value(evaluator) == "on"
 
         await polls(2)
         assert await value(evaluator) == "off"
+
+
+async def test_an_edit_that_the_caches_of_the_gateway_did_not_have_yet_arrives_with_the_next_poll(
+    server: FlagServer,
+) -> None:
+    server.put_flag("flag", rules=[rule_for_segment("vip", "other")])
+    for segment_id in ("vip", "other"):
+        server.put_segment(segment_id, [], updated_at=EPOCH - 86_400)
+    async with polling(server) as evaluator:
+        for number in (1, 2, 3):
+            at = server.now()
+            server.put_segment("other", [f"user-{number + 10}"], updated_at=at)  # known at once: the cursor moves on
+            await polls()
+            assert await value(evaluator) == "on"
+            server.put_segment("vip", ["user-1"], updated_at=at)
+            await polls()
+            assert await value(evaluator) == "off"
+
+            server.put_segment("vip", [], updated_at=at + 61)
+            await polls()
+            assert await value(evaluator) == "on"
+
+
+async def test_polls_without_changes_request_segments_from_the_same_time(server: FlagServer) -> None:
+    server.put_flag("flag", rules=[rule_for_segment("vip")])
+    server.put_segment("vip", ["user-1"], updated_at=EPOCH - 1000)
+    async with polling(server):
+        await polls(20)
+
+        assert [at for _, at in server.segment_requests] == [0, *(20 * [EPOCH - 600])]
+
+
+async def test_an_edited_segment_is_sent_for_ten_minutes_and_is_no_change(server: FlagServer) -> None:
+    server.put_flag("flag", rules=[rule_for_segment("vip")])
+    server.put_segment("vip", ["user-1"])
+    async with polling(server) as evaluator:
+        before = evaluator._published.current
+        assert before is not None
+        await polls(15)
+
+        requested = [at - EPOCH for _, at in server.segment_requests]
+        assert requested[:3] == [-EPOCH, -600, -540]
+        assert requested[-4:] == [60, 60, 60, 60]  # the response to the poll before had nothing new
+        assert evaluator._published.current is not None
+        assert evaluator._published.current.snapshot is before.snapshot
+
+
+async def test_a_segment_with_the_same_content_is_no_change(server: FlagServer) -> None:
+    server.put_flag("flag", rules=[rule_for_segment("vip")])
+    server.put_segment("vip", ["user-2"])
+    server.segments["vip"]["rules"] = [{"id": "r", "clauses": [{"attribute": "plan", "values": ["pro"]}]}]
+    seen: list[FlagChanges] = []
+    async with polling(server, full_refresh_interval=120.0) as evaluator:
+        before = evaluator._published.current
+        assert before is not None
+        evaluator.on_change(seen.append)
+        reordered = dict(reversed(server.segments["vip"].items()))
+        server.segments["vip"] = reordered | {"updatedAt": str(server.now())}
+        await polls(3)
+        assert evaluator._published.current is not None
+        assert evaluator._published.current.snapshot is before.snapshot
+        assert seen == []
+
+        server.segments["vip"] |= {"rules": [], "updatedAt": str(server.now())}
+        await polls()
+        assert evaluator._published.current.snapshot is not before.snapshot
+
+
+async def test_a_segment_that_stays_malformed_is_no_change_until_it_is_repaired(fake: FlagServer) -> None:
+    fake.put_flag("flag", rules=[rule_for_segment("vip")])
+    fake.segments["vip"] = {"segmentId": "vip", "users": 5, "updatedAt": str(EPOCH)}
+    async with polling(fake) as evaluator:
+        before = evaluator._published.current
+        assert before is not None
+        fake.segments["vip"]["updatedAt"] = str(EPOCH + 1)
+        await polls()
+        assert evaluator._published.current is not None
+        assert evaluator._published.current.snapshot is before.snapshot
+
+        fake.put_segment("vip", ["user-1"])
+        await polls()
+        assert await value(evaluator) == "off"
+
+
+async def test_a_full_refresh_sets_the_time_of_segments_anew(server: FlagServer) -> None:
+    server.put_flag("flag", rules=[rule_for_segment("vip")])
+    server.put_segment("vip", [], updated_at=EPOCH - 86_400)
+    async with polling(server, full_refresh_interval=120.0):
+        server.now = lambda: EPOCH - 3600
+        await polls(3)
+
+        # The second poll is in the future of the gateway's clock, which sends everything.
+        assert [at for _, at in server.segment_requests] == [0, EPOCH - 600, EPOCH - 4200, 0]
+
+
+@pytest.mark.parametrize("now", [0, 5, 600])
+async def test_only_a_full_refresh_requests_segments_from_time_zero(now: int) -> None:
+    server = FlagServer(now=lambda: now)
+    server.put_flag("flag")
+    async with polling(server):
+        await polls(2)
+
+        assert [at for _, at in server.segment_requests] == [0, 1, 1]
 
 
 async def test_a_segment_is_compiled_once_and_again_only_if_it_has_changed(
