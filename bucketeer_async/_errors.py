@@ -90,4 +90,4 @@ class StatusError(ApiError):
 
 
 class DecodeError(ApiError):
-    """A response with status 200 cannot be decoded: not JSON, a field of the wrong type, or too long."""
+    """A response with status 200 cannot be decoded: not JSON, a field is missing or of the wrong type, or too long."""

@@ -45,6 +45,18 @@ def fnv(text: str) -> str:
     return str(value)
 
 
+def flags_response(features: Sequence[dict[str, Any]], **fields: Any) -> dict[str, Any]:
+    """The JSON of a response to a poll of flags, with all flags."""
+    response = {"featureFlagsId": "1", "archivedFeatureFlagIds": [], "requestedAt": str(EPOCH), "forceUpdate": True}
+    return response | {"features": list(features)} | fields
+
+
+def segments_response(segments: Sequence[dict[str, Any]] = (), **fields: Any) -> dict[str, Any]:
+    """The JSON of a response to a poll of segments, with all segments."""
+    response = {"deletedSegmentIds": [], "requestedAt": str(EPOCH), "forceUpdate": True}
+    return response | {"segmentUsers": list(segments)} | fields
+
+
 def server_time() -> int:
     return EPOCH + int(asyncio.get_running_loop().time())
 

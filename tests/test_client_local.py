@@ -20,6 +20,7 @@ from bucketeer_async import (
     User,
 )
 from tests.clock import VirtualLoop
+from tests.flag_server import flags_response, segments_response
 
 USER = User("user-1")
 
@@ -52,6 +53,7 @@ class Server(httpx.AsyncBaseTransport):
             flag("empty", "", "STRING"),
         ]
         self.down = False
+        self.bodies: dict[str, bytes] = {}  # sent instead of the response, by path
         self.events: Counter[tuple[str, int]] = Counter()
         self.paths: set[str] = set()
 
@@ -63,10 +65,11 @@ class Server(httpx.AsyncBaseTransport):
             return httpx.Response(200, json={})
         if self.down:
             return httpx.Response(503)
+        if request.url.path in self.bodies:
+            return httpx.Response(200, content=self.bodies[request.url.path])
         if request.url.path == "/get_feature_flags":
-            answer = {"featureFlagsId": "1", "features": self.flags, "requestedAt": "1", "forceUpdate": True}
-            return httpx.Response(200, json=answer)
-        return httpx.Response(200, json={"segmentUsers": [], "requestedAt": "1", "forceUpdate": True})
+            return httpx.Response(200, json=flags_response(self.flags))
+        return httpx.Response(200, json=segments_response())
 
     def client(self, **options: Any) -> Client:
         given = {"endpoint": "127.0.0.1", "api_key": "key", "tag": "shop", "local_evaluation": LocalEvaluation()}
@@ -139,6 +142,30 @@ async def test_changes_and_snapshots_go_through_the_client() -> None:
     assert statistics is not None
     assert statistics.flags == 3
     assert heard == [FlagChanges(added=frozenset({"bool", "yaml", "empty"}))]
+
+
+@pytest.mark.parametrize("path", ["/get_feature_flags", "/get_segment_users"])
+@pytest.mark.parametrize("body", [b"{}", b'{"forceUpdate":true}', b"<html>", b"[]", b""], ids=repr)
+async def test_a_body_that_is_no_response_to_a_poll_changes_nothing(path: str, body: bytes) -> None:
+    server = Server()
+    heard: list[FlagChanges] = []
+    async with server.client() as client:
+        await client.wait_ready()
+        client.on_change(heard.append)
+        server.bodies[path] = body
+        await asyncio.sleep(70)
+        statistics = client.statistics().local_evaluation
+        assert statistics is not None
+        assert (statistics.flags, statistics.failed_polls > 0, statistics.last_error != "") == (3, True, True)
+        assert await client.bool_variation(USER, "bool", False) is True
+
+        server.bodies.clear()
+        server.flags = server.flags[:1]
+        await asyncio.sleep(70)
+        statistics = client.statistics().local_evaluation
+        assert statistics is not None
+        assert (statistics.flags, statistics.last_error) == (1, "")
+    assert heard == [FlagChanges(removed=frozenset({"yaml", "empty"}))]
 
 
 async def test_a_tight_loop_of_questions_lets_events_flow() -> None:

@@ -3,6 +3,10 @@
 Requests are encoded as proto3 JSON without protobuf, because loading protobuf would block the event loop for 100 ms.
 The tests compare the encoders with protobuf's. In responses, unknown fields are ignored, an int64 may be a string, and
 a field of the wrong type raises a `DecodeError`.
+
+The response to a poll replaces or empties what is cached, so less of it is tolerated. Servers of all versions write all
+of its fields, empty or not. If a field is missing, the body is not from the gateway, or not whole: an ``{}`` must not be
+read as "no flags". Such a body raises a `DecodeError`, as do texts that are not valid Unicode.
 """
 
 from __future__ import annotations
@@ -13,8 +17,9 @@ from json.encoder import encode_basestring
 from typing import Any, Final, TypeVar
 
 from bucketeer_async._errors import DecodeError
+from bucketeer_async._go_numbers import integer
 from bucketeer_async._models import Evaluation, Reason, ReasonType, User
-from bucketeer_async._transport._json_reader import Reader
+from bucketeer_async._transport._json_reader import UnicodeReader
 from bucketeer_async._transport._responses import (
     Definitions,
     EventError,
@@ -28,6 +33,10 @@ from bucketeer_async._transport._responses import (
 _T = TypeVar("_T")
 
 _REASONS: Final = {reason.name: reason for reason in ReasonType}
+
+# The fields of responses to polls, as in the first server that had the endpoints; none has come since.
+_FLAGS_FIELDS: Final = ("featureFlagsId", "features", "archivedFeatureFlagIds", "requestedAt", "forceUpdate")
+_SEGMENTS_FIELDS: Final = ("segmentUsers", "deletedSegmentIds", "requestedAt", "forceUpdate")
 
 
 # Requests
@@ -153,12 +162,10 @@ def _field(fields: dict[str, Any], name: str, kind: type[_T], default: _T) -> _T
 
 def _integer(fields: dict[str, Any], name: str) -> int:
     value = fields.get(name)
-    if isinstance(value, str):
-        try:
-            return int(value)
-        except ValueError:
-            raise DecodeError(f"{name} is not an integer") from None
-    return _field(fields, name, int, 0)
+    number = integer(value) if isinstance(value, str) else _field(fields, name, int, 0)
+    if number is None or not -(2**63) <= number < 2**63:
+        raise DecodeError(f"{name} is not a 64-bit integer")
+    return number
 
 
 def _list(fields: dict[str, Any], name: str, kind: type[_T]) -> list[_T]:
@@ -233,6 +240,7 @@ def decode_get_evaluations(body: bytes) -> GetEvaluationsResponse:
 def decode_get_feature_flags(body: bytes) -> GetFeatureFlagsResponse:
     """Decode a ``GetFeatureFlagsResponse``, without parsing the flag definitions."""
     fields, features = _split_definitions(body, "features")
+    _require(fields, _FLAGS_FIELDS)
     return GetFeatureFlagsResponse(
         features=features,
         archived_feature_flag_ids=_list(fields, "archivedFeatureFlagIds", str),
@@ -246,6 +254,7 @@ def decode_get_feature_flags(body: bytes) -> GetFeatureFlagsResponse:
 def decode_get_segment_users(body: bytes) -> GetSegmentUsersResponse:
     """Decode a ``GetSegmentUsersResponse``, without parsing the segments."""
     fields, segment_users = _split_definitions(body, "segmentUsers", within="users")
+    _require(fields, _SEGMENTS_FIELDS)
     return GetSegmentUsersResponse(
         segment_users=segment_users,
         deleted_segment_ids=_list(fields, "deletedSegmentIds", str),
@@ -253,6 +262,12 @@ def decode_get_segment_users(body: bytes) -> GetSegmentUsersResponse:
         force_update=_field(fields, "forceUpdate", bool, False),  # noqa: FBT003
         size_byte=len(body),
     )
+
+
+def _require(fields: dict[str, Any], names: Sequence[str]) -> None:
+    missing = [name for name in names if fields.get(name) is None]
+    if missing:
+        raise DecodeError(f"the response lacks {', '.join(missing)}")
 
 
 def _split_definitions(body: bytes, name: str, *, within: str = "") -> tuple[dict[str, Any], Definitions]:
@@ -264,12 +279,14 @@ def _split_definitions(body: bytes, name: str, *, within: str = "") -> tuple[dic
         within: Name of a long list in each entry; only one of its items is in memory at a time.
     """
     try:
-        return _split_object(Reader(body.decode()), name, within)
+        return _split_object(UnicodeReader(body.decode()), name, within)
+    except UnicodeEncodeError:
+        raise DecodeError("the response has a text that is not valid Unicode") from None
     except (ValueError, RecursionError) as error:
         raise DecodeError(f"the response is not JSON: {type(error).__name__}") from None
 
 
-def _split_object(reader: Reader, name: str, within: str) -> tuple[dict[str, Any], Definitions]:
+def _split_object(reader: UnicodeReader, name: str, within: str) -> tuple[dict[str, Any], Definitions]:
     if reader.peek() != "{":
         raise DecodeError(f"the response is not a JSON object but {type(reader.value()).__name__}")
     fields: dict[str, Any] = {}
@@ -277,6 +294,7 @@ def _split_object(reader: Reader, name: str, within: str) -> tuple[dict[str, Any
     for key in reader.members():
         if key == name and reader.peek() == "[":
             texts += [_object_text(reader, name, within) for _ in reader.entries()]
+            fields[key] = []
         else:
             fields[key] = reader.value()
     reader.end()
@@ -284,7 +302,7 @@ def _split_object(reader: Reader, name: str, within: str) -> tuple[dict[str, Any
     return fields, Definitions(texts)
 
 
-def _object_text(reader: Reader, name: str, within: str) -> str:
+def _object_text(reader: UnicodeReader, name: str, within: str) -> str:
     if reader.peek() != "{":
         reader.value()
         raise DecodeError(f"{name} has an entry that is not dict")

@@ -91,3 +91,23 @@ class Reader:
         closes = self.peek() == closing
         self.index += closes
         return closes
+
+
+class UnicodeReader(Reader):
+    """A reader that accepts only valid Unicode: JSON may escape half of a surrogate pair, which is no character."""
+
+    __slots__ = ()
+
+    def value(self) -> Any:
+        """Parse the next value.
+
+        Raises:
+            UnicodeEncodeError: If a text in the value contains a lone surrogate.
+            ValueError: If the text is not valid JSON.
+            RecursionError: If the value is nested too deeply.
+        """
+        start = self.index
+        value = super().value()
+        if self.text.find("\\u", start, self.index) >= 0:  # the server escapes few characters, and seldom
+            json.dumps(value, ensure_ascii=False).encode()
+        return value

@@ -13,13 +13,15 @@ import anyio._backends._asyncio  # in virtual time nothing can be loaded in a th
 import httpx
 from bucketeer_async import Client, LocalEvaluation
 from tests.clock import VirtualLoop
+from tests.flag_server import flags_response, segments_response
 
 polled_at = []
 
 def respond(request):
     if request.url.path == "/get_feature_flags":
         polled_at.append(asyncio.get_running_loop().time())
-    return httpx.Response(200, json={"featureFlagsId": "1", "requestedAt": "1", "forceUpdate": True})
+        return httpx.Response(200, json=flags_response([]))
+    return httpx.Response(200, json=segments_response())
 
 client = Client(
     endpoint="127.0.0.1",

@@ -33,12 +33,14 @@ from bucketeer_async import (
 )
 from bucketeer_async._transport._http import retry_after_seconds
 from tests.clock import VirtualLoop
+from tests.flag_server import flags_response, segments_response
 
 in_virtual_time = pytest.mark.parametrize(
     "anyio_backend", [("asyncio", {"loop_factory": VirtualLoop})], ids=["virtual-time"]
 )
 USER = User("user-1", {"plan": "pro"})
 KEY = "secret-key"
+ANYTHING = flags_response([]) | segments_response()  # a body that every endpoint may respond with
 
 
 @pytest.fixture(params=[httpx, httpx2], ids=["httpx", "httpx2"])
@@ -199,7 +201,7 @@ async def test_requests(library: ModuleType, name: str) -> None:
 
     def answer(request: Any) -> Any:
         requests.append(request)
-        return library.Response(200, json={})
+        return library.Response(200, json=ANYTHING)
 
     await ask(library, answer, call, sdk_version="1.2.3")
 
@@ -214,7 +216,7 @@ async def test_a_configured_source_id_is_sent_with_everything(library: ModuleTyp
 
     def answer(request: Any) -> Any:
         sources.append(json.loads(request.content)["sourceId"])
-        return library.Response(200, json={})
+        return library.Response(200, json=ANYTHING)
 
     async def call_all(api: ApiClient) -> None:
         for call, _, _ in CALLS.values():
@@ -295,8 +297,8 @@ async def test_evaluations_are_read() -> None:
 
 
 async def test_polls_are_read() -> None:
-    flags = {"featureFlagsId": "9", "features": [{"id": "f"}], "requestedAt": "5", "forceUpdate": True}
-    segments = {"segmentUsers": [{"segmentId": "s"}], "deletedSegmentIds": ["gone"], "requestedAt": 5}
+    flags = flags_response([{"id": "f"}], featureFlagsId="9", requestedAt="5")
+    segments = segments_response([{"segmentId": "s"}], deletedSegmentIds=["gone"], requestedAt=5, forceUpdate=False)
 
     flags_answer = await ask(httpx, json_answer(flags), CALLS["get_feature_flags"][0])
     segments_answer = await ask(httpx, json_answer(segments), CALLS["get_segment_users"][0])
@@ -308,7 +310,7 @@ async def test_polls_are_read() -> None:
 
 
 async def test_a_long_answer_is_read_off_the_loop() -> None:
-    flags = {"features": [{"id": "x" * 1000}] * 500}
+    flags = flags_response([{"id": "x" * 1000}] * 500)
 
     answer = await ask(httpx, json_answer(flags), CALLS["get_feature_flags"][0])
 

@@ -12,9 +12,10 @@ from google.protobuf import json_format
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bucketeer_async import User
+from bucketeer_async import DecodeError, User
 from bucketeer_async._proto.gateway import service_pb2 as pb
 from bucketeer_async._transport import _codec as _wire
+from tests.flag_server import flags_response, segments_response
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 ids = texts.filter(bool)
@@ -116,3 +117,74 @@ def test_asking_does_not_load_protobuf_which_would_hold_the_loop() -> None:
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
     assert loaded.strip() == "[]"
+
+
+# Responses to polls
+
+DECODERS = {
+    "flags": (_wire.decode_get_feature_flags, flags_response([{"id": "a"}])),
+    "segments": (_wire.decode_get_segment_users, segments_response([{"segmentId": "a", "users": [{"userId": "u"}]}])),
+}
+
+
+@pytest.mark.parametrize("what", DECODERS)
+@pytest.mark.parametrize("value", ["absent", None])
+def test_each_field_of_a_response_to_a_poll_is_required(what: str, value: str | None) -> None:
+    decode, whole = DECODERS[what]
+
+    assert decode(json.dumps(whole).encode()).size_byte
+    for name in whole:
+        lacking = {key: each for key, each in whole.items() if key != name} | ({} if value else {name: None})
+        with pytest.raises(DecodeError, match=f"the response lacks {name}$"):
+            decode(json.dumps(lacking).encode())
+    with pytest.raises(DecodeError, match=r"lacks .*, requestedAt, forceUpdate$"):
+        decode(b"{}")
+
+
+@pytest.mark.parametrize("what", DECODERS)
+@pytest.mark.parametrize(
+    "time", [2**63, -(2**63) - 1, 2**70, str(2**63), f"-{2**63 + 1}", "9" * 5000, "1_0", " 5", ""], ids=repr
+)
+def test_a_time_beyond_an_int64_is_refused(what: str, time: Any) -> None:
+    decode, whole = DECODERS[what]
+
+    with pytest.raises(DecodeError, match="requestedAt is not a 64-bit integer"):
+        decode(json.dumps(whole | {"requestedAt": time}).encode())
+
+
+@pytest.mark.parametrize("time", [2**63 - 1, -(2**63), str(2**63 - 1), str(-(2**63)), 0], ids=repr)
+def test_each_int64_is_a_time(time: Any) -> None:
+    body = json.dumps(flags_response([], requestedAt=time)).encode()
+
+    assert _wire.decode_get_feature_flags(body).requested_at == int(time)
+
+
+PLACES = {
+    "flag": lambda text: flags_response([{"id": "fine"}, {"id": text}]),
+    "within a flag": lambda text: flags_response([{"id": "a", "rules": [{"clauses": [{"values": ["fine", text]}]}]}]),
+    "field of a flag": lambda text: flags_response([{"id": "a", text: 1}]),
+    "archived flag": lambda text: flags_response([], archivedFeatureFlagIds=[text]),
+    "hash": lambda text: flags_response([], featureFlagsId=text),
+    "segment": lambda text: segments_response([{"segmentId": text}]),
+    "user": lambda text: segments_response([{"segmentId": "a", "users": [{"userId": "fine"}, {"userId": text}]}]),
+    "deleted segment": lambda text: segments_response(deletedSegmentIds=[text]),
+    "field": lambda text: segments_response([], **{text: 1}),
+}
+
+
+@pytest.mark.parametrize("text", ["\ud800", "x\udfff", "a\udc00\ud800", "\\\ud800x"], ids=ascii)
+@pytest.mark.parametrize("place", PLACES)
+def test_half_of_a_surrogate_pair_is_refused_wherever_it_is(place: str, text: str) -> None:
+    response = PLACES[place](text)
+    decode = _wire.decode_get_feature_flags if "features" in response else _wire.decode_get_segment_users
+
+    with pytest.raises(DecodeError, match="a text that is not valid Unicode"):
+        decode(json.dumps(response).encode())
+
+
+@pytest.mark.parametrize("text", ["\U0001f600", "\\ud800", "\\\\udc00", "\x00\u2028", "é"], ids=ascii)
+def test_other_escapes_are_read(text: str) -> None:
+    features = [{"id": text, "tags": [text]}]
+    body = json.dumps(flags_response(features)).encode()
+
+    assert _wire.decode_get_feature_flags(body).features == features

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from bucketeer_async import DecodeError, Definitions
 from bucketeer_async._transport._codec import decode_get_feature_flags, decode_get_segment_users
 from bucketeer_async._transport._json_reader import Reader
+from tests.flag_server import flags_response, segments_response
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
@@ -72,9 +73,9 @@ SEGMENT = {"segmentId": "s", "users": [{"userId": "u", "data": [1, {"users": []}
 @pytest.mark.parametrize("indent", [None, 2])
 def test_definitions_are_cut_out_and_parsed_when_they_are_asked_for(indent: int | None) -> None:
     flags = [{"id": "a", "features": [{"id": "x"}]}, {"id": "b"}]
-    fields = {"featureFlagsId": "5", "features": flags, "requestedAt": "7", "archivedFeatureFlagIds": ["c"]}
+    fields = flags_response(flags, featureFlagsId="5", requestedAt="7", archivedFeatureFlagIds=["c"])
     answer = decode_get_feature_flags(json.dumps(fields, indent=indent).encode())
-    segments = decode_get_segment_users(json.dumps({"segmentUsers": [SEGMENT, SEGMENT]}, indent=indent).encode())
+    segments = decode_get_segment_users(json.dumps(segments_response([SEGMENT, SEGMENT]), indent=indent).encode())
 
     assert answer.features == flags
     assert (answer.feature_flags_id, answer.requested_at, answer.archived_feature_flag_ids) == ("5", 7, ["c"])
