@@ -123,7 +123,9 @@ class PublishedFlags:
         for callback in self._callbacks if changed else ():
             try:
                 callback(changed)
-            except Exception:
+            # Not a cancellation of this task, which would be raised by an await: a callback that called a future's
+            # result() raises the CancelledError of another task, and sys.exit() in it would end the polling.
+            except BaseException:
                 self._logger.exception("a callback of on_change raised an exception")
 
     # Statistics

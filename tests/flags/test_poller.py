@@ -38,7 +38,17 @@ from bucketeer_async._flags._local import LocalEvaluator
 from bucketeer_async._flags._published import Coverage
 from bucketeer_async._flags._schedule import pause
 from tests.clock import VirtualLoop
-from tests.flag_server import EPOCH, FakeMetrics, FlagServer, GatewayFlagServer, fnv, local, polls, rule_for_segment
+from tests.flag_server import (
+    EPOCH,
+    FakeMetrics,
+    FlagServer,
+    GatewayFlagServer,
+    Middle,
+    fnv,
+    local,
+    polls,
+    rule_for_segment,
+)
 
 USER = User("user-1")
 TOO_LARGE = StatusError(429, code=8, detail="grpc: received message larger than max (9 vs. 4)")
@@ -782,9 +792,12 @@ async def test_changes_are_those_of_the_flags_of_the_tag(server: FlagServer) -> 
     )
 
 
-async def test_a_callback_that_raises_does_no_harm(server: FlagServer, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("error", [KeyError, asyncio.CancelledError, SystemExit, KeyboardInterrupt, GeneratorExit])
+async def test_a_callback_that_raises_does_no_harm(
+    server: FlagServer, error: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
     def fail(_changes: FlagChanges) -> None:
-        raise KeyError("x")
+        raise error
 
     seen: list[str] = []
     server.put_flag("flag")
@@ -793,11 +806,40 @@ async def test_a_callback_that_raises_does_no_harm(server: FlagServer, caplog: p
     evaluator.on_change(lambda _: seen.append(evaluator.evaluate_nowait(USER, "flag").variation_value))
     await evaluator.start()
     await polls()
+    server.put_flag("flag", enabled=False)
+    await polls()
     await evaluator.aclose()
 
-    assert seen == ["on"]
+    assert seen == ["on", "off"]
     assert "a callback of on_change raised" in caplog.text
     assert evaluator.statistics().failed_polls == 0
+
+
+async def test_a_cancellation_of_the_polling_task_within_a_callback_ends_the_polling(server: FlagServer) -> None:
+    def cancel(_changes: FlagChanges) -> None:
+        polling_task.cancel()
+        raise asyncio.CancelledError
+
+    server.put_flag("flag")
+    evaluator = local(server)
+    evaluator.on_change(cancel)
+    polling_task = asyncio.create_task(evaluator._new_source(evaluator._published, Middle()).run())
+    await asyncio.wait([polling_task], timeout=3600)
+
+    assert polling_task.cancelled()
+    assert len(server.flag_requests) == 1
+
+
+async def test_a_callback_may_begin_to_close_what_calls_it(server: FlagServer) -> None:
+    closing: list[asyncio.Task[None]] = []
+    server.put_flag("flag")
+    evaluator = local(server)
+    evaluator.on_change(lambda _: closing.append(asyncio.create_task(evaluator.aclose())))
+    await evaluator.start()
+    await polls()
+    await asyncio.gather(*closing)
+
+    assert len(server.flag_requests) == 1
 
 
 def test_a_callback_is_a_plain_function(server: FlagServer) -> None:
