@@ -33,7 +33,7 @@ _COMPILE_ERRORS: Final = (ValueError, TypeError, RecursionError)  # what a malfo
 
 
 class FlagDefinition:
-    """A flag's definition as the gateway sent it, compiled on first use.
+    """A flag's definition as the gateway sent it, compiled on first use; a failure is kept like a compiled flag.
 
     A compiled flag consists of some hundred objects. A large environment has thousands of flags, of which one service
     evaluates a few. Compiling all flags would cost seconds, memory, and garbage collector pauses of half a second.
@@ -76,12 +76,13 @@ class FlagDefinition:
         Raises:
             EvaluationError: If the definition is malformed.
         """
-        if self._flag is None:
+        if self._flag is None and not self.problem:
             try:
                 self._flag = compile_flag(json.loads(self.text))
             except _COMPILE_ERRORS as error:
                 self.problem = str(error) or type(error).__name__
-                raise EvaluationError(EvaluationCause.MALFORMED, self.id, self.problem) from None
+        if self._flag is None:
+            raise EvaluationError(EvaluationCause.MALFORMED, self.id, self.problem)
         return self._flag
 
     def prepare(self) -> None:

@@ -31,7 +31,7 @@ from bucketeer_async import (
     User,
 )
 from bucketeer_async._background import in_turns
-from bucketeer_async._evaluation import EvaluationError
+from bucketeer_async._evaluation import EvaluationError, compile_flag
 from bucketeer_async._flags import _definitions as held_module
 from bucketeer_async._flags import _sync as replica
 from bucketeer_async._flags._local import LocalEvaluator
@@ -262,6 +262,35 @@ async def test_a_flag_that_cannot_be_compiled_fails_alone(fake: FlagServer) -> N
             evaluator.evaluate_nowait(USER, "broken")
         assert evaluator.statistics().unusable == 2
         assert flag_ids(evaluator) == ["broken", "flag", "worse"]
+
+
+async def test_the_failure_of_a_malformed_flag_is_kept_until_the_flag_changes(
+    fake: FlagServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[str] = []
+
+    def counting(fields: dict[str, Any]) -> object:
+        parsed.append(fields["id"])
+        return compile_flag(fields)
+
+    monkeypatch.setattr(held_module, "compile_flag", counting)
+    fake.put_flag("broken", version="x")
+    fake.put_flag("worse", tags=["shop", 5])
+    fake.put_flag("dependent", prerequisites=prerequisite("broken"))
+    async with polling(fake, full_refresh_interval=60.0) as evaluator:
+        for _ in range(100):
+            for feature_id in ("broken", "worse", "dependent"):
+                with pytest.raises(EvaluationError, match=r"MALFORMED \((version|an entry of tags|tags)"):
+                    evaluator.evaluate_nowait(USER, feature_id)
+        await polls()
+        with pytest.raises(EvaluationError, match="MALFORMED"):
+            evaluator.evaluate_nowait(USER, "broken")
+        assert sorted(parsed) == ["broken", "dependent"]
+
+        fake.put_flag("broken", version=2)
+        await polls()
+        assert await value(evaluator, "broken") == "on"
+        assert await value(evaluator, "dependent") == "on"
 
 
 async def test_flags_are_compiled_by_their_first_evaluation_and_later_by_the_poll(fake: FlagServer) -> None:
