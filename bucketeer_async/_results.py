@@ -257,7 +257,8 @@ class LocalEvaluationStatistics:
         source: Source of the flags; None if no flags have been received yet.
         flags: Number of cached flags.
         segments: Number of cached segments.
-        unusable: Number of cached flags and segments that cannot be evaluated because the definition is malformed.
+        unusable: Number of cached flags and segments that cannot be evaluated because the definition is malformed, or
+            because a flag's values are YAML and the extra ``yaml`` is not installed.
         age: Seconds since the gateway last confirmed that flags and segments are up to date, possibly to an earlier
             process; None if no flags have been received yet.
         polls: Number of completed polls; a poll updates flags and segments.

@@ -2,7 +2,7 @@
 
 from bucketeer_async._evaluation._errors import EvaluationCause, EvaluationError, MalformedError
 from bucketeer_async._evaluation._evaluate import evaluate
-from bucketeer_async._evaluation._flags import Flag, Served, Variation, compile_flag, dependencies, segments
+from bucketeer_async._evaluation._flags import Flag, Served, Variation, compile_flag, dependencies, lacks_yaml, segments
 from bucketeer_async._evaluation._segments import Segment, SegmentBuilder, compile_segment
 from bucketeer_async._evaluation._snapshot import Snapshot
 
@@ -20,5 +20,6 @@ __all__ = [
     "compile_segment",
     "dependencies",
     "evaluate",
+    "lacks_yaml",
     "segments",
 ]

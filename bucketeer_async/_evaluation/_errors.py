@@ -28,6 +28,8 @@ class EvaluationCause(StrEnum):
     """No flags have been received yet."""
     MALFORMED = "MALFORMED"
     """The flag's definition is malformed: a field is missing or has the wrong type."""
+    YAML_NOT_INSTALLED = "YAML_NOT_INSTALLED"
+    """The flag's values are YAML, and the extra ``yaml`` is not installed. Flags that depend on it can be evaluated."""
 
 
 class EvaluationError(BucketeerError):

@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from bucketeer_async._evaluation import _fields
+from bucketeer_async._evaluation import _fields, _yaml
 from bucketeer_async._evaluation._clauses import OPERATORS, ClauseContext, Condition, UserLike
 from bucketeer_async._evaluation._errors import EvaluationCause, EvaluationError, MalformedError
 from bucketeer_async._evaluation._fields import Fields
 from bucketeer_async._evaluation._rollout import Strategy, UserBuckets, compile_strategy
 from bucketeer_async._evaluation._rules import compile_rule
 from bucketeer_async._evaluation._segments import Membership, Segment, in_no_segment
-from bucketeer_async._evaluation._yaml import to_json
 from bucketeer_async._models import Evaluation, Reason, ReasonType, evaluation_of
 
 _TARGET: Final = Reason(ReasonType.TARGET)
@@ -29,11 +28,13 @@ class Variation(NamedTuple):
         id: Id of the variation.
         name: Name of the variation.
         value: The value as text; the value of a YAML flag is converted to JSON.
+        is_yaml: Whether the value is still YAML, because the extra ``yaml`` is not installed.
     """
 
     id: str
     name: str
     value: str
+    is_yaml: bool = False
 
 
 @dataclass(slots=True)
@@ -57,13 +58,17 @@ class Served:
         """Return the evaluation of a user; the fields that all users share are checked once.
 
         Raises:
-            EvaluationError: If an event cannot report the evaluation, for example because the variation id is empty.
+            EvaluationError: If the value is still YAML, or if an event cannot report the evaluation, for example
+                because the variation id is empty.
         """
         if self._prototype is None:
             self._prototype = self._new_prototype()
         return evaluation_of(self._prototype, user_id)
 
     def _new_prototype(self) -> Evaluation:
+        if self.variation.is_yaml:
+            reason = f"the values are YAML: {_yaml.INSTALL}"
+            raise EvaluationError(EvaluationCause.YAML_NOT_INSTALLED, self.feature_id, reason)
         try:
             return Evaluation(
                 feature_id=self.feature_id,
@@ -245,6 +250,15 @@ def segments(fields: Fields) -> list[str]:
     return _named(_fields.messages(fields, "rules"), "SEGMENT")
 
 
+def lacks_yaml(fields: Fields) -> bool:
+    """Return whether the values of a flag are YAML, and the extra ``yaml`` is not installed."""
+    return _is_yaml(fields) and not _yaml.is_available()
+
+
+def _is_yaml(fields: Fields) -> bool:
+    return fields.get("variationType") in ("YAML", 4)  # not a set: what is malformed may be unhashable
+
+
 def _prerequisites(fields: Fields) -> list[tuple[str, str]]:
     return [
         (_fields.text(each, "featureId"), _fields.text(each, "variationId"))
@@ -253,13 +267,13 @@ def _prerequisites(fields: Fields) -> list[tuple[str, str]]:
 
 
 def _variations(fields: Fields) -> dict[str, Variation]:
-    convert = to_json if fields.get("variationType") in {"YAML", 4} else str
+    convert, is_yaml = (_yaml.to_json if _is_yaml(fields) else str), lacks_yaml(fields)
     variations: dict[str, Variation] = {}
     for each in _fields.messages(fields, "variations"):
         variation_id = _fields.text(each, "id")
         if variation_id not in variations:
             value = convert(_fields.text(each, "value"))
-            variations[variation_id] = Variation(variation_id, _fields.text(each, "name"), value)
+            variations[variation_id] = Variation(variation_id, _fields.text(each, "name"), value, is_yaml)
     return variations
 
 

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import json
 from functools import cache
-from typing import Any
+from typing import Any, Final
+
+#: What to do if `is_available` returns False.
+INSTALL: Final = 'pip install "bucketeer-async[yaml]"'
+
+
+def is_available() -> bool:
+    """Return whether the extra ``yaml`` is installed."""
+    return _loader() is not None
 
 
 def to_json(text: str) -> str:

@@ -19,6 +19,7 @@ from bucketeer_async._evaluation import (
     SegmentBuilder,
     compile_flag,
     dependencies,
+    lacks_yaml,
     segments,
 )
 from bucketeer_async._evaluation._fields import Fields, texts
@@ -46,9 +47,10 @@ class FlagDefinition:
         dependencies: Ids of the flags that the flag depends on.
         segments: Ids of the segments that the flag's rules name.
         problem: Why the definition is malformed; "" while no problem is known.
+        lacks_yaml: Whether the values are YAML, and the extra ``yaml`` is not installed.
     """
 
-    __slots__ = ("_flag", "dependencies", "id", "problem", "segments", "tags", "text", "updated_at")
+    __slots__ = ("_flag", "dependencies", "id", "lacks_yaml", "problem", "segments", "tags", "text", "updated_at")
 
     def __init__(self, feature_id: str, text: str, fields: Fields) -> None:
         self.id = feature_id
@@ -58,12 +60,18 @@ class FlagDefinition:
         self.dependencies: tuple[str, ...] = ()
         self.segments: tuple[str, ...] = ()
         self.problem = ""
+        self.lacks_yaml = lacks_yaml(fields)
         self._flag: Flag | None = None
         try:
             self.tags = tuple(texts(fields, "tags"))
             self.dependencies, self.segments = tuple(dependencies(fields)), tuple(segments(fields))
         except MalformedError as error:
             self.problem = str(error)
+
+    @property
+    def unusable(self) -> bool:
+        """Whether evaluations of the flag are known to fail."""
+        return self.lacks_yaml or bool(self.problem)
 
     @property
     def in_use(self) -> bool:

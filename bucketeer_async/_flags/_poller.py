@@ -15,6 +15,7 @@ from typing import Final, TypeVar
 
 from bucketeer_async._background import in_turns
 from bucketeer_async._errors import ApiError, ClosedError, StatusError
+from bucketeer_async._evaluation._yaml import INSTALL
 from bucketeer_async._flags import _sync
 from bucketeer_async._flags._definitions import Steps
 from bucketeer_async._flags._own_metrics import OwnMetrics
@@ -87,6 +88,7 @@ class FlagPoller:
         self._coverage = Coverage.ENVIRONMENT if options.scope == "environment" else Coverage.TAG
         self._polled_at: dict[ApiId, float] = {}  # when a request last succeeded
         self._failures = 0  # polls in a row
+        self._yaml_reported = False
 
     # The loop
 
@@ -117,6 +119,7 @@ class FlagPoller:
         self.last_error = _description(errors[0]) if errors else ""
         self._failures = self._failures + 1 if errors else 0
         self._log_outcome()
+        self._log_missing_yaml()
         return pause(errors, self._failures, self._options, self._rng)
 
     async def _poll(self) -> list[Exception]:
@@ -246,6 +249,16 @@ class FlagPoller:
             return
         text = "flags cannot be polled (%s); %s"
         self._log.report(_TOPIC, logging.WARNING, _LOG_INTERVAL, text, self.last_error, self._fallback())
+
+    def _log_missing_yaml(self) -> None:
+        """Warn once if flags cannot be evaluated because their values are YAML."""
+        if self._yaml_reported:
+            return
+        affected = [each.id for each in self._flags.flags.values() if each.lacks_yaml]
+        if affected:
+            self._yaml_reported = True
+            text = "YAML flags cannot be evaluated (%d flags, such as %r): %s"
+            self._logger.warning(text, len(affected), affected[0], INSTALL)
 
     def _fallback(self) -> str:
         current, age = self._published.current, self._published.age

@@ -141,12 +141,12 @@ class PublishedFlags:
         current = self.current
         if current is None:
             return LocalEvaluationStatistics()
-        problems = [each.problem for each in current.flags.values()]
-        problems += [each.problem for each in current.segments.values()]
+        unusable = sum(each.unusable for each in current.flags.values())
+        unusable += sum(bool(each.problem) for each in current.segments.values())
         return LocalEvaluationStatistics(
             source=current.source,
             flags=len(current.flags),
             segments=len(current.segments),
-            unusable=sum(map(bool, problems)),
+            unusable=unusable,
             age=self.age,
         )

@@ -9,7 +9,9 @@ import asyncio
 import functools
 import json
 import random
-from collections.abc import AsyncIterator, Callable, Generator
+import re
+import sys
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -31,7 +33,7 @@ from bucketeer_async import (
     User,
 )
 from bucketeer_async._background import in_turns
-from bucketeer_async._evaluation import EvaluationError, compile_flag
+from bucketeer_async._evaluation import EvaluationCause, EvaluationError, _yaml, compile_flag
 from bucketeer_async._flags import _definitions as held_module
 from bucketeer_async._flags import _sync as replica
 from bucketeer_async._flags._local import LocalEvaluator
@@ -326,6 +328,54 @@ async def test_white_space_is_no_change(server: FlagServer, monkeypatch: pytest.
         await polls(2)
 
         assert seen == []
+
+
+@pytest.fixture
+def _without_yaml(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setitem(sys.modules, "bucketeer_async._evaluation._yaml_loader", None)
+    _yaml._loader.cache_clear()
+    yield
+    _yaml._loader.cache_clear()
+
+
+@pytest.mark.usefixtures("_without_yaml")
+async def test_yaml_flags_without_the_extra_are_unusable_and_reported_once(
+    server: FlagServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.put_flag("flag")
+    async with polling(server) as evaluator:
+        assert caplog.text == ""
+        server.put_flag("yaml", variationType="YAML")
+        server.put_flag("dependent", prerequisites=prerequisite("yaml"))
+        await polls(3)
+        server.put_flag("other", variationType="YAML")
+        await polls(3)
+
+        for feature_id in ("yaml", "other"):
+            with pytest.raises(EvaluationError, match=re.escape('pip install "bucketeer-async[yaml]"')) as caught:
+                evaluator.evaluate_nowait(USER, feature_id)
+            assert caught.value.cause is EvaluationCause.YAML_NOT_INSTALLED
+        assert (await value(evaluator), await value(evaluator, "dependent")) == ("on", "on")
+        assert evaluator.statistics().unusable == 2
+        (warning,) = caplog.messages
+        assert warning.startswith("YAML flags cannot be evaluated (1 flags, such as 'yaml'): pip install")
+
+
+async def test_yaml_flags_with_the_extra_are_usable(server: FlagServer, caplog: pytest.LogCaptureFixture) -> None:
+    variations = [{"id": "A", "value": "a: [1]"}, {"id": "B", "value": ""}]
+    server.put_flag("yaml", variationType="YAML", variations=variations)
+    async with polling(server) as evaluator:
+        assert await value(evaluator, "yaml") == '{"a":[1]}'
+        assert evaluator.statistics().unusable == 0
+        assert caplog.text == ""
+
+
+async def test_a_malformed_type_of_values_fails_alone(fake: FlagServer) -> None:
+    fake.put_flag("flag")
+    fake.put_flag("odd", variationType=["YAML"])
+    async with polling(fake) as evaluator:
+        assert await value(evaluator) == "on"
+        assert evaluator.statistics().failed_polls == 0
 
 
 # Flags that depend on others
