@@ -75,6 +75,7 @@ class FlagServer:
         self.segment_requests: list[tuple[list[str], int]] = []
         self.error: ApiError | None = None
         self.hash = fnv
+        self.sends_missing = True  # whether a segment that does not exist is sent empty, or left out
 
     # Edits
 
@@ -113,6 +114,10 @@ class FlagServer:
         """A flag as it is sent."""
         return flag
 
+    def segment(self, segment_id: str, now: int) -> dict[str, Any]:
+        """A segment as it is sent: without users if it was deleted."""
+        return self.segments.get(segment_id) or {"segmentId": segment_id, "users": [], "updatedAt": str(now)}
+
     # Responses
 
     async def get_feature_flags(
@@ -149,7 +154,7 @@ class FlagServer:
         self.segment_requests.append((list(segment_ids), requested_at))
         await self.fault("segments")
         now, referenced = self.now(), self.referenced()
-        known = [self.segments[each] for each in referenced if each in self.segments]
+        known = [self.segment(each, now) for each in referenced if each in self.segments or self.sends_missing]
         if not referenced:
             return self.segments_response([], [], now, force=True)
         if not now - MONTH <= requested_at <= now:

@@ -62,10 +62,10 @@ def segment_users(environment: Environment, request: Any, now: int) -> JsonObjec
     if not named:
         return _segments_response([], [], now, force_update=True)
     still_named = frozenset(named)
-    known = [environment.segments[each] for each in named if each in environment.segments]
+    known = [_segment_fields(environment, each, now) for each in named]
     if is_too_old(request.requested_at, now):
-        return _segments_response([segment.fields for segment in known], [], now, force_update=True)
-    changed = [segment.fields for segment in known if segment.updated_at >= request.requested_at]
+        return _segments_response(known, [], now, force_update=True)
+    changed = [fields for fields in known if int(fields["updatedAt"]) >= request.requested_at]
     gone = [each for each in request.segment_ids if each not in still_named]
     return _segments_response(changed, gone, now if changed or gone else request.requested_at)
 
@@ -78,6 +78,17 @@ def _named_segments(environment: Environment, now: int) -> list[str]:
         if not flag.compiled.archived
         for segment in dict.fromkeys(flag.compiled.segments)
     ]
+
+
+def _segment_fields(environment: Environment, segment_id: str, now: int) -> JsonObject:
+    """Return a segment in the server's form; a segment that does not exist has no users, and was just updated.
+
+    So clients forget the members of a segment that was deleted while a flag names it.
+    """
+    segment = environment.segments.get(segment_id)
+    if segment is not None:
+        return segment.fields
+    return {"segmentId": segment_id, "users": [], "updatedAt": str(now), "rules": []}
 
 
 def _segments_response(

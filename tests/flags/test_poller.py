@@ -523,16 +523,33 @@ async def test_a_flag_that_is_switched_off_does_not_wait_for_segments(server: Fl
         assert await value(evaluator) == "off"
 
 
-async def test_a_segment_that_does_not_exist_has_no_members_and_is_requested_now_and_then(server: FlagServer) -> None:
-    server.put_flag("flag", rules=[rule_for_segment("nowhere")])
-    async with polling(server) as evaluator:
+async def test_a_segment_that_is_left_out_has_no_members_and_is_requested_now_and_then(fake: FlagServer) -> None:
+    fake.sends_missing = False
+    fake.put_flag("flag", rules=[rule_for_segment("nowhere")])
+    async with polling(fake) as evaluator:
         await polls(9)
         assert await value(evaluator) == "on"
-        assert sum(at == 0 for _, at in server.segment_requests) == 1
+        assert sum(at == 0 for _, at in fake.segment_requests) == 1
 
         await polls(2)
-        assert sum(at == 0 for _, at in server.segment_requests) == 2
-        server.put_segment("nowhere", ["user-1"])
+        assert sum(at == 0 for _, at in fake.segment_requests) == 2
+        fake.put_segment("nowhere", ["user-1"])
+        await polls()
+        assert await value(evaluator) == "off"
+
+
+async def test_a_segment_that_is_deleted_while_a_flag_names_it_loses_its_members(server: FlagServer) -> None:
+    server.put_flag("flag", rules=[rule_for_segment("vip")])
+    server.put_segment("vip", ["user-1"])
+    async with polling(server) as evaluator:
+        assert await value(evaluator) == "off"
+
+        del server.segments["vip"]
+        await polls()
+        assert await value(evaluator) == "on"
+        assert segments(evaluator) == {"vip": set()}
+
+        server.put_segment("vip", ["user-1"])
         await polls()
         assert await value(evaluator) == "off"
 
@@ -1016,8 +1033,8 @@ def assert_equal(evaluator: LocalEvaluator, server: FlagServer) -> None:
     live = {key: server.printed(each) for key, each in server.live(tag).items()}
     assert {key: json.loads(each.text) for key, each in published.flags.items()} == live
     named = {each for flag in live.values() for rule in flag.get("rules", []) for each in rule["clauses"][0]["values"]}
-    wanted = {key: {user["userId"] for user in each["users"]} for key, each in server.segments.items() if key in named}
-    assert {key: users for key, users in segments(evaluator).items() if key in named and key in wanted} == wanted
+    wanted = {key: {user["userId"] for user in server.segment(key, 0)["users"]} for key in named}
+    assert {key: users for key, users in segments(evaluator).items() if key in named} == wanted
 
 
 async def follow(server: FlagServer, edits: list[tuple[Any, ...]]) -> None:
@@ -1036,7 +1053,7 @@ async def follow(server: FlagServer, edits: list[tuple[Any, ...]]) -> None:
             assert_equal(evaluator, server)
         await asyncio.sleep(1300)
         assert_equal(evaluator, server)
-        assert set(segments(evaluator)) <= set(server.segments)
+        assert set(segments(evaluator)) == set(server.referenced())
 
 
 @pytest.mark.parametrize(("kind", "examples"), [(FlagServer, 100), (GatewayFlagServer, 50)], ids=["fake", "gateway"])

@@ -266,7 +266,7 @@ async def test_all_named_segments_whatever_the_tag_and_once_for_each_flag(world:
 
     answer = await world.segments(requestedAt=requested_at)
 
-    assert told_segments(answer) == (["vips", "staff", "vips"], [], True, 0)
+    assert told_segments(answer) == (["vips", "nowhere", "staff", "vips"], [], True, 0)
 
 
 async def test_segments_that_changed_since_the_last_poll_whole(world: World) -> None:
@@ -308,7 +308,27 @@ async def test_a_segment_that_no_flag_names_any_more_is_told_as_deleted(world: W
     third = await world.segments(second, held=("staff",))
 
     assert told_segments(second) == ([], ["vips"], False, MINUTE)
-    assert told_segments(third) == ([], [], False, MINUTE)  # a flag names the segment, so its deletion is not mentioned
+    assert told_segments(third) == (["staff"], [], False, MINUTE)  # a flag names the segment: only its content is gone
+
+
+async def test_a_segment_that_was_deleted_while_a_flag_names_it_is_sent_empty(world: World) -> None:
+    world.state.set_flag(flag("a", **naming("vips", "staff")))
+    for segment in ("vips", "staff"):
+        world.state.set_segment({"segmentId": segment, "users": ["u"]})
+    world.now += MINUTE
+    first = await world.segments()
+    world.now += MINUTE
+    world.state.remove_segment("vips")
+    second = await world.segments(first, held=("vips", "staff"))
+    world.now += MINUTE
+    world.state.set_segment({"segmentId": "vips", "users": ["v"]})
+    third = await world.segments(second, held=("vips", "staff"))
+
+    gone = {"segmentId": "vips", "users": [], "updatedAt": str(BEGIN + 2 * MINUTE), "rules": []}
+    assert told_segments(second) == (["vips"], [], False, 2 * MINUTE)
+    assert second["segmentUsers"] == [gone]
+    assert told_segments(third) == (["vips"], [], False, 3 * MINUTE)
+    assert [each["userId"] for each in third["segmentUsers"][0]["users"]] == ["v"]
 
 
 async def test_a_segment_that_is_named_later_is_in_no_diff(world: World) -> None:
