@@ -1,4 +1,4 @@
-"""The fault matrix: every fault that delivery is tested against, and what is promised for it.
+"""The fault matrix: every fault that delivery and polling are tested against, and what is promised for it.
 
 The numbers are stable names; tests, documentation and changelog use them.
 """
@@ -152,6 +152,14 @@ MATRIX: Final[dict[str, Row]] = {
     ),
     "F69": Row("uvloop; eager tasks", "the same promises hold"),
     "F70": Row("key, tag or header with line breaks or beyond ASCII", "refused at construction; no request is sent"),
+    "F82": Row(
+        "a poll is answered by `{}`, without a field, with a time beyond 64 bits, or with a lone surrogate",
+        "a failed poll that changes nothing; the next good response is used",
+    ),
+    "F83": Row(
+        "a segment is edited; the gateway's caches have the edit a minute later, and clients start or poll meanwhile",
+        "each client has the edit at most 2 polls after the caches have it",
+    ),
 }
 
 

@@ -1,4 +1,4 @@
-"""The matrix itself: every row is tested."""
+"""The matrix itself: every row is tested, and no row is missing."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 
 from tests.faults.matrix import MATRIX
 
+#: Rows that were there when the matrix was first complete. Later faults are added one by one, so numbers may be missing.
+FIRST = {f"F{number}" for number in range(1, 71)}
 MARK = re.compile(r"pytest\.mark\.fault\((.+?)\)")
 
 
@@ -15,4 +17,4 @@ def test_every_row_has_a_test() -> None:
         mark for path in Path(__file__).parent.glob("test_*.py") for mark in MARK.findall(path.read_text())
     )
 
-    assert set(re.findall(r"F\d+", marks)) == MATRIX.keys() == {f"F{number}" for number in range(1, 71)}
+    assert set(re.findall(r"F\d+", marks)) == MATRIX.keys() >= FIRST
