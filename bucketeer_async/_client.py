@@ -148,6 +148,13 @@ class Client:
     def __repr__(self) -> str:
         return f"<Client {self._life.state.value}>"
 
+    def __del__(self) -> None:
+        # The tasks of a closed loop may live for ever, and all parts of the client with them: only the client itself is
+        # sure to be collected.
+        events = getattr(self, "_events", None)  # there is none if the constructor has raised
+        if events is not None:
+            events._notice_lost_loop()
+
     # Lifecycle
 
     async def start(self) -> None:

@@ -65,6 +65,9 @@ class DisabledProcessor:
         """Return an empty report."""
         return DrainReport()
 
+    def _notice_lost_loop(self) -> None:
+        """Do nothing, because nothing is lost with a loop."""
+
     def _limit_drain(self, _timeout: object) -> None:
         """Do nothing, because nothing is drained."""
 

@@ -190,8 +190,9 @@ class Lifecycle:
                 ready()
                 await (self._run or self.until_closing)()
         finally:
-            # The copy of the host in a forked child is cancelled when the child ends: nothing of it is the child's.
-            if os.getpid() == self._pid:
+            # The copy of the host in a forked child is cancelled when the child ends: nothing of it is the child's. And
+            # nothing can be done once the loop is closed: the garbage collector ends the host then.
+            if os.getpid() == self._pid and self.loop is not None and not self.loop.is_closed():
                 self.begin_closing()  # an error, or the end of the loop, comes here while starting or running
                 try:
                     await self._finish()

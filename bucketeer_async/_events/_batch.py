@@ -7,14 +7,16 @@ happens to records that were given back, is left to `_collector.py` and `_ledger
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import random
 import time
+import weakref
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
-from typing import Final
+from typing import Any, Final
 
 from bucketeer_async._errors import ApiError, StatusError
 from bucketeer_async._events._circuit import Circuit, Permit
@@ -113,12 +115,14 @@ class Delivery:
         self._log = log
         self.max_bytes = config.flush_max_bytes
         self.longest_pause = config.retry.maximum
+        self._tasks: weakref.WeakSet[Any] = weakref.WeakSet()  # the flush tasks
         self.posts = 0
         self.posted_events = 0
         self.protocol_anomalies = 0
 
     async def flush_batches(self, batches: asyncio.Queue[Batch]) -> None:
         """Deliver batches from the queue until cancelled: the work of one flush task."""
+        self._tasks.add(asyncio.current_task())
         while True:
             batch = await batches.get()
             try:
@@ -131,6 +135,16 @@ class Delivery:
                 self._circuit.failed(batch.permit, Decision(action=Action.PAUSE), self._clock())
             finally:
                 self._on_flushed()
+
+    def abandon(self) -> None:
+        """End the flush tasks of a loop that is closed, which would never run again.
+
+        Left to the garbage collector, a task that waits in ``asyncio.Queue.get`` crashes some versions of CPython: it
+        cancels a future there that may be cleared already.
+        """
+        for task in list(self._tasks):
+            with contextlib.suppress(RuntimeError):  # a finally on the way may need the loop
+                task.get_coro().close()
 
     async def _deliver(self, batch: Batch) -> None:
         """Deliver a batch; when this returns, or is cancelled, each record is settled or back in the queue."""

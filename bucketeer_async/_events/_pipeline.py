@@ -270,6 +270,8 @@ class Pipeline:
         if self.spooler is not None:
             self.spooler.end()
         self._losses.close()
+        if self.delivery is not None:
+            self.delivery.abandon()
         if self._lease is not None:
             with contextlib.suppress(RuntimeError):  # a caller may wait for it on the loop that is gone
                 self._lease.release()

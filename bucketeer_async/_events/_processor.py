@@ -92,8 +92,12 @@ class Processor:
         return self._life.get().pipeline
 
     def __del__(self) -> None:
-        # Tasks of a closed loop may live for ever, and the pipeline with them: its own finalizer cannot be relied on.
-        per_process: PerProcess[_Life] | None = getattr(self, "_life", None)
+        # The tasks of a closed loop may live for ever, and the pipeline with them: its own finalizer cannot be relied on.
+        self._notice_lost_loop()
+
+    def _notice_lost_loop(self) -> None:
+        """Account for the events if the loop was closed before the processor."""
+        per_process: PerProcess[_Life] | None = getattr(self, "_life", None)  # None if the constructor has raised
         if per_process is not None and (life := per_process.made()) is not None:
             life.pipeline.notice_lost_loop()
 

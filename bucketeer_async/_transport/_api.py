@@ -17,7 +17,7 @@ from bucketeer_async._errors import ConfigurationError, ConnectionFailedError
 from bucketeer_async._models import User, check_int32, check_text
 from bucketeer_async._options import check_seconds
 from bucketeer_async._transport import _codec
-from bucketeer_async._transport._connections import Connections
+from bucketeer_async._transport._connections import Connections, Hold
 from bucketeer_async._transport._endpoint import ApiKey, check_header, normalize_endpoint
 from bucketeer_async._transport._http import Deadline, HttpClient, Request, new_client
 from bucketeer_async._transport._responses import (
@@ -365,8 +365,7 @@ class Lease:
 
     def __init__(self, api: ApiClient, connections: Connections, begin_closing: Callable[[], None]) -> None:
         self.slots: asyncio.Semaphore = connections.slots
-        self._used: tuple[ApiClient, Connections] | None = (api, connections)
-        self._hold = connections.hold(begin_closing)
+        self._used: tuple[ApiClient, Connections, Hold] | None = (api, connections, connections.hold(begin_closing))
 
     async def register_events(self, events: Sequence[bytes], *, timeout: float) -> RegisterEventsResponse:
         """Post the JSON of events, within ``timeout`` seconds; as `ApiClient.register_events`.
@@ -376,7 +375,7 @@ class Lease:
         """
         if self._used is None:
             raise ConnectionFailedError("the lease is released", maybe_sent=False)
-        api, connections = self._used
+        api, connections, _ = self._used
         request = api._events_request(events)  # noqa: SLF001 - of this file
         deadline = Deadline(asyncio.get_running_loop().time() + timeout, timeout)
         answer = await connections.send_for_hold(request, deadline)
@@ -384,8 +383,10 @@ class Lease:
 
     def release(self) -> None:
         """Give the connections up, and forget them."""
-        self._used = None
-        self._hold.release()
+        if self._used is not None:
+            _, _, hold = self._used
+            self._used = None
+            hold.release()
 
 
 def _configured_source(source_id: object) -> int:

@@ -12,7 +12,6 @@ from typing import Any, Self
 import uvicorn
 
 from bucketeer_async._background import BackgroundTask
-from bucketeer_async._errors import ConfigurationError
 from bucketeer_async.gateway._app import create_app
 from bucketeer_async.gateway._flag_file import FlagFile
 from bucketeer_async.gateway._state import DEFAULT_KEYS, Fault, GatewayKey, GatewayState, RecordedEvent
@@ -98,7 +97,8 @@ class LocalGateway:
         self._task = BackgroundTask(self._serve, name="local-gateway", owner="gateway")
         try:
             await self._task.ready()
-        except ConfigurationError:
+        except BaseException:  # a wrong flags file, or the caller was cancelled: leave no socket and no task behind
+            self._task.cancel()
             self._close()
             raise
         return self
