@@ -7,10 +7,15 @@ from __future__ import annotations
 
 import heapq
 import math
+import random
 from collections import deque
 from collections.abc import Sequence
+from typing import Final
 
+from bucketeer_async._events._quarantine import has_failed_during
 from bucketeer_async._events._receipt import Receipt
+
+_RANDOM_TRIES: Final = 20  # before every record is looked at
 
 
 class RecordQueue:
@@ -59,6 +64,30 @@ class RecordQueue:
             batch.append(record)
             self.body_bytes -= size
         return batch
+
+    def remove_newest(self) -> None:
+        """Take the record at the end out."""
+        record = self.records.pop()
+        size = len(record._body)
+        self.body_bytes -= size
+
+    def take_random(self, rng: random.Random, opening: int) -> Receipt | None:
+        """Take out a record at random, but none that has failed as a probe during this opening of the circuit."""
+        records = self.records
+        for _ in range(min(len(records), _RANDOM_TRIES)):
+            index = rng.randrange(len(records))
+            if not has_failed_during(records[index], opening):
+                return self._take_at(index)
+        # Unlucky, or few are left: look at each.
+        fresh = [index for index, record in enumerate(records) if not has_failed_during(record, opening)]
+        return self._take_at(rng.choice(fresh)) if fresh else None
+
+    def _take_at(self, index: int) -> Receipt:
+        record = self.records[index]
+        del self.records[index]
+        size = len(record._body)
+        self.body_bytes -= size
+        return record
 
     def put_first(self, records: Sequence[Receipt]) -> None:
         """Put records back at the head, in their order."""

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from typing import TYPE_CHECKING
 
 from bucketeer_async._background import require_loop
 from bucketeer_async._events._encoder import EVENT_ID
 from bucketeer_async._models import EventKind
 from bucketeer_async._results import Outcome
+
+if TYPE_CHECKING:
+    from bucketeer_async._events._quarantine import Suspicion
 
 
 class Receipt:
@@ -27,6 +31,7 @@ class Receipt:
     #   _body          JSON of the event; cut off behind the id once the event is settled
     #   _pushed_at     monotonic seconds
     #   _epoch         see `Epochs`
+    #   _suspicion     what is known of failed posts; None if none has failed
     #   _tries         failed tries of this event alone
     #   _maybe_stored  whether the gateway may have stored the event though no answer said so
     #   _spool_row     row in the spool; 0 if the event is not in the spool
@@ -37,6 +42,7 @@ class Receipt:
         "_maybe_stored",
         "_pushed_at",
         "_spool_row",
+        "_suspicion",
         "_tries",
         "_waiter",
         "kind",
@@ -58,6 +64,7 @@ class Receipt:
         self._tries = 0
         self._maybe_stored = False
         self._spool_row = 0
+        self._suspicion: Suspicion | None = None
         self._waiter: asyncio.Future[None] | None = None
 
     @property
