@@ -19,6 +19,7 @@ from typing import Final
 from bucketeer_async._errors import ApiError, StatusError
 from bucketeer_async._events._circuit import Circuit, Permit
 from bucketeer_async._events._ledger import Ledger
+from bucketeer_async._events._limits import ByteLimit
 from bucketeer_async._events._quarantine import Part, suspicion_of
 from bucketeer_async._events._receipt import Receipt
 from bucketeer_async._log import RateLimitedLog
@@ -32,7 +33,6 @@ _TOPIC: Final = "delivery"
 _AGAIN: Final = 600.0  # seconds between two log lines about one outage
 _CLOCK_TOPIC: Final = "clock"
 _MOST_SKEW: Final = 3600.0  # seconds that the clocks may differ; the gateway takes no event from further ahead
-_SMALLEST_LIMIT: Final = 1024  # bytes; a server that refuses even this is not refusing for the size
 _SURELY_TAKEN: Final = 64 * 1024  # bytes that any sane limit lets through; what refuses less may refuse everything
 _MAX_LONE_REFUSALS: Final = 3  # lone events refused, with nothing accepted since, before the gateway is suspected
 _QUARANTINE_TOPIC: Final = "quarantine"
@@ -73,11 +73,12 @@ class Delivery:
         clock: Monotonic seconds.
         rng: Source of the jitter.
         on_flushed: Called when a flush task is free again.
+        on_suspect: Called with every record that has failed alone although the gateway was available.
         logger: Where bugs of this package are logged.
         log: Where outages are logged, once each.
 
     Attributes:
-        max_bytes: Bytes of the events in one batch: as configured, or less once the gateway has refused more.
+        limit: Bytes of the events in one batch.
         longest_pause: Seconds of the longest backoff of single events; lowered when the processor closes.
         posts: Requests sent.
         posted_events: Events in those requests.
@@ -95,6 +96,7 @@ class Delivery:
         clock: Callable[[], float],
         rng: random.Random,
         on_flushed: Callable[[], None],
+        on_suspect: Callable[[Receipt], None],
         logger: logging.Logger,
         log: RateLimitedLog,
     ) -> None:
@@ -105,9 +107,10 @@ class Delivery:
         self._clock = clock
         self._rng = rng
         self._on_flushed = on_flushed
+        self._on_suspect = on_suspect
         self._logger = logger
         self._log = log
-        self.max_bytes = config.flush_max_bytes
+        self.limit = ByteLimit(config.flush_max_bytes)
         self.longest_pause = config.retry.maximum
         self.posts = 0
         self.posted_events = 0
@@ -140,7 +143,7 @@ class Delivery:
                 async with self._lease.slots:
                     if not self._circuit.may_go_on(batch.permit, self._clock()):
                         return
-                    error = await self._post(batch, part.records)
+                    error = await self._post(batch, part)
                 if error is None:
                     batch.parts.pop()
                 elif not await self._goes_on_after(error, batch, part):
@@ -154,7 +157,9 @@ class Delivery:
             records = [record for record in part.records if record.outcome is None]
             if not records:
                 continue
-            if not part.is_suspect:
+            if not part.is_suspect and part.place is not None:
+                self._ledger.put_at(records[0], part.place)
+            elif not part.is_suspect:
                 self._ledger.put_back(records)
             elif len(records) == 1 and records[0]._suspicion is not None and records[0]._suspicion.failures:
                 self._ledger.put_alone(records[0])
@@ -164,9 +169,11 @@ class Delivery:
         self.suspects_in_flight -= batch.is_suspect
         self._circuit.leave(batch.permit, self._clock())
 
-    async def _post(self, batch: Batch, records: Sequence[Receipt]) -> ApiError | None:
-        """Post records, and settle them; return the error of a post that failed as a whole."""
-        number = self._circuit.begin_post()
+    async def _post(self, batch: Batch, part: Part) -> ApiError | None:
+        """Post a part, and settle its records; return the error of a post that failed as a whole."""
+        records = part.records
+        part.post = number = self._circuit.begin_post()
+        size = part.size
         self.posts += 1
         self.posted_events += len(records)
         try:
@@ -177,6 +184,7 @@ class Delivery:
             self._circuit.succeeded(batch.permit, number)
             self._ledger.quarantine.resume()
             self._lone_refusals = 0
+            self._note_size(part, size, number)
             self._read(records, answer)
         except ApiError as error:
             return error
@@ -184,6 +192,16 @@ class Delivery:
             _mark_maybe_stored(records)
             raise
         return None
+
+    def _note_size(self, part: Part, size: int, number: int) -> None:
+        """Learn from the size of an accepted part."""
+        whole = part.whole
+        if whole is not None:
+            whole.taken += 1
+            if whole.taken == 2 and not whole.failed:
+                self.limit.refused(whole.size, number, self._circuit.last_post)
+                return
+        self.limit.accepted(size, number)
 
     # After an answer
 
@@ -228,9 +246,10 @@ class Delivery:
     def _shelve(self, records: list[Receipt]) -> None:
         if not records:
             return
-        for record in records:
-            record._tries += 1
-        pause = backoff(self._config.retry, max(record._tries for record in records), self._rng)
+        suspicions = [suspicion_of(record, 0) for record in records]
+        for suspicion in suspicions:
+            suspicion.requests += 1
+        pause = backoff(self._config.retry, max(each.requests for each in suspicions), self._rng)
         self._ledger.shelve(records, self._clock() + min(pause, self.longest_pause))
 
     def _reject(self, records: Sequence[Receipt], message: str) -> None:
@@ -271,7 +290,7 @@ class Delivery:
     def _split_by_bytes(self, batch: Batch, part: Part) -> None:
         """Halve a part that is too large, and remember the limit."""
         sizes = list(accumulate(len(record._body) for record in part.records))
-        self.max_bytes = max(min(self.max_bytes, sizes[-1] // 2), _SMALLEST_LIMIT)
+        self.limit.refused(sizes[-1], part.post, self._circuit.last_post)
         middle = bisect_right(sizes, sizes[-1] // 2)
         self._split(batch, part, min(max(middle, 1), len(part.records) - 1))
 
@@ -349,19 +368,20 @@ class Delivery:
         But not if a suspect part has to bear witness for itself, because no other record waits: a part of bad records
         alone says nothing about the gateway.
         """
-        record = self._ledger.take_witness(self._rng)
-        opens = record is not None or not part.is_suspect
-        if record is None and len(part.records) > 1:
-            record = part.records.pop(self._rng.randrange(len(part.records)))
-        elif record is None:
-            self._pause(decision, error, batch.permit)
-            return False
-        witness = Part([record], is_suspect=not opens, failure=part.failure)
+        witness = self._ledger.take_witness(self._rng)
+        opens = witness is not None or not part.is_suspect
+        index = -1
+        if witness is None:
+            if len(part.records) == 1:
+                self._pause(decision, error, batch.permit)
+                return False
+            index = self._rng.randrange(len(part.records))
+            witness = Part([part.records.pop(index)], is_suspect=part.is_suspect, failure=part.failure)
         batch.parts.append(witness)
         self._circuit.begin_check(batch.permit)
         async with self._lease.slots:
-            failure = await self._post(batch, witness.records)
-        if failure is None or self._names_the_event(failure, record):
+            failure = await self._post(batch, witness)
+        if failure is None or self._names_the_event(failure, witness.records[0]):
             batch.parts.pop()
             self._circuit.end_check(batch.permit)
             return True
@@ -374,8 +394,9 @@ class Delivery:
             self._note_probe(witness)
         else:
             self._circuit.end_check(batch.permit)
-            batch.parts[-2:] = [part]  # as if the witness had never left it
-            part.records.append(record)
+        if index >= 0:
+            batch.parts.pop()
+            part.records.insert(index, witness.records[0])
         return False
 
     def _leave_unclear(self, batch: Batch) -> bool:
@@ -411,6 +432,7 @@ class Delivery:
 
     def _put_alone(self, part: Part, error: ApiError) -> None:
         self._ledger.put_alone(part.records[0])
+        self._on_suspect(part.records[0])
         self._log_quarantine(error)
 
     def _log_quarantine(self, error: ApiError) -> None:

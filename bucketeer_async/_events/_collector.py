@@ -142,7 +142,7 @@ class Collector:
                 self._delivery.suspects_in_flight += 1
                 return Batch(part, circuit.enter())
         self._suspects_went = False
-        records = ledger.take(self._config.max_batch_size, self._delivery.max_bytes, now)
+        records = ledger.take(self._config.max_batch_size, self._delivery.limit.allowance(self._circuit.last_post), now)
         if not records:
             return None
         self._at_once = False
@@ -159,7 +159,7 @@ class Collector:
         if until_ready == 0.0:
             until_half, enough = max(int(bounds.half_capacity) + 1 - bounds.held, 1), self._enough()
             waiting, least = len(ledger.queue.records), config.flush_size
-            ledger.watch(least if waiting < least else min(enough, waiting + until_half), self._delivery.max_bytes)
+            ledger.watch(least if waiting < least else min(enough, waiting + until_half), self._delivery.limit.value)
             pause = self._until_due(oldest, enough, now)
             if self._circuit.state is CircuitState.OPEN and (oldest is not None or len(ledger.quarantine)):
                 return 0.0  # a probe takes whatever waits
@@ -191,11 +191,12 @@ class Collector:
         waiting = len(queue.records)
         at_once = (
             waiting >= enough
-            or queue.body_bytes >= self._delivery.max_bytes
+            or queue.body_bytes >= self._delivery.limit.value
             or self._closing
             or self._at_once
             or oldest._epoch < self._flush_epoch
-            or oldest._tries > 0
+            or oldest._suspicion is not None  # posted before
+            or oldest._maybe_stored
         )
         if at_once:
             return 0.0

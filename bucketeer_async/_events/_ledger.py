@@ -156,6 +156,7 @@ class Ledger:
         bounds.held_bytes += size
         was_empty = not queue.records  # read before: a push amid this one finds the queue filled
         queue.records.append(record)
+        queue.appended += 1
         queue.body_bytes += size
         if len(queue.records) >= self._watched or queue.body_bytes >= self._watched_bytes:
             self._watched = self._watched_bytes = math.inf  # the collector will look, and say what to watch next
@@ -197,7 +198,7 @@ class Ledger:
             if not self._is_open or not (dropped or self.bounds.has_room_for_recovered(size)):
                 return False
             record = Receipt(kind, body, self._loop, pushed_at, self._epochs.current)
-            record._spool_row, record._tries, record._maybe_stored = spool_row, 1, True
+            record._spool_row, record._maybe_stored = spool_row, True
             counters.recovered += 1
             if dropped:  # accepted and dropped at once, never held
                 record.outcome = dropped
@@ -239,13 +240,18 @@ class Ledger:
             self._hand_out(batch)
         return batch
 
-    def take_witness(self, rng: random.Random) -> Receipt | None:
+    def take_witness(self, rng: random.Random) -> Part | None:
         """Hand out one record of the queue at random, to check whether the gateway is available."""
         with self._lock:
-            record = self.queue.take_random(rng, ANY_OPENING)
-            if record is not None:
-                self._hand_out([record])
-        return record
+            return self._hand_out_random(rng, ANY_OPENING)
+
+    def _hand_out_random(self, rng: random.Random, opening: int) -> Part | None:
+        taken = self.queue.take_random(rng, opening)
+        if taken is None:
+            return None
+        record, place = taken
+        self._hand_out([record])
+        return Part([record], place=place)
 
     def take_probe(self, rng: random.Random, opening: int) -> Part | None:
         """Hand out one record at random, to probe whether the gateway is available again.
@@ -254,9 +260,8 @@ class Ledger:
         """
         with self._lock:
             for since in (opening, ANY_OPENING):
-                if (record := self.queue.take_random(rng, since)) is not None:
-                    self._hand_out([record])
-                    return Part([record])
+                if (part := self._hand_out_random(rng, since)) is not None:
+                    return part
                 if (record := self.quarantine.take_probe(since)) is not None:
                     self._hand_out([record])
                     return Part([record], is_suspect=True)
@@ -298,6 +303,12 @@ class Ledger:
         """Have every lone suspect tried as soon as a flush task is free."""
         with self._lock:
             self.quarantine.try_at_once()
+
+    def put_at(self, record: Receipt, place: int) -> None:
+        """Take one record back to its place in the queue."""
+        with self._lock:
+            self._count_as_queued([record])
+            self.queue.put_at(record, place)
 
     def put_back(self, records: Sequence[Receipt]) -> None:
         """Take records back, at the head of the queue."""

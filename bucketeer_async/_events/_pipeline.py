@@ -146,6 +146,7 @@ class Pipeline:
             clock=self._clock,
             rng=self._rng,
             on_flushed=self._wakeups.notify,
+            on_suspect=self.spooler.suspect if self.spooler else lambda _record: None,
             logger=self._logger,
             log=self._log,
         )

@@ -58,6 +58,7 @@ class Suspicion:
         first_refused_at: Monotonic seconds of the first of them.
         opening: Opening of the circuit during which the record failed alone as a probe.
         last_tries: Failed posts of the record alone since closing began.
+        requests: Answers that have asked to send the record again.
     """
 
     __slots__ = (
@@ -69,6 +70,7 @@ class Suspicion:
         "last_tries",
         "opening",
         "refusals",
+        "requests",
         "retry_at",
     )
 
@@ -82,6 +84,24 @@ class Suspicion:
         self.first_refused_at = 0.0
         self.opening = -1
         self.last_tries = 0
+        self.requests = 0
+
+
+class Whole:
+    """A suspect part that was halved: if both halves are taken, it was its size that was refused.
+
+    Attributes:
+        size: Bytes of its events.
+        taken: Halves that were taken.
+        failed: Whether a half has failed, too.
+    """
+
+    __slots__ = ("failed", "size", "taken")
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.taken = 0
+        self.failed = False
 
 
 class Part:
@@ -91,22 +111,44 @@ class Part:
         records: The records, the oldest first.
         is_suspect: Whether the part comes from the quarantine.
         failure: Number of the latest post when the part last failed; 0 if it has not.
+        post: Number of its latest post.
+        place: Where in the queue a lone record was taken out; None: at the head.
+        whole: The part that this one is a half of; None: none, or the whole was not suspect.
     """
 
-    __slots__ = ("failure", "is_suspect", "records")
+    __slots__ = ("failure", "is_suspect", "place", "post", "records", "whole")
 
-    def __init__(self, records: list[Receipt], *, is_suspect: bool = False, failure: int = 0) -> None:
+    def __init__(
+        self,
+        records: list[Receipt],
+        *,
+        is_suspect: bool = False,
+        failure: int = 0,
+        place: int | None = None,
+        whole: Whole | None = None,
+    ) -> None:
         self.records = records
+        self.place = place
+        self.post = 0
+        self.whole = whole
         self.is_suspect = is_suspect
         self.failure = failure
 
     def cut(self, middle: int) -> tuple[Part, Part]:
         """Return the two parts before and behind an index, in the order of a stack: the first one last."""
         first, second = self.records[:middle], self.records[middle:]
+        if self.whole is not None:
+            self.whole.failed = True
+        whole = Whole(self.size) if self.is_suspect else None
         return (
-            Part(second, is_suspect=self.is_suspect, failure=self.failure),
-            Part(first, is_suspect=self.is_suspect, failure=self.failure),
+            Part(second, is_suspect=self.is_suspect, failure=self.failure, whole=whole),
+            Part(first, is_suspect=self.is_suspect, failure=self.failure, whole=whole),
         )
+
+    @property
+    def size(self) -> int:
+        """Bytes of the events."""
+        return sum(len(record._body) for record in self.records)
 
 
 def has_failed_during(record: Receipt, opening: int) -> bool:

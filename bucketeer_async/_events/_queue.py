@@ -24,13 +24,15 @@ class RecordQueue:
     Attributes:
         records: The records in the queue, the oldest first; the shelf does not count.
         body_bytes: Bytes of their bodies.
+        appended: Records that were ever put at the end.
         next_due: Monotonic seconds at which the first records on the shelf are due; infinity if the shelf is empty.
     """
 
-    __slots__ = ("_shelf", "_shelvings", "body_bytes", "next_due", "records")
+    __slots__ = ("_shelf", "_shelvings", "appended", "body_bytes", "next_due", "records")
 
     def __init__(self) -> None:
         self.records: deque[Receipt] = deque()
+        self.appended = 0
         self.body_bytes = 0
         self.next_due = math.inf
         self._shelf: list[tuple[float, int, Sequence[Receipt]]] = []  # a heap: due, tie-breaker, records
@@ -71,8 +73,12 @@ class RecordQueue:
         size = len(record._body)
         self.body_bytes -= size
 
-    def take_random(self, rng: random.Random, opening: int) -> Receipt | None:
-        """Take out a record at random, but none that has failed as a probe during this opening of the circuit."""
+    def take_random(self, rng: random.Random, opening: int) -> tuple[Receipt, int] | None:
+        """Take out a record at random, but none that has failed as a probe during this opening of the circuit.
+
+        Returns:
+            The record, and its place for `put_at`: a number that stays true while others come and go at both ends.
+        """
         records = self.records
         for _ in range(min(len(records), _RANDOM_TRIES)):
             index = rng.randrange(len(records))
@@ -82,12 +88,18 @@ class RecordQueue:
         fresh = [index for index, record in enumerate(records) if not has_failed_during(record, opening)]
         return self._take_at(rng.choice(fresh)) if fresh else None
 
-    def _take_at(self, index: int) -> Receipt:
+    def _take_at(self, index: int) -> tuple[Receipt, int]:
         record = self.records[index]
         del self.records[index]
         size = len(record._body)
         self.body_bytes -= size
-        return record
+        return record, self.appended - (len(self.records) - index)
+
+    def put_at(self, record: Receipt, place: int) -> None:
+        """Put a record back to the place that `take_random` has returned."""
+        self.records.insert(max(0, len(self.records) - (self.appended - place)), record)
+        size = len(record._body)
+        self.body_bytes += size
 
     def put_first(self, records: Sequence[Receipt]) -> None:
         """Put records back at the head, in their order."""

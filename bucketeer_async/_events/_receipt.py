@@ -32,7 +32,6 @@ class Receipt:
     #   _pushed_at     monotonic seconds
     #   _epoch         see `Epochs`
     #   _suspicion     what is known of failed posts; None if none has failed
-    #   _tries         failed tries of this event alone
     #   _maybe_stored  whether the gateway may have stored the event though no answer said so
     #   _spool_row     row in the spool; 0 if the event is not in the spool
     __slots__ = (
@@ -43,7 +42,6 @@ class Receipt:
         "_pushed_at",
         "_spool_row",
         "_suspicion",
-        "_tries",
         "_waiter",
         "kind",
         "outcome",
@@ -61,7 +59,6 @@ class Receipt:
         self._loop = loop
         self._pushed_at = pushed_at
         self._epoch = epoch
-        self._tries = 0
         self._maybe_stored = False
         self._spool_row = 0
         self._suspicion: Suspicion | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -118,12 +119,18 @@ def test_a_probe_that_ends_without_an_answer_failed() -> None:
 
 def test_configuration_trouble_is_probed_every_30_seconds() -> None:
     gate = circuit()
-    gate.failed(gate.enter(), MISCONFIGURED, 0.0)
+    pauses = []
+    now = 0.0
+    for _ in range(4):
+        permit = gate.enter()
+        gate.failed(permit, MISCONFIGURED, now)
+        gate.leave(permit, now)
+        pause = gate.wait(now)
+        assert pause is not None
+        pauses.append(pause)
+        now += pause
 
-    wait = gate.wait(0.0)
-
-    assert wait is not None
-    assert 30.0 <= wait <= 33.0
+    assert pauses == pytest.approx([1.1, 5.5, 33.0, 33.0])  # up to 10 % of jitter
 
 
 def test_retry_after_holds_everybody_back() -> None:

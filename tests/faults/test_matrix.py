@@ -15,4 +15,4 @@ def test_every_row_has_a_test() -> None:
         mark for path in Path(__file__).parent.glob("test_*.py") for mark in MARK.findall(path.read_text())
     )
 
-    assert set(re.findall(r"F\d+", marks)) == MATRIX.keys() == {f"F{number}" for number in range(1, 71)}
+    assert set(re.findall(r"F\d+", marks)) == MATRIX.keys()

@@ -277,3 +277,49 @@ async def test_a_suspect_expires_like_any_other() -> None:
 
         assert (await poison.settled()).reason == DroppedReason.EXPIRED
         assert 30.0 <= now() <= 32.0
+
+
+@pytest.mark.fault("F77")
+async def test_a_proxy_that_resets_large_bodies_teaches_a_limit(measured: Measured) -> None:
+    async def weather(request: httpx.Request, way: Way) -> httpx.Response:
+        await asyncio.sleep(0.02)
+        return await (reset if len(request.content) > 20_000 else fair)(request, way)
+
+    async with world(replace(REFERENCE, flush_interval=1.0)) as here:
+        here.sky.weather = weather
+        push_goals(here, "good", 2_000)
+        seconds = await delivered_by(here.receipts)
+        before = len(here.sky.posts)
+        for _ in range(20):
+            push_goals(here, "good", 100)
+            await asyncio.sleep(1.0)
+        await delivered_by(here.receipts)
+        large = sum(size > 20_000 for _, _, size in here.sky.posts[before:])
+
+        assert here.lost == here.processor.statistics().total.quarantined == 0
+        assert seconds <= 30
+        assert large <= 6  # whether the limit may grow back
+        measured(
+            f"2 000 of 2 000 after {seconds:.1f} s; {large} of {len(here.sky.posts) - before} later posts too large"
+        )
+
+
+@pytest.mark.fault("F78")
+async def test_a_limit_that_was_learnt_in_a_moment_grows_back(measured: Measured) -> None:
+    async with world(replace(REFERENCE, flush_interval=0.1)) as here:
+        here.sky.weather = answer(413)
+        for _ in range(6):
+            push_goals(here, "good", 300)
+            await asyncio.sleep(0.1)
+        here.sky.weather = fair
+        await delivered_by(here.receipts)
+        before = len(here.sky.posts)
+        for _ in range(100):
+            push_goals(here, "good", 300)
+            await asyncio.sleep(0.2)
+        sizes = [len(ids) for _, ids, _ in here.sky.posts[before:]]
+        grown = next((number for number, size in enumerate(sizes) if size == 100), len(sizes))
+
+        assert here.lost == here.processor.statistics().total.rejected == 0
+        assert grown <= 60
+        measured(f"batches of the configured size again after {grown} accepted posts")
