@@ -172,19 +172,20 @@ class Delivery:
     async def _post(self, batch: Batch, part: Part) -> ApiError | None:
         """Post a part, and settle its records; return the error of a post that failed as a whole."""
         records = part.records
-        part.post = number = self._circuit.begin_post()
-        size = part.size
+        bodies = [record._body for record in records]
+        self._circuit.last_post += 1
+        part.post = number = self._circuit.last_post
         self.posts += 1
         self.posted_events += len(records)
         try:
-            answer = await self._lease.register_events(
-                [record._body for record in records], timeout=self._config.request_timeout
-            )
+            answer = await self._lease.register_events(bodies, timeout=self._config.request_timeout)
             batch.resent = False
             self._circuit.succeeded(batch.permit, number)
-            self._ledger.quarantine.resume()
             self._lone_refusals = 0
-            self._note_size(part, size, number)
+            if self._ledger.quarantine.is_postponed:
+                self._ledger.quarantine.resume()
+            if part.whole is not None or self.limit.is_learnt:
+                self._note_size(part, sum(map(len, bodies)), number)
             self._read(records, answer)
         except ApiError as error:
             return error
@@ -207,7 +208,8 @@ class Delivery:
 
     def _read(self, part: Sequence[Receipt], answer: RegisterEventsResponse) -> None:
         """Settle what the gateway took or rejected, and keep for later what it asks to send again."""
-        self._log.report_recovery(_TOPIC, "events are delivered again")
+        if self._log.problems:
+            self._log.report_recovery(_TOPIC, "events are delivered again")
         if answer.server_time is not None:
             self._compare_clocks(answer.server_time)
         errors = answer.errors
@@ -368,7 +370,7 @@ class Delivery:
         But not if a suspect part has to bear witness for itself, because no other record waits: a part of bad records
         alone says nothing about the gateway.
         """
-        witness = self._ledger.take_witness(self._rng)
+        witness = self._ledger.take_witness(self._rng, self._clock())
         opens = witness is not None or not part.is_suspect
         index = -1
         if witness is None:
@@ -441,7 +443,7 @@ class Delivery:
             logging.WARNING,
             _AGAIN,
             "%d events are in quarantine, because the gateway takes others and not these (%s); they are tried again",
-            len(self._ledger.quarantine),
+            self._ledger.quarantine.held,
             _brief(error),
         )
 

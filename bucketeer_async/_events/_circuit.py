@@ -73,7 +73,7 @@ class Circuit:
         state: The state; for reading.
         posting: Batches in flight.
         opening: Number of times that the circuit has opened.
-        last_post: Number of the latest post.
+        last_post: Number of the latest post; whoever begins a post counts it up.
         last_accepted: Number of the latest post that was accepted.
         not_before: Time before which a ``Retry-After`` header forbids requests.
     """
@@ -115,11 +115,6 @@ class Circuit:
         if self.state is CircuitState.CHECKING and not permit.is_checking:
             return False
         return permit.opening == self.opening and now >= self.not_before
-
-    def begin_post(self) -> int:
-        """Return the number of a post that begins: greater than that of every other so far."""
-        self.last_post += 1
-        return self.last_post
 
     def may_check(self, permit: Permit) -> bool:
         """Whether a failed batch may check if the gateway is available: no batch has found out since it entered."""

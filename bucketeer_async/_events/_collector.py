@@ -110,10 +110,13 @@ class Collector:
         ledger, now = self._ledger, self._clock()
         if ledger.queue.next_due <= now:
             ledger.unshelve(now)
-        oldest = ledger.oldest()
+        try:
+            oldest = ledger.queue.records[0]
+        except IndexError:  # not asked before: another thread may displace the last record in between
+            oldest = None
         if (
             oldest is not None and oldest._pushed_at + self._config.event_lifetime <= now
-        ) or ledger.quarantine.first_expiry + self._config.event_lifetime <= now:
+        ) or ledger.quarantine.oldest + self._config.event_lifetime <= now:
             ledger.expire(now, _PER_TURN)
         elif (pause := self._pause(oldest, now)) > 0:
             with anyio.move_on_after(pause):
@@ -129,10 +132,12 @@ class Collector:
         """Take the next batch, for which the circuit is ready: a probe, the oldest records, or suspects."""
         ledger, circuit = self._ledger, self._circuit
         if circuit.state is CircuitState.OPEN:
-            probe = ledger.take_probe(self._rng, circuit.opening)
+            probe = ledger.take_probe(self._rng, circuit.opening, now)
             return None if probe is None else Batch(probe, circuit.enter(), is_probe=True)
         suspects_may_go = (
-            ledger.quarantine.next_due() <= now and self._delivery.suspects_in_flight < self._suspect_tasks
+            ledger.quarantine.held > 0
+            and ledger.quarantine.next_due() <= now
+            and self._delivery.suspects_in_flight < self._suspect_tasks
         )
         is_due = self._until_due(oldest, self._enough(), now) <= 0
         if suspects_may_go and (not is_due or (self._config.num_flush_workers == 1 and not self._suspects_went)):
@@ -142,7 +147,9 @@ class Collector:
                 self._delivery.suspects_in_flight += 1
                 return Batch(part, circuit.enter())
         self._suspects_went = False
-        records = ledger.take(self._config.max_batch_size, self._delivery.limit.allowance(self._circuit.last_post), now)
+        limit = self._delivery.limit
+        max_bytes = limit.allowance(circuit.last_post) if limit.is_learnt else limit.value
+        records = ledger.take(self._config.max_batch_size, max_bytes, now)
         if not records:
             return None
         self._at_once = False
@@ -161,9 +168,9 @@ class Collector:
             waiting, least = len(ledger.queue.records), config.flush_size
             ledger.watch(least if waiting < least else min(enough, waiting + until_half), self._delivery.limit.value)
             pause = self._until_due(oldest, enough, now)
-            if self._circuit.state is CircuitState.OPEN and (oldest is not None or len(ledger.quarantine)):
+            if self._circuit.state is CircuitState.OPEN and (oldest is not None or ledger.quarantine.held):
                 return 0.0  # a probe takes whatever waits
-            if self._delivery.suspects_in_flight < self._suspect_tasks:
+            if ledger.quarantine.held and self._delivery.suspects_in_flight < self._suspect_tasks:
                 pause = min(pause, ledger.quarantine.next_due() - now)
         else:
             ledger.watch(math.inf, math.inf)  # no batch may leave anyway; the end of a post wakes the collector

@@ -225,11 +225,6 @@ class Ledger:
         with self._lock:
             self._watched, self._watched_bytes = waiting, waiting_bytes
 
-    def oldest(self) -> Receipt | None:
-        """Return the record at the head of the queue."""
-        with self._lock:
-            return self.queue.records[0] if self.queue.records else None
-
     def take(self, max_events: int, max_bytes: int, now: float) -> list[Receipt]:
         """Hand out the oldest records: at least one if any waits, together at most ``max_bytes`` long.
 
@@ -237,30 +232,33 @@ class Ledger:
         """
         with self._lock:
             batch = self.queue.take_batch(max_events, max_bytes, now - self._lifetime)
-            self._hand_out(batch)
+            self._in_flight.update(batch)
+            for counters, number in self._by_kind(batch):
+                counters.queued -= number
+                counters.in_flight += number
         return batch
 
-    def take_witness(self, rng: random.Random) -> Part | None:
+    def take_witness(self, rng: random.Random, now: float) -> Part | None:
         """Hand out one record of the queue at random, to check whether the gateway is available."""
         with self._lock:
-            return self._hand_out_random(rng, ANY_OPENING)
+            return self._hand_out_random(rng, ANY_OPENING, now)
 
-    def _hand_out_random(self, rng: random.Random, opening: int) -> Part | None:
-        taken = self.queue.take_random(rng, opening)
+    def _hand_out_random(self, rng: random.Random, opening: int, now: float) -> Part | None:
+        taken = self.queue.take_random(rng, opening, now - self._lifetime)
         if taken is None:
             return None
         record, place = taken
         self._hand_out([record])
         return Part([record], place=place)
 
-    def take_probe(self, rng: random.Random, opening: int) -> Part | None:
+    def take_probe(self, rng: random.Random, opening: int, now: float) -> Part | None:
         """Hand out one record at random, to probe whether the gateway is available again.
 
         Records that have not failed as a probe during this opening of the circuit come first, and suspects after others.
         """
         with self._lock:
             for since in (opening, ANY_OPENING):
-                if (part := self._hand_out_random(rng, since)) is not None:
+                if (part := self._hand_out_random(rng, since, now)) is not None:
                     return part
                 if (record := self.quarantine.take_probe(since)) is not None:
                     self._hand_out([record])
@@ -381,7 +379,7 @@ class Ledger:
         """Put every waiting record into the queue, for the end."""
         with self._lock:
             self.queue.unshelve(math.inf)
-            if len(self.quarantine):
+            if self.quarantine.held:
                 self.queue.put_first(self.quarantine.take_all())
 
     def _end_oldest(self, limit: int, outcome_for: Callable[[Receipt], Outcome | None]) -> int:

@@ -23,30 +23,30 @@ class ByteLimit:
 
     Attributes:
         value: Bytes that a batch may have now.
+        is_learnt: Whether that is less than the configured.
     """
 
     def __init__(self, configured: int) -> None:
         self._configured = configured
         self.value = configured
+        self.is_learnt = False
         self._accepted = 0
         self._needed = _FEW
         self._changed_at = 0  # number of the latest post when the limit last changed
         self._tried: int | None = None  # number of the latest post when a larger one was let go; None: none is
 
     def allowance(self, last_post: int) -> int:
-        """Return the bytes that the next batch may have: the limit, or twice as much if it is time to try that."""
-        if self.value >= self._configured or self._accepted < self._needed or self._tried is not None:
+        """Return the bytes that the next batch may have, below the configured: the limit, or a try of twice as much."""
+        if self._accepted < self._needed or self._tried is not None:
             return self.value
         self._tried = last_post
         return min(2 * self.value, self._configured)
 
     def accepted(self, size: int, post: int) -> None:
         """Note that a post of so many bytes was accepted."""
-        if self.value >= self._configured:
-            return
         if size > self.value:
             self._change(min(2 * self.value, self._configured), post)
-            if self.value >= self._configured:
+            if not self.is_learnt:
                 self._needed = _FEW
         elif 2 * size >= self.value:
             self._accepted += 1
@@ -71,6 +71,7 @@ class ByteLimit:
 
     def _change(self, value: int, post: int) -> None:
         self.value = value
+        self.is_learnt = value < self._configured
         self._accepted = 0
         self._tried = None
         self._changed_at = post

@@ -173,6 +173,9 @@ class Quarantine:
 
     Attributes:
         counts: Suspects by class.
+        held: Suspects.
+        oldest: Monotonic seconds of the earliest push of a suspect; no suspect is older.
+        is_postponed: Whether parts are not posted for a while.
         lone: The lone suspects, in the order in which they came.
     """
 
@@ -180,17 +183,16 @@ class Quarantine:
         self._capacity = max(1.0, capacity)
         self._max_bytes = max_bytes
         self.counts: Counter[EventKind] = Counter()
+        self.held = 0
+        self.is_postponed = False
         self.lone: dict[Receipt, None] = {}
         self.lone_bytes = 0
         self._parts: deque[Part] = deque()
         self._next_lone_at = -math.inf
         self._parts_at = -math.inf  # monotonic seconds; no part is posted before
         self._postponed = 0
-        self._oldest = math.inf  # no suspect was pushed before
+        self.oldest = math.inf  # no suspect was pushed before
         self._closing = False
-
-    def __len__(self) -> int:
-        return self.counts.total()
 
     def __iter__(self) -> Iterator[Receipt]:
         for part in self._parts:
@@ -215,7 +217,8 @@ class Quarantine:
     def _count(self, records: Iterable[Receipt]) -> None:
         for record in records:
             self.counts[record.kind] += 1
-            self._oldest = min(self._oldest, record._pushed_at)
+            self.held += 1
+            self.oldest = min(self.oldest, record._pushed_at)
 
     def failed_alone(self, suspicion: Suspicion, failure: int, now: float) -> None:
         """Note that a post of one record alone has failed while the gateway was well, and when it is tried again."""
@@ -255,12 +258,14 @@ class Quarantine:
     def postpone(self, now: float) -> None:
         """Post no part for a while, because no other record waits that could show whether the gateway is available."""
         self._postponed += 1
+        self.is_postponed = True
         pause = min(2.0 ** (self._postponed - 1), _LONGEST_WAIT)
         self._parts_at = now + (min(pause, _CLOSING_PAUSE) if self._closing else pause)
 
     def resume(self) -> None:
         """Post parts again, because the gateway has accepted a post."""
         self._postponed = 0
+        self.is_postponed = False
         self._parts_at = -math.inf
 
     # Out
@@ -326,7 +331,7 @@ class Quarantine:
 
     def take_expired(self, pushed_until: float) -> list[Receipt]:
         """Take out the suspects that were pushed by then."""
-        if self._oldest > pushed_until:
+        if self.oldest > pushed_until:
             return []
         expired = [record for record in self.lone if record._pushed_at <= pushed_until]
         for record in expired:
@@ -338,7 +343,7 @@ class Quarantine:
                 self._uncount(gone)
                 expired += gone
         self._parts = deque(part for part in self._parts if part.records)
-        self._oldest = min((record._pushed_at for record in self), default=math.inf)
+        self.oldest = min((record._pushed_at for record in self), default=math.inf)
         return expired
 
     def take_all(self) -> list[Receipt]:
@@ -348,19 +353,16 @@ class Quarantine:
         self.lone.clear()
         self.lone_bytes = 0
         self.counts.clear()
-        self._oldest = math.inf
+        self.held = 0
+        self.oldest = math.inf
         return suspects
 
     def _uncount(self, records: Iterable[Receipt]) -> None:
         for record in records:
             self.counts[record.kind] -= 1
+            self.held -= 1
 
     # Flushing and closing
-
-    @property
-    def first_expiry(self) -> float:
-        """The earliest push of a suspect, in monotonic seconds; no suspect is older."""
-        return self._oldest
 
     def try_at_once(self) -> None:
         """Have every lone suspect tried once, as soon as a flush task is free."""

@@ -18,6 +18,10 @@ from bucketeer_async._events._receipt import Receipt
 _RANDOM_TRIES: Final = 20  # before every record is looked at
 
 
+def _is_fit(record: Receipt, opening: int, pushed_after: float) -> bool:
+    return record._pushed_at > pushed_after and not has_failed_during(record, opening)
+
+
 class RecordQueue:
     """Waiting records.
 
@@ -73,8 +77,13 @@ class RecordQueue:
         size = len(record._body)
         self.body_bytes -= size
 
-    def take_random(self, rng: random.Random, opening: int) -> tuple[Receipt, int] | None:
+    def take_random(self, rng: random.Random, opening: int, pushed_after: float) -> tuple[Receipt, int] | None:
         """Take out a record at random, but none that has failed as a probe during this opening of the circuit.
+
+        Args:
+            rng: The source of chance.
+            opening: The opening.
+            pushed_after: Monotonic seconds; records that were pushed earlier are past their lifetime.
 
         Returns:
             The record, and its place for `put_at`: a number that stays true while others come and go at both ends.
@@ -82,10 +91,10 @@ class RecordQueue:
         records = self.records
         for _ in range(min(len(records), _RANDOM_TRIES)):
             index = rng.randrange(len(records))
-            if not has_failed_during(records[index], opening):
+            if _is_fit(records[index], opening, pushed_after):
                 return self._take_at(index)
         # Unlucky, or few are left: look at each.
-        fresh = [index for index, record in enumerate(records) if not has_failed_during(record, opening)]
+        fresh = [index for index, record in enumerate(records) if _is_fit(record, opening, pushed_after)]
         return self._take_at(rng.choice(fresh)) if fresh else None
 
     def _take_at(self, index: int) -> tuple[Receipt, int]:

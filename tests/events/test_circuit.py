@@ -77,7 +77,7 @@ def test_slots_reopen_one_per_answered_post() -> None:
     gate.failed(first, OUTAGE, 0.0)
     gate.leave(first, 0.0)
     probe = gate.enter()
-    gate.succeeded(probe, gate.begin_post())
+    gate.succeeded(probe, 1)
     gate.leave(probe, 1.0)
 
     passes = []
@@ -85,7 +85,7 @@ def test_slots_reopen_one_per_answered_post() -> None:
         passes.append(gate.enter())
     assert len(passes) == 2
 
-    gate.succeeded(passes[0], gate.begin_post())
+    gate.succeeded(passes[0], 1)
     gate.leave(passes[0], 1.0)
     while gate.wait(1.0) == 0.0:
         passes.append(gate.enter())
@@ -97,7 +97,7 @@ def test_what_began_before_the_outage_does_not_count() -> None:
     old, first = gate.enter(), gate.enter()
     gate.failed(first, OUTAGE, 0.0)
     probe = gate.enter()
-    gate.succeeded(probe, gate.begin_post())
+    gate.succeeded(probe, 1)
 
     assert not gate.failed(old, OUTAGE, 1.0)
 
@@ -171,7 +171,7 @@ def test_circuit_invariants(steps: list[str], slots: int) -> None:
             case "enter" if gate.wait(now) == 0.0:
                 inside.append(gate.enter())
             case "ok" if inside:
-                gate.succeeded(inside[0], gate.begin_post())
+                gate.succeeded(inside[0], 1)
             case "fail" if inside:
                 gate.failed(inside[-1], OUTAGE, now)
             case "leave" if inside:
