@@ -38,7 +38,7 @@ class RateLimitedLog:
         self._logger = logger
         self._clock = clock
         self._lock = threading.RLock()  # reentrant: the garbage collector may run a push while the lock is held
-        self._problems: dict[str, _Problem] = {}
+        self.problems: dict[str, _Problem] = {}
 
     def report_warning(self, topic: str, message: str, *args: object) -> None:
         """Log a warning, at most once a minute per topic; the next line has the number of suppressed warnings."""
@@ -50,22 +50,22 @@ class RateLimitedLog:
 
     def report_recovery(self, topic: str, message: str) -> None:
         """Log the end of a topic's problem at DEBUG; do nothing if the topic has no problem."""
-        if topic not in self._problems:
+        if topic not in self.problems:
             return
         with self._lock:
-            ended = self._problems.pop(topic, None)
+            ended = self.problems.pop(topic, None)
         if ended is not None:
             self._write(logging.DEBUG, message)
 
     def _report(self, topic: str, level: int, interval: float, message: str, args: tuple[object, ...]) -> None:
         now = self._clock()
         with self._lock:
-            problem = self._problems.get(topic)
+            problem = self.problems.get(topic)
             if problem is not None and level <= problem.level and now - problem.logged_at < interval:
                 problem.suppressed += 1
                 return
             suppressed = problem.suppressed if problem is not None else 0
-            self._problems[topic] = _Problem(level, now)
+            self.problems[topic] = _Problem(level, now)
         if suppressed:
             message += " (and %d more times since the last line)"
             args = (*args, suppressed)

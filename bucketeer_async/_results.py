@@ -110,6 +110,8 @@ class EventCounts:
         spooled: Events that were written to the spool when the drain ended.
         queued: Events that wait to be sent, for the first time or again.
         in_flight: Events in a request that has no result yet.
+        quarantined: Queued events that failed although the gateway was available. They are sent apart from the others,
+            so that they delay none.
     """
 
     pushed: int = 0
@@ -122,6 +124,7 @@ class EventCounts:
     spooled: int = 0
     queued: int = 0
     in_flight: int = 0
+    quarantined: int = 0
 
     @property
     def refused(self) -> int:
@@ -164,8 +167,9 @@ class Statistics:
         posts: Requests to ``/register_events``, including retries.
         posted_events: Events in these requests; ``posted_events / posts`` is the mean size of a batch.
         protocol_anomalies: Event ids in responses that were not in the request.
-        circuit: State of the circuit breaker. ``"closed"``: batches are sent. ``"open"``: requests are paused because
-            the gateway is unavailable. ``"probing"``: one batch tests whether the gateway is available again.
+        circuit: State of the circuit breaker. ``"closed"``: batches are sent. ``"checking"``: after a failure,
+            one event tests whether the gateway is available. ``"open"``: requests are paused because it is not.
+            ``"probing"``: one event tests whether it is available again.
         spool: State of the spool as of its last write; None without a spool.
         local_evaluation: State of local evaluation; None unless a client evaluates flags locally.
     """

@@ -111,6 +111,11 @@ _TABLE: Final = (
 # fmt: on
 
 
+def is_throttled(error: ApiError) -> bool:
+    """Whether the gateway asks for fewer requests: it is available, and does not mean the body."""
+    return isinstance(error, StatusError) and error.status_code == 429
+
+
 def decide(error: ApiError) -> Decision:
     """Return what to do about a request that failed as a whole."""
     return next(row.then(error) for row in _TABLE if row.when(error))

@@ -32,16 +32,19 @@ class _Summary:
     size: int = 0
     first: float = float("inf")
     last: float = 0.0
+    suspects: int = 0
 
     def add(self, event: SpooledEvent) -> None:
         self.events += 1
         self.size += len(event.body)
         self.first = min(self.first, event.pushed)
         self.last = max(self.last, event.pushed)
+        self.suspects += event.is_suspect
 
     def __str__(self) -> str:
         pushed = f", pushed {_time(self.first)} to {_time(self.last)}" if self.events else ""
-        return f"{self.events} events, {self.size} bytes{pushed}"
+        quarantined = f", {self.suspects} quarantined" if self.suspects else ""
+        return f"{self.events} events, {self.size} bytes{pushed}{quarantined}"
 
 
 @dataclass(slots=True)

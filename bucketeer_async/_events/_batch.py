@@ -21,11 +21,13 @@ from typing import Any, Final
 from bucketeer_async._errors import ApiError, StatusError
 from bucketeer_async._events._circuit import Circuit, Permit
 from bucketeer_async._events._ledger import Ledger
+from bucketeer_async._events._limits import ByteLimit
+from bucketeer_async._events._quarantine import Part, suspicion_of
 from bucketeer_async._events._receipt import Receipt
 from bucketeer_async._log import RateLimitedLog
 from bucketeer_async._options import ProcessorConfig
 from bucketeer_async._results import Fate, Outcome
-from bucketeer_async._retry import Action, Decision, PauseKind, backoff, decide
+from bucketeer_async._retry import Action, Decision, PauseKind, backoff, decide, is_throttled
 from bucketeer_async._transport._api import Lease
 from bucketeer_async._transport._responses import RegisterEventsResponse
 
@@ -33,40 +35,33 @@ _TOPIC: Final = "delivery"
 _AGAIN: Final = 600.0  # seconds between two log lines about one outage
 _CLOCK_TOPIC: Final = "clock"
 _MOST_SKEW: Final = 3600.0  # seconds that the clocks may differ; the gateway takes no event from further ahead
-_SMALLEST_LIMIT: Final = 1024  # bytes; a server that refuses even this is not refusing for the size
 _SURELY_TAKEN: Final = 64 * 1024  # bytes that any sane limit lets through; what refuses less may refuse everything
-_MAX_SUSPECTS: Final = 3  # lone events refused in one batch before the gateway itself is suspected
+_MAX_LONE_REFUSALS: Final = 3  # lone events refused, with nothing accepted since, before the gateway is suspected
+_QUARANTINE_TOPIC: Final = "quarantine"
 _UNDECODABLE: Final = "proto:"  # how the gateway's message begins when it names the event's own fault
 
 
 class Batch:
-    """One batch that is being delivered: the parts still to post, and the lone events under suspicion.
+    """One batch that is being delivered: the parts still to post.
 
-    Invariant: every unsettled record is in ``parts`` or in ``suspects``, also while a post is awaited, and when a bug
-    ends the delivery: a part is taken off only after its records were settled or shelved.
+    Invariant: every unsettled record is in ``parts``, also while a post is awaited, and when a bug ends the delivery: a
+    part is taken off only after its records were settled, shelved, or put in quarantine.
 
     Args:
-        records: The events, the oldest first.
+        part: The events.
         permit: The circuit's permission to post.
+        is_probe: Whether the batch probes whether the gateway is available again.
     """
 
-    __slots__ = ("delivered_before", "limit_before", "parts", "permit", "resent", "suspects")
+    __slots__ = ("is_probe", "is_suspect", "parts", "permit", "resent", "unclear")
 
-    def __init__(self, records: list[Receipt], permit: Permit) -> None:
+    def __init__(self, part: Part, permit: Permit, *, is_probe: bool = False) -> None:
         self.permit = permit
-        self.parts = [records]
-        self.suspects: list[tuple[Receipt, ApiError]] = []
-        self.limit_before = 0  # the limit of bytes when the delivery began
-        self.delivered_before = -1  # the ledger's count when the first part was refused; -1: none was
+        self.is_probe = is_probe
+        self.is_suspect = part.is_suspect
+        self.parts = [part]
         self.resent = False
-
-    def unsettled(self) -> list[Receipt]:
-        """Return what goes back to the queue, in its order.
-
-        The suspects come last: otherwise the next batch would meet them first, and blame the gateway again.
-        """
-        parts = [record for part in reversed(self.parts) for record in part]
-        return [record for record in [*parts, *(suspect for suspect, _ in self.suspects)] if record.outcome is None]
+        self.unclear = 0  # parts that failed in a row, with no sign of whether the gateway is available
 
 
 class Delivery:
@@ -80,15 +75,17 @@ class Delivery:
         clock: Monotonic seconds.
         rng: Source of the jitter.
         on_flushed: Called when a flush task is free again.
+        on_suspect: Called with every record that has failed alone although the gateway was available.
         logger: Where bugs of this package are logged.
         log: Where outages are logged, once each.
 
     Attributes:
-        max_bytes: Bytes of the events in one batch: as configured, or less once the gateway has refused more.
+        limit: Bytes of the events in one batch.
         longest_pause: Seconds of the longest backoff of single events; lowered when the processor closes.
         posts: Requests sent.
         posted_events: Events in those requests.
         protocol_anomalies: Ids in answers that were not in the request.
+        suspects_in_flight: Batches from the quarantine that are being delivered.
     """
 
     def __init__(
@@ -101,6 +98,7 @@ class Delivery:
         clock: Callable[[], float],
         rng: random.Random,
         on_flushed: Callable[[], None],
+        on_suspect: Callable[[Receipt], None],
         logger: logging.Logger,
         log: RateLimitedLog,
     ) -> None:
@@ -111,14 +109,17 @@ class Delivery:
         self._clock = clock
         self._rng = rng
         self._on_flushed = on_flushed
+        self._on_suspect = on_suspect
         self._logger = logger
         self._log = log
-        self.max_bytes = config.flush_max_bytes
+        self.limit = ByteLimit(config.flush_max_bytes)
         self.longest_pause = config.retry.maximum
         self._tasks: weakref.WeakSet[Any] = weakref.WeakSet()  # the flush tasks
         self.posts = 0
         self.posted_events = 0
         self.protocol_anomalies = 0
+        self.suspects_in_flight = 0
+        self._lone_refusals = 0
 
     async def flush_batches(self, batches: asyncio.Queue[Batch]) -> None:
         """Deliver batches from the queue until cancelled: the work of one flush task."""
@@ -147,8 +148,7 @@ class Delivery:
                 task.get_coro().close()
 
     async def _deliver(self, batch: Batch) -> None:
-        """Deliver a batch; when this returns, or is cancelled, each record is settled or back in the queue."""
-        batch.limit_before = self.max_bytes
+        """Deliver a batch; when this returns, or is cancelled, each record is settled or waits again."""
         try:
             while batch.parts:
                 part = batch.parts[-1]
@@ -160,42 +160,70 @@ class Delivery:
                     error = await self._post(batch, part)
                 if error is None:
                     batch.parts.pop()
-                elif not self._goes_on_after(error, batch, part):
+                elif not await self._goes_on_after(error, batch, part):
                     return
-            if batch.suspects:
-                self._judge_suspects(batch)
         finally:
             self.give_back(batch)
 
     def give_back(self, batch: Batch) -> None:
-        """End a batch; what is not settled goes back to the queue."""
-        if batch.parts or batch.suspects:
-            self._ledger.put_back(batch.unsettled())
+        """End a batch; what is not settled waits again: suspects in quarantine, all others at the head of the queue."""
+        for part in batch.parts:  # the last one is the next to be posted, so it comes to the head last
+            records = [record for record in part.records if record.outcome is None]
+            if not records:
+                continue
+            if not part.is_suspect and part.place is not None:
+                self._ledger.put_at(records[0], part.place)
+            elif not part.is_suspect:
+                self._ledger.put_back(records)
+            elif len(records) == 1 and records[0]._suspicion is not None and records[0]._suspicion.failures:
+                self._ledger.put_alone(records[0])
+            else:
+                part.records = records
+                self._ledger.put_in_quarantine(part)
+        self.suspects_in_flight -= batch.is_suspect
         self._circuit.leave(batch.permit, self._clock())
 
-    async def _post(self, batch: Batch, part: Sequence[Receipt]) -> ApiError | None:
+    async def _post(self, batch: Batch, part: Part) -> ApiError | None:
         """Post a part, and settle its records; return the error of a post that failed as a whole."""
+        records = part.records
+        bodies = [record._body for record in records]
+        self._circuit.last_post += 1
+        part.post = number = self._circuit.last_post
         self.posts += 1
-        self.posted_events += len(part)
+        self.posted_events += len(records)
         try:
-            answer = await self._lease.register_events(
-                [record._body for record in part], timeout=self._config.request_timeout
-            )
+            answer = await self._lease.register_events(bodies, timeout=self._config.request_timeout)
             batch.resent = False
-            self._read(part, answer, batch.permit)
+            self._circuit.succeeded(batch.permit, number)
+            self._lone_refusals = 0
+            if self._ledger.quarantine.is_postponed:
+                self._ledger.quarantine.resume()
+            if part.whole is not None or self.limit.is_learnt:
+                self._note_size(part, sum(map(len, bodies)), number)
+            self._read(records, answer)
         except ApiError as error:
             return error
         except BaseException:
-            _mark_maybe_stored(part)
+            _mark_maybe_stored(records)
             raise
         return None
 
+    def _note_size(self, part: Part, size: int, number: int) -> None:
+        """Learn from the size of an accepted part."""
+        whole = part.whole
+        if whole is not None:
+            whole.taken += 1
+            if whole.taken == 2 and not whole.failed:
+                self.limit.refused(whole.size, number, self._circuit.last_post)
+                return
+        self.limit.accepted(size, number)
+
     # After an answer
 
-    def _read(self, part: Sequence[Receipt], answer: RegisterEventsResponse, permit: Permit) -> None:
+    def _read(self, part: Sequence[Receipt], answer: RegisterEventsResponse) -> None:
         """Settle what the gateway took or rejected, and keep for later what it asks to send again."""
-        self._circuit.succeeded(permit)
-        self._log.report_recovery(_TOPIC, "events are delivered again")
+        if self._log.problems:
+            self._log.report_recovery(_TOPIC, "events are delivered again")
         if answer.server_time is not None:
             self._compare_clocks(answer.server_time)
         errors = answer.errors
@@ -234,9 +262,10 @@ class Delivery:
     def _shelve(self, records: list[Receipt]) -> None:
         if not records:
             return
-        for record in records:
-            record._tries += 1
-        pause = backoff(self._config.retry, max(record._tries for record in records), self._rng)
+        suspicions = [suspicion_of(record, 0) for record in records]
+        for suspicion in suspicions:
+            suspicion.requests += 1
+        pause = backoff(self._config.retry, max(each.requests for each in suspicions), self._rng)
         self._ledger.shelve(records, self._clock() + min(pause, self.longest_pause))
 
     def _reject(self, records: Sequence[Receipt], message: str) -> None:
@@ -251,21 +280,186 @@ class Delivery:
 
     # After a failed post
 
-    def _goes_on_after(self, error: ApiError, batch: Batch, part: list[Receipt]) -> bool:
+    async def _goes_on_after(self, error: ApiError, batch: Batch, part: Part) -> bool:
         """Act on a failed post; return whether the batch goes on."""
         decision = decide(error)
         if decision.maybe_stored:
-            _mark_maybe_stored(part)
+            _mark_maybe_stored(part.records)
         match decision.action:
-            case Action.SPLIT:
-                return self._split(batch, part, error)
-            case Action.SPLIT_BYTES:
-                return self._split_by_bytes(batch, part, error)
             case Action.RESEND if not batch.resent:
                 batch.resent = True
                 return True
-        self._pause(decision, error, batch.permit)
+            case Action.SPLIT if len(part.records) > 1:
+                self._split(batch, part, len(part.records) // 2)
+                return True
+            case Action.SPLIT_BYTES if len(part.records) > 1:
+                self._split_by_bytes(batch, part)
+                return True
+            case Action.SPLIT | Action.SPLIT_BYTES:
+                return self._refused_alone(error, batch, part)
+        return await self._goes_on_after_outage(error, decision, batch, part)
+
+    def _split(self, batch: Batch, part: Part, middle: int) -> None:
+        """Halve a part, to find the event that the gateway refuses."""
+        batch.parts[-1:] = part.cut(middle)
+
+    def _split_by_bytes(self, batch: Batch, part: Part) -> None:
+        """Halve a part that is too large, and remember the limit."""
+        sizes = list(accumulate(len(record._body) for record in part.records))
+        self.limit.refused(sizes[-1], part.post, self._circuit.last_post)
+        middle = bisect_right(sizes, sizes[-1] // 2)
+        self._split(batch, part, min(max(middle, 1), len(part.records) - 1))
+
+    def _refused_alone(self, error: ApiError, batch: Batch, part: Part) -> bool:
+        """Act on a bad request with one event: reject the event if it is surely the cause, else suspect it.
+
+        A gateway that accepts nothing at all rejects nothing: after a few lone refusals the circuit opens.
+        """
+        record, now = part.records[0], self._clock()
+        names_the_event = isinstance(error, StatusError) and error.detail.startswith(_UNDECODABLE)
+        is_too_large = decide(error).action is Action.SPLIT_BYTES and len(record._body) > _SURELY_TAKEN
+        suspicion = suspicion_of(record, self._circuit.last_post)
+        self._ledger.quarantine.refused_alone(suspicion, self._circuit.last_post, now)
+        if names_the_event or is_too_large:
+            self._circuit.succeeded(batch.permit, 0)  # the gateway is well, though no post was accepted
+            self._lone_refusals = 0
+        elif not self._ledger.quarantine.is_guilty(suspicion, self._circuit.last_accepted, now):
+            suspicion.opening = self._circuit.opening
+            self._lone_refusals += 1
+            part.is_suspect = True
+            if batch.is_probe or self._lone_refusals >= _MAX_LONE_REFUSALS:
+                self._pause(Decision(action=Action.PAUSE), error, batch.permit)
+                return False
+            self._put_alone(batch.parts.pop(), error)
+            return True
+        self._reject([record], (isinstance(error, StatusError) and error.detail) or str(error))
+        batch.parts.pop()
+        return True
+
+    async def _goes_on_after_outage(self, error: ApiError, decision: Decision, batch: Batch, part: Part) -> bool:
+        """Act on an outage, or on what looks like one: find out whether it is the gateway or the body."""
+        before, part.failure = part.failure, self._circuit.last_post
+        if not part.is_suspect:
+            before = self._first_failure(part)
+        is_well = bool(before) and self._circuit.last_accepted > before
+        if batch.is_probe or decision.retry_after is not None or is_throttled(error):
+            is_well = is_well and not batch.is_probe
+            if not is_well:
+                self._note_probe(part)
+                self._pause(decision, error, batch.permit)
+                return False
+        if not is_well:
+            if not self._circuit.may_check(batch.permit):
+                return False  # another batch has found out, or is just finding out
+            if part.is_suspect and len(part.records) == 1:
+                is_well = True  # tried again after a pause in any case, it holds up nothing: no check is worth a post
+            else:
+                is_well = await self._check(error, decision, batch, part)
+        if is_well:
+            self._suspect(error, batch, part)
+            batch.unclear = 0
+            return True
+        return part.is_suspect and self._circuit.may_go_on(batch.permit, self._clock()) and self._leave_unclear(batch)
+
+    def _first_failure(self, part: Part) -> int:
+        """Note that a part has failed; return the number of the latest post when it first failed, 0 if it had not."""
+        first = 0
+        for record in part.records:
+            if record._suspicion is not None and record._suspicion.first_failure:
+                first = max(first, record._suspicion.first_failure)
+            suspicion_of(record, part.failure)
+        return first
+
+    def _note_probe(self, part: Part) -> None:
+        """Note that records have failed during this opening of the circuit; a lone suspect may have had its last try."""
+        for record in part.records:
+            suspicion = suspicion_of(record, part.failure)
+            suspicion.opening = self._circuit.opening
+            if part.is_suspect and len(part.records) == 1:
+                self._ledger.quarantine.note_try(suspicion)
+
+    async def _check(self, error: ApiError, decision: Decision, batch: Batch, part: Part) -> bool:
+        """Post one other record alone; return whether the gateway takes it. If not, the circuit opens.
+
+        But not if a suspect part has to bear witness for itself, because no other record waits: a part of bad records
+        alone says nothing about the gateway.
+        """
+        witness = self._ledger.take_witness(self._rng, self._clock())
+        opens = witness is not None or not part.is_suspect
+        index = -1
+        if witness is None:
+            if len(part.records) == 1:
+                self._pause(decision, error, batch.permit)
+                return False
+            index = self._rng.randrange(len(part.records))
+            witness = Part([part.records.pop(index)], is_suspect=part.is_suspect, failure=part.failure)
+        batch.parts.append(witness)
+        self._circuit.begin_check(batch.permit)
+        async with self._lease.slots:
+            failure = await self._post(batch, witness)
+        if failure is None or self._names_the_event(failure, witness.records[0]):
+            batch.parts.pop()
+            self._circuit.end_check(batch.permit)
+            return True
+        if decide(failure).maybe_stored:
+            _mark_maybe_stored(witness.records)
+        witness.failure = self._circuit.last_post
+        self._first_failure(witness)
+        if opens:
+            self._pause(decision, error, batch.permit)
+            self._note_probe(witness)
+        else:
+            self._circuit.end_check(batch.permit)
+        if index >= 0:
+            batch.parts.pop()
+            part.records.insert(index, witness.records[0])
         return False
+
+    def _leave_unclear(self, batch: Batch) -> bool:
+        """Go on with the other parts of a batch, which may show that the gateway is available; False if none is left."""
+        batch.unclear += 1
+        if batch.unclear < len(batch.parts):
+            batch.parts.insert(0, batch.parts.pop())
+            return True
+        self._ledger.quarantine.postpone(self._clock())
+        return False
+
+    def _names_the_event(self, error: ApiError, record: Receipt) -> bool:
+        """Reject a record whose own fault the gateway names; return whether it does."""
+        if not (isinstance(error, StatusError) and error.detail.startswith(_UNDECODABLE)):
+            return False
+        if decide(error).action is not Action.SPLIT:
+            return False
+        self._reject([record], error.detail)
+        return True
+
+    def _suspect(self, error: ApiError, batch: Batch, part: Part) -> None:
+        """Put a part that failed although the gateway is well in quarantine, or halve it there."""
+        if not part.is_suspect:
+            batch.parts.pop()
+            self._ledger.put_in_quarantine(part)  # it is posted once more as it is: it may have failed for a moment
+            self._log_quarantine(error)
+        elif len(part.records) > 1:
+            self._split(batch, part, len(part.records) // 2)
+        else:
+            suspicion = suspicion_of(part.records[0], part.failure)
+            self._ledger.quarantine.failed_alone(suspicion, part.failure, self._clock())
+            self._put_alone(batch.parts.pop(), error)
+
+    def _put_alone(self, part: Part, error: ApiError) -> None:
+        self._ledger.put_alone(part.records[0])
+        self._on_suspect(part.records[0])
+        self._log_quarantine(error)
+
+    def _log_quarantine(self, error: ApiError) -> None:
+        self._log.report(
+            _QUARANTINE_TOPIC,
+            logging.WARNING,
+            _AGAIN,
+            "%d events are in quarantine, because the gateway takes others and not these (%s); they are tried again",
+            self._ledger.quarantine.held,
+            _brief(error),
+        )
 
     def _pause(self, decision: Decision, error: ApiError, permit: Permit) -> None:
         """Hold back every post."""
@@ -283,64 +477,10 @@ class Delivery:
             hint,
         )
 
-    def _split(self, batch: Batch, part: list[Receipt], error: ApiError) -> bool:
-        """Halve a part that the gateway cannot decode, or decide about a lone event."""
-        if len(part) > 1:
-            self._halve(batch, part, len(part) // 2)
-            return True
-        is_guilty = isinstance(error, StatusError) and error.detail.startswith(_UNDECODABLE)
-        return self._decide_alone(batch, part, error, is_guilty=is_guilty)
-
-    def _split_by_bytes(self, batch: Batch, part: list[Receipt], error: ApiError) -> bool:
-        """Halve a part that is too large, and remember the limit; or decide about a lone event."""
-        if len(part) == 1:
-            return self._decide_alone(batch, part, error, is_guilty=len(part[0]._body) > _SURELY_TAKEN)
-        sizes = list(accumulate(len(record._body) for record in part))
-        self.max_bytes = max(min(self.max_bytes, sizes[-1] // 2), _SMALLEST_LIMIT)
-        self._halve(batch, part, min(max(bisect_right(sizes, sizes[-1] // 2), 1), len(part) - 1))
-        return True
-
-    def _halve(self, batch: Batch, part: list[Receipt], middle: int) -> None:
-        self._remember_delivered(batch)
-        batch.parts[-1:] = [part[middle:], part[:middle]]
-
-    def _remember_delivered(self, batch: Batch) -> None:
-        if batch.delivered_before < 0:
-            batch.delivered_before = self._ledger.delivered
-
-    def _decide_alone(self, batch: Batch, part: list[Receipt], error: ApiError, *, is_guilty: bool) -> bool:
-        """Reject a lone event that is to blame for certain, or if the gateway takes others; else suspect it."""
-        self._remember_delivered(batch)
-        if is_guilty or self._gateway_takes_others(batch):
-            self._circuit.succeeded(batch.permit)  # the event alone is the cause: the gateway is well
-            self._reject(part, _words(error))
-            batch.parts.pop()
-        else:
-            batch.suspects.append((batch.parts.pop()[0], error))
-        return len(batch.suspects) < _MAX_SUSPECTS or self._judge_suspects(batch)
-
-    def _judge_suspects(self, batch: Batch) -> bool:
-        """Reject the suspects if the gateway takes other events; else blame the gateway, and return False."""
-        if self._gateway_takes_others(batch):
-            for record, error in batch.suspects:
-                self._reject([record], _words(error))
-            batch.suspects = []
-            return True
-        self.max_bytes = max(self.max_bytes, batch.limit_before)  # it was not the size that was refused
-        self._pause(Decision(action=Action.PAUSE), batch.suspects[0][1], batch.permit)
-        return False
-
-    def _gateway_takes_others(self, batch: Batch) -> bool:
-        return self._ledger.delivered > batch.delivered_before
-
 
 def _mark_maybe_stored(part: Iterable[Receipt]) -> None:
     for record in part:
         record._maybe_stored = True
-
-
-def _words(error: ApiError) -> str:
-    return (isinstance(error, StatusError) and error.detail) or str(error)
 
 
 def _brief(error: ApiError) -> str:

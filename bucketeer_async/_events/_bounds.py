@@ -10,11 +10,13 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Final
 
+from bucketeer_async._events._quarantine import Quarantine
 from bucketeer_async._events._queue import RecordQueue
 from bucketeer_async._models import EventKind
 from bucketeer_async._options import Overflow
 
 _RECOVERED_SHARE: Final = 0.5  # of a bound; beyond it events from the spool wait in the spool
+_LONE_SHARE: Final = 0.1  # of a bound, which lone suspects may hold
 _YIELDING_SHARE: Final = 0.9  # of a bound; beyond it the classes in `_YIELDING` are refused
 _YIELDING: Final = frozenset({EventKind.METRICS})  # classes that give way to the others
 
@@ -70,7 +72,11 @@ class Bounds:
         """Events that could still be accepted, by their number."""
         return max(0, self._capacity - self.held)
 
-    def admission(self, kind: EventKind, size: int, queue: RecordQueue) -> Admission:
+    def new_quarantine(self) -> Quarantine:
+        """Return a quarantine with its share of the bounds."""
+        return Quarantine(self._capacity * _LONE_SHARE, self._max_bytes * _LONE_SHARE)
+
+    def admission(self, kind: EventKind, size: int, queue: RecordQueue, quarantine: Quarantine) -> Admission:
         """Decide about a push of ``size`` bytes."""
         held, held_bytes = self.held + 1, self.held_bytes + size
         if held <= self.free_capacity and held_bytes <= self.free_max_bytes:
@@ -79,13 +85,14 @@ class Bounds:
             return Admission.YIELD
         if held <= self._capacity and held_bytes <= self._max_bytes:
             return Admission.ACCEPT
-        if self._when_full is Admission.DISPLACE and not self._can_displace(size, queue):
+        if self._when_full is Admission.DISPLACE and not self._can_displace(size, queue, quarantine):
             return Admission.REFUSE
         return self._when_full
 
-    def _can_displace(self, size: int, queue: RecordQueue) -> bool:
+    def _can_displace(self, size: int, queue: RecordQueue, quarantine: Quarantine) -> bool:
         """Whether dropping queued events can make room; if not, none is dropped in vain."""
-        fixed, fixed_bytes = self.held - len(queue.records), self.held_bytes - queue.body_bytes
+        fixed = self.held - len(queue.records) - len(quarantine.lone)
+        fixed_bytes = self.held_bytes - queue.body_bytes - quarantine.lone_bytes
         return fixed < self._capacity and fixed_bytes + size <= self._max_bytes
 
     def exceeded_by(self, held: int, held_bytes: int) -> bool:

@@ -13,6 +13,7 @@ from typing import Final
 from bucketeer_async._options import RetryPolicy
 from bucketeer_async._retry import CONFIGURATION_PAUSE, Action, Decision, PauseKind, backoff_step
 
+_CONFIGURATION_PAUSES: Final = (1.0, 5.0)  # seconds before the first probes; a key may just have been made
 _EARLY: Final = 10.0  # seconds; how long an outage counts as early
 _EARLY_STEP: Final = 2.0  # seconds; the longest step early in an outage
 _CLOSING_STEP: Final = 1.0  # seconds; the longest step while the processor closes
@@ -23,15 +24,22 @@ class CircuitState(StrEnum):
     """The state of a `Circuit`."""
 
     CLOSED = "closed"
+    CHECKING = "checking"
     OPEN = "open"
     PROBING = "probing"
 
 
 @dataclass(slots=True)
 class Permit:
-    """Permission to post one batch."""
+    """Permission to post one batch.
 
-    generation: int
+    Attributes:
+        opening: Number of times that the circuit had opened when the batch entered.
+        is_checking: Whether the batch checks whether the gateway is available.
+    """
+
+    opening: int
+    is_checking: bool = False
 
 
 class Circuit:
@@ -40,13 +48,17 @@ class Circuit:
     States::
 
         CLOSED  --failed-->  OPEN  --enter, after the pause-->  PROBING  --succeeded-->  CLOSED
-                              ^-------------failed---------------'
+         |  ^                ^  ^-------------failed---------------'
+    begin_check  end_check   |
+         v  |                |
+        CHECKING ---failed---'
 
     Invariants:
 
     - At most ``slots`` batches are in flight, and none enters while ``limit`` are, with ``1 <= limit <= slots``, but for
       the probe.
     - At most one batch in flight has entered while PROBING.
+    - While CHECKING, no batch enters or posts but the one that checks.
     - The result of a batch that entered before the circuit last opened is ignored, so that an outage is counted once.
 
     A successful probe resets ``limit`` to 1. Every successful request, including the probe, adds 1 up to ``slots``. All
@@ -56,6 +68,14 @@ class Circuit:
         policy: The steps of the backoff.
         slots: Largest number of batches in flight while the gateway is available.
         rng: Source of the jitter.
+
+    Attributes:
+        state: The state; for reading.
+        posting: Batches in flight.
+        opening: Number of times that the circuit has opened.
+        last_post: Number of the latest post; whoever begins a post counts it up.
+        last_accepted: Number of the latest post that was accepted.
+        not_before: Time before which a ``Retry-After`` header forbids requests.
     """
 
     def __init__(self, policy: RetryPolicy, *, slots: int, rng: random.Random) -> None:
@@ -64,14 +84,15 @@ class Circuit:
         self._rng = rng
         self.state = CircuitState.CLOSED
         self.posting = 0
+        self.opening = 0
+        self.last_post = 0
+        self.last_accepted = 0
         self._limit = slots
-        self._generation = 0
         self._failures = 0
         self._opened_at = 0.0
         self._next_probe = 0.0
         self._closing = False
         self.not_before = 0.0
-        """Time before which a ``Retry-After`` header forbids requests."""
 
     def wait(self, now: float) -> float | None:
         """Return the seconds until a batch may enter: 0 for now, None if a batch must leave before."""
@@ -79,7 +100,7 @@ class Circuit:
             return None
         if self.state is CircuitState.OPEN:
             return max(0.0, self._next_probe - now)
-        full = self.state is CircuitState.PROBING or self.posting >= self._limit
+        full = self.state is not CircuitState.CLOSED or self.posting >= self._limit
         return None if full else max(0.0, self.not_before - now)
 
     def enter(self) -> Permit:
@@ -87,21 +108,39 @@ class Circuit:
         if self.state is CircuitState.OPEN:
             self.state = CircuitState.PROBING
         self.posting += 1
-        return Permit(self._generation)
+        return Permit(self.opening)
 
     def may_go_on(self, permit: Permit, now: float) -> bool:
         """Return whether a batch may send a request: False if the circuit opened since, or ``Retry-After`` forbids it."""
-        return permit.generation == self._generation and now >= self.not_before
+        if self.state is CircuitState.CHECKING and not permit.is_checking:
+            return False
+        return permit.opening == self.opening and now >= self.not_before
+
+    def may_check(self, permit: Permit) -> bool:
+        """Whether a failed batch may check if the gateway is available: no batch has found out since it entered."""
+        return self.state is CircuitState.CLOSED and permit.opening == self.opening
+
+    def begin_check(self, permit: Permit) -> None:
+        """Hold back all other posts while a batch checks whether the gateway is available."""
+        self.state = CircuitState.CHECKING
+        permit.is_checking = True
+
+    def end_check(self, permit: Permit) -> None:
+        """Let posts through again, because the gateway is available."""
+        permit.is_checking = False
+        self.state = CircuitState.CLOSED
 
     def leave(self, permit: Permit, now: float) -> None:
         """End a batch; a probe without a result counts as failed."""
         self.posting -= 1
-        if self.state is CircuitState.PROBING and permit.generation == self._generation:
+        is_unclear = permit.is_checking or (self.state is CircuitState.PROBING and permit.opening == self.opening)
+        if is_unclear:
             self.failed(permit, Decision(action=Action.PAUSE), now)
 
-    def succeeded(self, permit: Permit) -> None:
-        """Record a successful request."""
-        if permit.generation != self._generation:
+    def succeeded(self, permit: Permit, post: int) -> None:
+        """Record a successful request, by its number."""
+        self.last_accepted = max(self.last_accepted, post)
+        if permit.opening != self.opening:
             return
         if self.state is CircuitState.PROBING:
             self.state = CircuitState.CLOSED
@@ -112,13 +151,14 @@ class Circuit:
     def failed(self, permit: Permit, decision: Decision, now: float) -> bool:
         """Record a request whose decision is ``PAUSE``; return whether the closed circuit opened."""
         self._apply_retry_after(decision.retry_after, now)
-        if permit.generation != self._generation:
+        if permit.opening != self.opening:
             return False
-        opened = self.state is CircuitState.CLOSED
+        opened = self.state in {CircuitState.CLOSED, CircuitState.CHECKING}
+        permit.is_checking = False
         if opened:
             self._opened_at = now
             self._failures = 0
-            self._generation += 1
+            self.opening += 1
         self._failures += 1
         self.state = CircuitState.OPEN
         self._next_probe = max(self.not_before, now + self._pause(decision.pause_kind, now))
@@ -133,7 +173,8 @@ class Circuit:
 
     def _pause(self, pause_kind: PauseKind, now: float) -> float:
         if pause_kind is PauseKind.CONFIGURATION and not self._closing:
-            return CONFIGURATION_PAUSE * self._rng.uniform(1.0, 1.1)
+            early = _CONFIGURATION_PAUSES[self._failures - 1 : self._failures]
+            return (early[0] if early else CONFIGURATION_PAUSE) * self._rng.uniform(1.0, 1.1)
         step = backoff_step(self._policy, self._failures)
         if now - self._opened_at < _EARLY:
             step = min(step, _EARLY_STEP)

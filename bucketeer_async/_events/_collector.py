@@ -8,14 +8,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import random
 from collections.abc import Callable
 from typing import Final
 
 import anyio
 
 from bucketeer_async._events._batch import Batch, Delivery
-from bucketeer_async._events._circuit import Circuit
+from bucketeer_async._events._circuit import Circuit, CircuitState
 from bucketeer_async._events._ledger import Ledger
+from bucketeer_async._events._quarantine import Part
 from bucketeer_async._events._receipt import Receipt
 from bucketeer_async._options import ProcessorConfig
 
@@ -34,6 +36,7 @@ class Collector:
         delivery: Delivers the batches.
         config: The processor's options.
         clock: Monotonic seconds.
+        rng: The source of chance, for probes.
         wake: Set when the collector has to look again, for records that were accepted or settled.
         logger: Where bugs of this package are logged.
     """
@@ -46,6 +49,7 @@ class Collector:
         *,
         config: ProcessorConfig,
         clock: Callable[[], float],
+        rng: random.Random,
         wake: asyncio.Event,
         logger: logging.Logger,
     ) -> None:
@@ -56,6 +60,9 @@ class Collector:
         self._clock = clock
         self._wake = wake
         self._logger = logger
+        self._rng = rng
+        self._suspect_tasks = max(1, config.num_flush_workers // 2)
+        self._suspects_went = False
         self._at_once = False
         self._flush_epoch = 0
         self._closing = False
@@ -95,7 +102,7 @@ class Collector:
     def _is_finished(self) -> bool:
         """Whether closing has nothing left to wait for."""
         hopeless = self._circuit.not_before > self._deadline and self._circuit.posting == 0
-        return self._ledger.bounds.held == 0 or hopeless
+        return self._ledger.bounds.held == self._ledger.quarantine.hopeless() or hopeless
 
     async def _step(self, batches: asyncio.Queue[Batch]) -> None:
         """Do what is due; if nothing is, wait for it."""
@@ -103,19 +110,50 @@ class Collector:
         ledger, now = self._ledger, self._clock()
         if ledger.queue.next_due <= now:
             ledger.unshelve(now)
-        oldest = ledger.oldest()
-        if oldest is not None and oldest._pushed_at + self._config.event_lifetime <= now:
+        try:
+            oldest = ledger.queue.records[0]
+        except IndexError:  # not asked before: another thread may displace the last record in between
+            oldest = None
+        if (
+            oldest is not None and oldest._pushed_at + self._config.event_lifetime <= now
+        ) or ledger.quarantine.oldest + self._config.event_lifetime <= now:
             ledger.expire(now, _PER_TURN)
         elif (pause := self._pause(oldest, now)) > 0:
             with anyio.move_on_after(pause):
                 await self._wake.wait()
             return
-        elif records := ledger.take(self._config.max_batch_size, self._delivery.max_bytes, now):
+        elif batch := self._take_batch(oldest, now):
             # A flush task is free, for the circuit lets no more batches enter than there are flush tasks. So nothing
             # waits in this queue, and a record goes from queued to in flight in one step.
-            batches.put_nowait(Batch(records, self._circuit.enter()))
-            self._at_once = False
+            batches.put_nowait(batch)
         await asyncio.sleep(0)
+
+    def _take_batch(self, oldest: Receipt | None, now: float) -> Batch | None:
+        """Take the next batch, for which the circuit is ready: a probe, the oldest records, or suspects."""
+        ledger, circuit = self._ledger, self._circuit
+        if circuit.state is CircuitState.OPEN:
+            probe = ledger.take_probe(self._rng, circuit.opening, now)
+            return None if probe is None else Batch(probe, circuit.enter(), is_probe=True)
+        suspects_may_go = (
+            ledger.quarantine.held > 0
+            and ledger.quarantine.next_due() <= now
+            and self._delivery.suspects_in_flight < self._suspect_tasks
+        )
+        is_due = self._until_due(oldest, self._enough(), now) <= 0
+        if suspects_may_go and (not is_due or (self._config.num_flush_workers == 1 and not self._suspects_went)):
+            self._suspects_went = True
+            part = ledger.take_suspects(now)
+            if part is not None:
+                self._delivery.suspects_in_flight += 1
+                return Batch(part, circuit.enter())
+        self._suspects_went = False
+        limit = self._delivery.limit
+        max_bytes = limit.allowance(circuit.last_post) if limit.is_learnt else limit.value
+        records = ledger.take(self._config.max_batch_size, max_bytes, now)
+        if not records:
+            return None
+        self._at_once = False
+        return Batch(Part(records), circuit.enter())
 
     def _pause(self, oldest: Receipt | None, now: float) -> float:
         """Return the seconds until there is something to do; 0 if a batch may leave now.
@@ -126,14 +164,14 @@ class Collector:
         ledger, bounds, config = self._ledger, self._ledger.bounds, self._config
         until_ready = self._circuit.wait(now)
         if until_ready == 0.0:
-            # The waiting records that make a batch leave at once: while others are on their way, as many as a batch can
-            # hold. But not when the queue is half full: pushes may be slowed down or refused then, and no batch grows.
-            until_half = max(int(bounds.half_capacity) + 1 - bounds.held, 1)
-            may_grow = self._circuit.posting > 0 and not bounds.is_half_full()
-            enough = config.max_batch_size if may_grow else config.flush_size
+            until_half, enough = max(int(bounds.half_capacity) + 1 - bounds.held, 1), self._enough()
             waiting, least = len(ledger.queue.records), config.flush_size
-            ledger.watch(least if waiting < least else min(enough, waiting + until_half), self._delivery.max_bytes)
+            ledger.watch(least if waiting < least else min(enough, waiting + until_half), self._delivery.limit.value)
             pause = self._until_due(oldest, enough, now)
+            if self._circuit.state is CircuitState.OPEN and (oldest is not None or ledger.quarantine.held):
+                return 0.0  # a probe takes whatever waits
+            if ledger.quarantine.held and self._delivery.suspects_in_flight < self._suspect_tasks:
+                pause = min(pause, ledger.quarantine.next_due() - now)
         else:
             ledger.watch(math.inf, math.inf)  # no batch may leave anyway; the end of a post wakes the collector
             pause = math.inf if until_ready is None else until_ready
@@ -143,6 +181,15 @@ class Collector:
             pause = min(pause, oldest._pushed_at + config.event_lifetime - now)
         return max(min(pause, ledger.queue.next_due - now), _SHORTEST_PAUSE)
 
+    def _enough(self) -> int:
+        """Return the waiting records that make a batch leave at once.
+
+        While other batches are on their way, it is as many as a batch can hold. But not when the queue is half full:
+        pushes may be slowed down or refused then, and no batch would grow.
+        """
+        may_grow = self._circuit.posting > 0 and not self._ledger.bounds.is_half_full()
+        return self._config.max_batch_size if may_grow else self._config.flush_size
+
     def _until_due(self, oldest: Receipt | None, enough: int, now: float) -> float:
         """Return the seconds until the next batch is due, whether or not it may leave."""
         if oldest is None:
@@ -151,11 +198,12 @@ class Collector:
         waiting = len(queue.records)
         at_once = (
             waiting >= enough
-            or queue.body_bytes >= self._delivery.max_bytes
+            or queue.body_bytes >= self._delivery.limit.value
             or self._closing
             or self._at_once
             or oldest._epoch < self._flush_epoch
-            or oldest._tries > 0
+            or oldest._suspicion is not None  # posted before
+            or oldest._maybe_stored
         )
         if at_once:
             return 0.0

@@ -48,8 +48,8 @@ class Counters:
             case _:
                 self.dropped[DroppedReason(outcome.reason)] += number
 
-    def frozen(self) -> EventCounts:
-        """Return a copy."""
+    def frozen(self, quarantined: int) -> EventCounts:
+        """Return a copy; how many of the queued events are quarantined is not counted here."""
         return EventCounts(
             pushed=self.accepted - self.recovered + sum(self.refused.values()),
             recovered=self.recovered,
@@ -61,6 +61,7 @@ class Counters:
             spooled=self.spooled,
             queued=self.queued,
             in_flight=self.in_flight,
+            quarantined=quarantined,
         )
 
 
@@ -83,6 +84,7 @@ def total_counts(counts: Iterable[EventCounts]) -> EventCounts:
         spooled=sum(each.spooled for each in counts),
         queued=sum(each.queued for each in counts),
         in_flight=sum(each.in_flight for each in counts),
+        quarantined=sum(each.quarantined for each in counts),
     )
 
 

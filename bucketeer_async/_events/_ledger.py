@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import random
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from bucketeer_async._events._bounds import Admission, Bounds
 from bucketeer_async._events._counters import Counters
 from bucketeer_async._events._encoder import EVENT_ID, EncodedEvent
 from bucketeer_async._events._epochs import Epochs
+from bucketeer_async._events._quarantine import ANY_OPENING, Part, suspicion_of
 from bucketeer_async._events._queue import RecordQueue
 from bucketeer_async._events._receipt import Receipt, wake_waiter
 from bucketeer_async._models import EventKind
@@ -57,7 +59,7 @@ class Ledger:
     Attributes:
         bounds: How much is held; for reading.
         queue: The waiting records; for reading their number, bytes and next time due.
-        delivered: Records that the gateway took.
+        quarantine: The waiting suspects; for reading when the next of them is due.
     """
 
     def __init__(
@@ -71,7 +73,7 @@ class Ledger:
     ) -> None:
         self.bounds = bounds
         self.queue = RecordQueue()
-        self.delivered = 0
+        self.quarantine = bounds.new_quarantine()
         self._lifetime = lifetime
         self._on_lost = on_lost
         self._on_due = on_due
@@ -119,7 +121,7 @@ class Ledger:
             if not self._is_open or self._is_over():
                 refused = RefusedReason.NOT_RUNNING
             elif bounds.held + 1 > bounds.free_capacity or bounds.held_bytes + size > bounds.free_max_bytes:
-                admission = bounds.admission(kind, size, self.queue)
+                admission = bounds.admission(kind, size, self.queue, self.quarantine)
                 if admission is Admission.WAIT:
                     return None
                 if admission is Admission.DISPLACE:
@@ -154,6 +156,7 @@ class Ledger:
         bounds.held_bytes += size
         was_empty = not queue.records  # read before: a push amid this one finds the queue filled
         queue.records.append(record)
+        queue.appended += 1
         queue.body_bytes += size
         if len(queue.records) >= self._watched or queue.body_bytes >= self._watched_bytes:
             self._watched = self._watched_bytes = math.inf  # the collector will look, and say what to watch next
@@ -161,11 +164,11 @@ class Ledger:
         return was_empty
 
     def _displace(self, size: int) -> list[Receipt]:
-        """Drop as many of the oldest queued records as make room for one of ``size`` bytes."""
+        """Drop as many queued records as make room for one of ``size`` bytes: lone suspects first, then the oldest."""
         displaced: list[Receipt] = []
         held, held_bytes = self.bounds.held + 1, self.bounds.held_bytes + size
         while self.bounds.exceeded_by(held, held_bytes):
-            record = self.queue.take_oldest()
+            record = self.quarantine.take_worst() if self.quarantine.lone else self.queue.take_oldest()
             held, held_bytes = held - 1, held_bytes - len(record._body)
             displaced.append(record)
         self._settle(displaced, _DISPLACED, were_queued=True)
@@ -180,11 +183,11 @@ class Ledger:
         self._on_lost(receipt)
         return receipt
 
-    def recover(self, event: EncodedEvent, pushed_at: float, spool_row: int) -> bool:
+    def recover(self, event: EncodedEvent, pushed_at: float, spool_row: int, *, is_suspect: bool = False) -> bool:
         """Take in an event that an earlier process has left; False, and nothing counted, if there is no room for it.
 
         After closing there is no room. An event past its lifetime is dropped, and so is one that the bounds could
-        never hold.
+        never hold. One that has failed alone in the earlier process begins in quarantine.
         """
         kind, body = event
         size, counters = len(body), self._counters[kind]
@@ -195,7 +198,7 @@ class Ledger:
             if not self._is_open or not (dropped or self.bounds.has_room_for_recovered(size)):
                 return False
             record = Receipt(kind, body, self._loop, pushed_at, self._epochs.current)
-            record._spool_row, record._tries, record._maybe_stored = spool_row, 1, True
+            record._spool_row, record._maybe_stored = spool_row, True
             counters.recovered += 1
             if dropped:  # accepted and dropped at once, never held
                 record.outcome = dropped
@@ -203,6 +206,10 @@ class Ledger:
                 counters.dropped[DroppedReason(dropped.reason)] += 1
             else:
                 is_due = self._enqueue(record, size)
+                if is_suspect:
+                    self.queue.remove_newest()
+                    suspicion_of(record, 0).failures = 1
+                    self.quarantine.add_lone(record)
         if dropped:
             self._report([record])
         elif self._keep is not None:
@@ -218,11 +225,6 @@ class Ledger:
         with self._lock:
             self._watched, self._watched_bytes = waiting, waiting_bytes
 
-    def oldest(self) -> Receipt | None:
-        """Return the record at the head of the queue."""
-        with self._lock:
-            return self.queue.records[0] if self.queue.records else None
-
     def take(self, max_events: int, max_bytes: int, now: float) -> list[Receipt]:
         """Hand out the oldest records: at least one if any waits, together at most ``max_bytes`` long.
 
@@ -235,6 +237,76 @@ class Ledger:
                 counters.queued -= number
                 counters.in_flight += number
         return batch
+
+    def take_witness(self, rng: random.Random, now: float) -> Part | None:
+        """Hand out one record of the queue at random, to check whether the gateway is available."""
+        with self._lock:
+            return self._hand_out_random(rng, ANY_OPENING, now)
+
+    def _hand_out_random(self, rng: random.Random, opening: int, now: float) -> Part | None:
+        taken = self.queue.take_random(rng, opening, now - self._lifetime)
+        if taken is None:
+            return None
+        record, place = taken
+        self._hand_out([record])
+        return Part([record], place=place)
+
+    def take_probe(self, rng: random.Random, opening: int, now: float) -> Part | None:
+        """Hand out one record at random, to probe whether the gateway is available again.
+
+        Records that have not failed as a probe during this opening of the circuit come first, and suspects after others.
+        """
+        with self._lock:
+            for since in (opening, ANY_OPENING):
+                if (part := self._hand_out_random(rng, since, now)) is not None:
+                    return part
+                if (record := self.quarantine.take_probe(since)) is not None:
+                    self._hand_out([record])
+                    return Part([record], is_suspect=True)
+        return None
+
+    def _hand_out(self, records: Sequence[Receipt]) -> None:
+        """Count records as in flight; the lock is held."""
+        self._in_flight.update(records)
+        for counters, number in self._by_kind(records):
+            counters.queued -= number
+            counters.in_flight += number
+
+    def take_suspects(self, now: float) -> Part | None:
+        """Hand out the next part of the quarantine, or a lone suspect, if one is due."""
+        with self._lock:
+            part = self.quarantine.take(now)
+            if part is not None:
+                self._hand_out(part.records)
+        return part
+
+    def put_in_quarantine(self, part: Part, *, first: bool = False) -> None:
+        """Take back, as suspects, records that failed together although the gateway was well."""
+        with self._lock:
+            self._count_as_queued(part.records)
+            self.quarantine.add(part, first=first)
+
+    def put_alone(self, record: Receipt) -> None:
+        """Take back, as a lone suspect, a record that has failed alone; over the bounds, drop the worst of them."""
+        dropped: list[Receipt] = []
+        with self._lock:
+            self._count_as_queued([record])
+            self.quarantine.add_lone(record)
+            while (worst := self.quarantine.excess()) is not None:
+                self._settle([worst], _DISPLACED, were_queued=True)
+                dropped.append(worst)
+        self._report(dropped)
+
+    def try_suspects_at_once(self) -> None:
+        """Have every lone suspect tried as soon as a flush task is free."""
+        with self._lock:
+            self.quarantine.try_at_once()
+
+    def put_at(self, record: Receipt, place: int) -> None:
+        """Take one record back to its place in the queue."""
+        with self._lock:
+            self._count_as_queued([record])
+            self.queue.put_at(record, place)
 
     def put_back(self, records: Sequence[Receipt]) -> None:
         """Take records back, at the head of the queue."""
@@ -270,24 +342,30 @@ class Ledger:
         self._report(records)
 
     def expire(self, now: float, limit: int) -> int:
-        """Drop at most ``limit`` records from the head of the queue that are past their lifetime; return how many."""
-        return self._end_oldest(limit, lambda record: _EXPIRED if record._pushed_at + self._lifetime <= now else None)
+        """Drop the suspects, and at most ``limit`` records from the head of the queue, that are past their lifetime."""
+        with self._lock:
+            suspects = self.quarantine.take_expired(now - self._lifetime)
+            self._settle(suspects, _EXPIRED, were_queued=True)
+        self._report(suspects)
+        return len(suspects) + self._end_oldest(
+            limit, lambda record: _EXPIRED if record._pushed_at + self._lifetime <= now else None
+        )
 
     def left(self) -> list[Receipt]:
-        """Return the waiting records, those on the shelf included."""
-        self.unshelve(math.inf)
+        """Return the waiting records, those on the shelf and in quarantine included."""
+        self._gather()
         with self._lock:
             return list(self.queue.records)
 
     def write_off(self, limit: int) -> int:
         """Settle at most ``limit`` waiting records because the drain has ended; return how many."""
-        self.unshelve(math.inf)
+        self._gather()
         return self._end_oldest(limit, _outcome_after_drain)
 
     def abandon(self) -> int:
         """Drop every record, those in flight included, because the loop is gone; return how many."""
         self.close()
-        self.unshelve(math.inf)
+        self._gather()
         with self._lock:
             queued = list(self.queue.records)
             lost = [*self._in_flight, *queued]
@@ -296,6 +374,13 @@ class Ledger:
             self._settle(lost, _ABANDONED, were_queued=True)
         self._report(lost, tell_owner=False)
         return len(lost)
+
+    def _gather(self) -> None:
+        """Put every waiting record into the queue, for the end."""
+        with self._lock:
+            self.queue.unshelve(math.inf)
+            if self.quarantine.held:
+                self.queue.put_first(self.quarantine.take_all())
 
     def _end_oldest(self, limit: int, outcome_for: Callable[[Receipt], Outcome | None]) -> int:
         ended: list[Receipt] = []
@@ -323,8 +408,6 @@ class Ledger:
         self.bounds.held_bytes -= size
         for counters, count in self._by_kind(records):
             counters.settle(outcome, count, were_queued=were_queued)
-        if outcome is _DELIVERED:
-            self.delivered += number
         if self._epochs.past:
             self._epochs.settle(records)
 
@@ -353,10 +436,16 @@ class Ledger:
         with self._lock:
             return self._epochs.has_settled_before(epoch)
 
+    def only_suspects_left_before(self, epoch: int, post: int) -> bool:
+        """Whether each unsettled record older than the epoch has failed alone after the post with that number."""
+        with self._lock:
+            left = sum(number for past, number in self._epochs.past.items() if past < epoch)
+            return left == self.quarantine.failed_since(post, epoch)
+
     def counts(self) -> dict[EventKind, EventCounts]:
         """Return a consistent copy of all counters."""
         with self._lock:
-            return {kind: counters.frozen() for kind, counters in self._counters.items()}
+            return {kind: counters.frozen(self.quarantine.counts[kind]) for kind, counters in self._counters.items()}
 
 
 def _outcome_after_drain(record: Receipt) -> Outcome:

@@ -146,6 +146,7 @@ class Pipeline:
             clock=self._clock,
             rng=self._rng,
             on_flushed=self._wakeups.notify,
+            on_suspect=self.spooler.suspect if self.spooler else lambda _record: None,
             logger=self._logger,
             log=self._log,
         )
@@ -155,6 +156,7 @@ class Pipeline:
             self.delivery,
             config=config,
             clock=self._clock,
+            rng=self._rng,
             wake=self._wakeups.collector,
             logger=self._logger,
         )
@@ -187,6 +189,7 @@ class Pipeline:
         self._closing_since = self._clock()
         self.circuit.hurry(self._closing_since)
         self.ledger.unshelve(math.inf)
+        self.ledger.quarantine.close()
         if self.delivery is not None:
             self.delivery.longest_pause = _CLOSING_PAUSE
         if self._collector is not None:
@@ -233,11 +236,14 @@ class Pipeline:
 
     async def flush(self, timeout: float | None) -> bool:
         """Send what waits, and wait until everything accepted before the call is settled; False after ``timeout``."""
-        epoch = self.ledger.begin_epoch()
+        epoch, post = self.ledger.begin_epoch(), self.circuit.last_post
+        self.ledger.try_suspects_at_once()
         if self._collector is not None:
             self._collector.flush(epoch)
         with anyio.move_on_after(timeout):
             while not self.ledger.has_settled_before(epoch):
+                if self.ledger.only_suspects_left_before(epoch, post):
+                    break  # each of them has failed alone since the call: it would not be the last time
                 await self._wakeups.progress.wait()
         return self.ledger.has_settled_before(epoch)
 

@@ -7,10 +7,19 @@ from __future__ import annotations
 
 import heapq
 import math
+import random
 from collections import deque
 from collections.abc import Sequence
+from typing import Final
 
+from bucketeer_async._events._quarantine import has_failed_during
 from bucketeer_async._events._receipt import Receipt
+
+_RANDOM_TRIES: Final = 20  # before every record is looked at
+
+
+def _is_fit(record: Receipt, opening: int, pushed_after: float) -> bool:
+    return record._pushed_at > pushed_after and not has_failed_during(record, opening)
 
 
 class RecordQueue:
@@ -19,13 +28,15 @@ class RecordQueue:
     Attributes:
         records: The records in the queue, the oldest first; the shelf does not count.
         body_bytes: Bytes of their bodies.
+        appended: Records that were ever put at the end.
         next_due: Monotonic seconds at which the first records on the shelf are due; infinity if the shelf is empty.
     """
 
-    __slots__ = ("_shelf", "_shelvings", "body_bytes", "next_due", "records")
+    __slots__ = ("_shelf", "_shelvings", "appended", "body_bytes", "next_due", "records")
 
     def __init__(self) -> None:
         self.records: deque[Receipt] = deque()
+        self.appended = 0
         self.body_bytes = 0
         self.next_due = math.inf
         self._shelf: list[tuple[float, int, Sequence[Receipt]]] = []  # a heap: due, tie-breaker, records
@@ -59,6 +70,45 @@ class RecordQueue:
             batch.append(record)
             self.body_bytes -= size
         return batch
+
+    def remove_newest(self) -> None:
+        """Take the record at the end out."""
+        record = self.records.pop()
+        size = len(record._body)
+        self.body_bytes -= size
+
+    def take_random(self, rng: random.Random, opening: int, pushed_after: float) -> tuple[Receipt, int] | None:
+        """Take out a record at random, but none that has failed as a probe during this opening of the circuit.
+
+        Args:
+            rng: The source of chance.
+            opening: The opening.
+            pushed_after: Monotonic seconds; records that were pushed earlier are past their lifetime.
+
+        Returns:
+            The record, and its place for `put_at`: a number that stays true while others come and go at both ends.
+        """
+        records = self.records
+        for _ in range(min(len(records), _RANDOM_TRIES)):
+            index = rng.randrange(len(records))
+            if _is_fit(records[index], opening, pushed_after):
+                return self._take_at(index)
+        # Unlucky, or few are left: look at each.
+        fresh = [index for index, record in enumerate(records) if _is_fit(record, opening, pushed_after)]
+        return self._take_at(rng.choice(fresh)) if fresh else None
+
+    def _take_at(self, index: int) -> tuple[Receipt, int]:
+        record = self.records[index]
+        del self.records[index]
+        size = len(record._body)
+        self.body_bytes -= size
+        return record, self.appended - (len(self.records) - index)
+
+    def put_at(self, record: Receipt, place: int) -> None:
+        """Put a record back to the place that `take_random` has returned."""
+        self.records.insert(max(0, len(self.records) - (self.appended - place)), record)
+        size = len(record._body)
+        self.body_bytes += size
 
     def put_first(self, records: Sequence[Receipt]) -> None:
         """Put records back at the head, in their order."""

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from typing import TYPE_CHECKING
 
 from bucketeer_async._background import require_loop
 from bucketeer_async._events._encoder import EVENT_ID
 from bucketeer_async._models import EventKind
 from bucketeer_async._results import Outcome
+
+if TYPE_CHECKING:
+    from bucketeer_async._events._quarantine import Suspicion
 
 
 class Receipt:
@@ -27,7 +31,7 @@ class Receipt:
     #   _body          JSON of the event; cut off behind the id once the event is settled
     #   _pushed_at     monotonic seconds
     #   _epoch         see `Epochs`
-    #   _tries         failed tries of this event alone
+    #   _suspicion     what is known of failed posts; None if none has failed
     #   _maybe_stored  whether the gateway may have stored the event though no answer said so
     #   _spool_row     row in the spool; 0 if the event is not in the spool
     __slots__ = (
@@ -37,7 +41,7 @@ class Receipt:
         "_maybe_stored",
         "_pushed_at",
         "_spool_row",
-        "_tries",
+        "_suspicion",
         "_waiter",
         "kind",
         "outcome",
@@ -55,9 +59,9 @@ class Receipt:
         self._loop = loop
         self._pushed_at = pushed_at
         self._epoch = epoch
-        self._tries = 0
         self._maybe_stored = False
         self._spool_row = 0
+        self._suspicion: Suspicion | None = None
         self._waiter: asyncio.Future[None] | None = None
 
     @property

@@ -12,7 +12,7 @@ import contextlib
 import os
 import sqlite3
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -30,6 +30,8 @@ _SCHEMA: Final = (
     "CREATE TABLE IF NOT EXISTS events "
     "(row INTEGER PRIMARY KEY, kind TEXT, id TEXT, pushed REAL, checksum INTEGER, body BLOB)"
 )
+#: Rows of events that have failed alone. A table of its own, which versions that do not know it leave alone.
+_SUSPECTS_SCHEMA: Final = "CREATE TABLE IF NOT EXISTS suspects (row INTEGER PRIMARY KEY)"
 _COLUMNS: Final = "row, kind, id, pushed, checksum, body"
 
 
@@ -54,6 +56,7 @@ class SpooledEvent(NamedTuple):
         event_id: Id of the event, a UUID.
         pushed: Unix time of the push, in seconds.
         body: The event as JSON.
+        is_suspect: Whether the event has failed alone although the gateway was available.
     """
 
     row: int
@@ -61,18 +64,26 @@ class SpooledEvent(NamedTuple):
     event_id: str
     pushed: float
     body: bytes
+    is_suspect: bool = False
 
 
 def _checksum(kind: str, event_id: str, pushed: float, body: bytes) -> int:
     return zlib.crc32(body, zlib.crc32(f"{kind} {event_id} {pushed!r}".encode()))
 
 
-def _read(row: Sequence[object]) -> SpooledEvent | None:
+def _suspects(connection: sqlite3.Connection) -> frozenset[int]:
+    """Return the rows of events that have failed alone; a file of an older version has none."""
+    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'suspects'").fetchone():
+        return frozenset()
+    return frozenset(row for (row,) in connection.execute("SELECT row FROM suspects"))
+
+
+def _read(row: Sequence[object], suspects: Container[int] = ()) -> SpooledEvent | None:
     """Return the event in a row, or None if the row is damaged."""
     match row:
         case [int(number), str(kind), str(event_id), float(pushed), int(checksum), bytes(body)]:
             if checksum == _checksum(kind, event_id, pushed, body):
-                return SpooledEvent(number, EventKind(kind), event_id, pushed, body)
+                return SpooledEvent(number, EventKind(kind), event_id, pushed, body, number in suspects)
     return None
 
 
@@ -102,6 +113,7 @@ class SpoolFile:
                 self._connection = self._replace_damaged_file()
             self._last_recovered = self._greatest_row()
             self._count = self._count_rows()
+            self._suspects = _suspects(self._connection)  # of earlier processes
         self._next_row = self._last_recovered + 1
 
     def _open(self) -> sqlite3.Connection:
@@ -159,7 +171,7 @@ class SpoolFile:
         while True:
             with _as_spool_errors():
                 rows = list(self._rows_after(after))
-            events = [event for row in rows if (event := _read(row)) is not None]
+            events = [event for row in rows if (event := _read(row, self._suspects)) is not None]
             if len(events) < len(rows):
                 self.corrupt += len(rows) - len(events)
                 self.delete({row[0] for row in rows} - {event.row for event in events})
@@ -188,9 +200,16 @@ class SpoolFile:
         self._count += len(events)
         return first
 
+    def mark_suspects(self, rows: Sequence[int]) -> None:
+        """Remember that events have failed alone, by their row numbers."""
+        with _as_spool_errors(), self._connection as transaction:
+            transaction.executemany("INSERT OR IGNORE INTO suspects (row) VALUES (?)", ((row,) for row in rows))
+
     def delete(self, rows: Iterable[int]) -> None:
         """Delete events by their row numbers; unknown numbers are ignored."""
+        rows = list(rows)
         with _as_spool_errors(), self._connection as transaction:
+            transaction.executemany("DELETE FROM suspects WHERE row = ?", ((row,) for row in rows))
             deleted = transaction.executemany("DELETE FROM events WHERE row = ?", ((row,) for row in rows)).rowcount
         self._count -= max(deleted, 0)
 
@@ -204,6 +223,7 @@ class SpoolFile:
         with _as_spool_errors():
             with self._connection as transaction:
                 transaction.execute("DELETE FROM events")
+                transaction.execute("DELETE FROM suspects")
             self._connection.execute("VACUUM")  # erases the free pages, which contain deleted events
             self._path.with_name(_DAMAGED_NAME).unlink(missing_ok=True)
         self._count = 0
@@ -231,8 +251,9 @@ def read_events(directory: Path) -> Iterator[SpooledEvent | None]:
         raise SpoolError("the directory has no spool")
     with _as_spool_errors(), contextlib.closing(_connect(path)) as connection:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        suspects = _suspects(connection)
         for row in connection.execute(f"SELECT {_COLUMNS} FROM events ORDER BY row"):  # noqa: S608 - constants
-            yield _read(row)
+            yield _read(row, suspects)
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -250,6 +271,7 @@ def _claim(connection: sqlite3.Connection, max_bytes: int) -> None:
         connection.execute("PRAGMA synchronous = FULL")  # a commit survives a loss of power
         connection.execute(f"PRAGMA max_page_count = {max_bytes // _PAGE}")
         connection.execute(_SCHEMA)
+        connection.execute(_SUSPECTS_SCHEMA)
         verdict = connection.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != ("ok",):
         raise SpoolDamagedError("the file is damaged")
@@ -259,7 +281,7 @@ def _insert(connection: sqlite3.Connection, events: Iterable[SpooledEvent]) -> N
     connection.executemany(
         f"INSERT INTO events ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)",  # noqa: S608 - constants
         (
-            (event.row, str(event.kind), event.event_id, event.pushed, _checksum(*event[1:]), event.body)
+            (event.row, str(event.kind), event.event_id, event.pushed, _checksum(*event[1:5]), event.body)
             for event in events
         ),
     )

@@ -69,6 +69,7 @@ class Spooler:
         self._wall = wall
         self._accepted: deque[Receipt] = deque()
         self._settled: deque[Receipt] = deque()
+        self._suspects: deque[Receipt] = deque()
         self._jobs: deque[Callable[[SpoolFile | None], None]] = deque()
         self._wake = threading.Event()  # something is to be written soon
         self._urgent = threading.Event()  # a caller waits
@@ -90,6 +91,12 @@ class Spooler:
         """Have an accepted record written soon, if the spool is durable. From any thread, never blocks."""
         if self._options.durable:
             self._accepted.append(record)
+            self._wake_up()
+
+    def suspect(self, record: Receipt) -> None:
+        """Have the file remember soon that a record has failed alone. From any thread, never blocks."""
+        if self._options.durable:
+            self._suspects.append(record)
             self._wake_up()
 
     def forget(self, records: Sequence[Receipt]) -> None:
@@ -115,7 +122,7 @@ class Spooler:
             for event in events:
                 encoded = EncodedEvent(event.kind, event.body)
                 age = max(0.0, self._wall() - event.pushed)
-                while not ledger.recover(encoded, self._clock() - age, event.row):
+                while not ledger.recover(encoded, self._clock() - age, event.row, is_suspect=event.is_suspect):
                     await progress.wait()
                 last = event.row
             await asyncio.sleep(0)
@@ -129,6 +136,7 @@ class Spooler:
         def write(file: SpoolFile | None) -> None:
             if file is not None:
                 self._insert(file, records)
+                file.mark_suspects([record._spool_row for record in records if _is_suspect(record)])
 
         await self._run_on_thread(write)
 
@@ -223,6 +231,8 @@ class Spooler:
             file.delete([record._spool_row for record in settled if record._spool_row])
             settled = []
             self._insert(file, accepted)
+            if suspects := [record._spool_row for record in _drain(self._suspects) if _is_suspect(record)]:
+                file.mark_suspects(suspects)
             self._update_statistics(file)
         except SpoolError:
             self._requeue(accepted, settled)
@@ -294,6 +304,11 @@ def _parts(bodies: Sequence[tuple[Receipt, bytes]]) -> Iterator[list[tuple[Recei
         room -= len(body)
     if part:
         yield part
+
+
+def _is_suspect(record: Receipt) -> bool:
+    """Whether a record in the file has failed alone."""
+    return record._spool_row != 0 and record._suspicion is not None and record._suspicion.failures > 0
 
 
 def _stays(record: Receipt) -> bool:

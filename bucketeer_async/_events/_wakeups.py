@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 from bucketeer_async._background import Progress
 
@@ -21,6 +22,8 @@ class Wakeups:
     Attributes:
         collector: Set when the collector has to look again.
         progress: Notified when records were settled.
+        due: Call it from any thread when accepted records are due: the collector looks again. A push makes no room.
+        changed: Call it from any thread when records were settled: the collector and all waiting callers look again.
     """
 
     def __init__(self, room: Callable[[], int | None]) -> None:
@@ -29,6 +32,8 @@ class Wakeups:
         self._count_room = room
         self._room = Progress()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.due = partial(self._request, self.collector.set)
+        self.changed = partial(self._request, self.notify)
         self._requested: set[Callable[[], None]] = set()  # by other threads, until the loop's next turn
 
     def bind(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -36,14 +41,6 @@ class Wakeups:
         self._loop = loop
 
     # From any thread
-
-    def due(self) -> None:
-        """Have the collector look again, because of records that were accepted. A push makes no room."""
-        self._request(self.collector.set)
-
-    def changed(self) -> None:
-        """Have the collector and all waiting callers look again, because records were settled."""
-        self._request(self.notify)
 
     def _request(self, wake: Callable[[], None]) -> None:
         if self._loop is None or wake in self._requested:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -76,7 +77,7 @@ def test_slots_reopen_one_per_answered_post() -> None:
     gate.failed(first, OUTAGE, 0.0)
     gate.leave(first, 0.0)
     probe = gate.enter()
-    gate.succeeded(probe)
+    gate.succeeded(probe, 1)
     gate.leave(probe, 1.0)
 
     passes = []
@@ -84,7 +85,7 @@ def test_slots_reopen_one_per_answered_post() -> None:
         passes.append(gate.enter())
     assert len(passes) == 2
 
-    gate.succeeded(passes[0])
+    gate.succeeded(passes[0], 1)
     gate.leave(passes[0], 1.0)
     while gate.wait(1.0) == 0.0:
         passes.append(gate.enter())
@@ -96,7 +97,7 @@ def test_what_began_before_the_outage_does_not_count() -> None:
     old, first = gate.enter(), gate.enter()
     gate.failed(first, OUTAGE, 0.0)
     probe = gate.enter()
-    gate.succeeded(probe)
+    gate.succeeded(probe, 1)
 
     assert not gate.failed(old, OUTAGE, 1.0)
 
@@ -118,12 +119,18 @@ def test_a_probe_that_ends_without_an_answer_failed() -> None:
 
 def test_configuration_trouble_is_probed_every_30_seconds() -> None:
     gate = circuit()
-    gate.failed(gate.enter(), MISCONFIGURED, 0.0)
+    pauses = []
+    now = 0.0
+    for _ in range(4):
+        permit = gate.enter()
+        gate.failed(permit, MISCONFIGURED, now)
+        gate.leave(permit, now)
+        pause = gate.wait(now)
+        assert pause is not None
+        pauses.append(pause)
+        now += pause
 
-    wait = gate.wait(0.0)
-
-    assert wait is not None
-    assert 30.0 <= wait <= 33.0
+    assert pauses == pytest.approx([1.1, 5.5, 33.0, 33.0])  # up to 10 % of jitter
 
 
 def test_retry_after_holds_everybody_back() -> None:
@@ -164,7 +171,7 @@ def test_circuit_invariants(steps: list[str], slots: int) -> None:
             case "enter" if gate.wait(now) == 0.0:
                 inside.append(gate.enter())
             case "ok" if inside:
-                gate.succeeded(inside[0])
+                gate.succeeded(inside[0], 1)
             case "fail" if inside:
                 gate.failed(inside[-1], OUTAGE, now)
             case "leave" if inside:

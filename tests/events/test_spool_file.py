@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import sqlite3
 import stat
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bucketeer_async._events._spool_file import FILE_NAME, SpoolError, SpoolFile
+from bucketeer_async._events._spool_file import FILE_NAME, SpoolError, SpoolFile, read_events
 from bucketeer_async._models import EventKind
 
 LARGE = 2**26
@@ -32,7 +33,7 @@ def read_all(spool: SpoolFile) -> list[str]:
     last = 0
     while events := spool.earlier_events(last):
         for found in events:
-            assert found[1:] == event(int(found.event_id.removeprefix("id-")))
+            assert found[1:5] == event(int(found.event_id.removeprefix("id-")))
             ids.append(found.event_id)
         last = events[-1].row
     return ids
@@ -177,4 +178,32 @@ def test_damage_of_any_kind_is_survived_and_what_comes_back_is_true(tmp_path: Pa
 
     assert len(set(found)) == len(found)
     assert len(spool) == len(found) + 1
+    spool.close()
+
+
+def test_an_event_that_has_failed_alone_is_remembered(tmp_path: Path) -> None:
+    spool = SpoolFile(tmp_path, 2**20)
+    first = spool.insert([event(number) for number in range(3)])
+    spool.mark_suspects([first + 1])
+    spool.close()
+
+    spool = SpoolFile(tmp_path, 2**20)
+    events = spool.earlier_events(0)
+    assert [each.is_suspect for each in events] == [False, True, False]
+    spool.delete([first + 1])
+    spool.close()
+    assert [each is not None and each.is_suspect for each in read_events(tmp_path)] == [False, False]
+
+
+def test_a_file_of_an_older_version_has_no_suspects(tmp_path: Path) -> None:
+    spool = SpoolFile(tmp_path, 2**20)
+    spool.insert([event(number) for number in range(3)])
+    spool.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection:
+        connection.execute("DROP TABLE suspects")
+        connection.commit()
+
+    assert [each is not None and each.is_suspect for each in read_events(tmp_path)] == [False] * 3
+    spool = SpoolFile(tmp_path, 2**20)
+    assert [each.is_suspect for each in spool.earlier_events(0)] == [False] * 3
     spool.close()

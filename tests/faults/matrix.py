@@ -152,6 +152,23 @@ MATRIX: Final[dict[str, Row]] = {
     ),
     "F69": Row("uvloop; eager tasks", "the same promises hold"),
     "F70": Row("key, tag or header with line breaks or beyond ASCII", "refused at construction; no request is sent"),
+    "F71": Row(
+        "the gateway takes all events but one (500, 403, 400 or 429, a reset, silence)",
+        "the others delivered within 30 s; the one in quarantine, and not waited for by `aclose()`",
+    ),
+    "F72": Row("posts fail at random", "nothing lost, nothing left in quarantine"),
+    "F73": Row(
+        "a true outage, with suspects and with batches on the way; a gateway up and down each second",
+        "nothing lost, nothing left in quarantine",
+    ),
+    "F74": Row(
+        "1 000 events that cannot be taken, before or behind 1 000 good ones", "the good ones within 10 minutes"
+    ),
+    "F75": Row("more such events than a tenth of the queue", "the worst of them displaced, no good event"),
+    "F76": Row("such an event in the spool, over three restarts", "in quarantine from the start; the good ones in 5 s"),
+    "F77": Row("a proxy resets bodies above 20 kB", "all delivered; later bodies are smaller"),
+    "F78": Row("413 for 0.6 s", "the limit grows back to the configured one"),
+    "F79": Row("a third of the replicas refuses everything for 10 s (400)", "nothing rejected"),
     "F82": Row(
         "a poll is answered by `{}`, without a field, with a time beyond 64 bits, or with a lone surrogate",
         "a failed poll that changes nothing; the next good response is used",

@@ -151,10 +151,14 @@ async def test_a_wrong_key_or_url_is_probed_every_30_seconds_and_costs_nothing(
         assert len(in_10_minutes) == 1
         assert len(told(caplog)) <= 3
         assert all(f"status {status}" in line and "check the API key and the endpoint" in line for line in told(caplog))
-        assert posts <= 4 + 19
-        assert min(pauses) >= 30.0
+        assert posts <= 4 + 1 + 2 + 19  # at once, its check, after 1 s and 5 s, and one every 30 s
+        assert pauses[0] >= 1.0
+        assert pauses[1] >= 5.0
+        assert min(pauses[2:]) >= 30.0
         assert here.lost == 0
-        measured(f"lost {here.lost} of {spaced(EVENTS)}, pauses of at least {min(pauses):.0f} s, 1 line in 10 minutes")
+        measured(
+            f"lost {here.lost} of {spaced(EVENTS)}, pauses of at least {min(pauses[2:]):.0f} s after the first probes, 1 line in 10 minutes"
+        )
 
 
 @pytest.mark.fault("F13")
@@ -260,12 +264,14 @@ async def test_batches_that_are_too_large_are_halved_and_the_limit_is_learnt(
 
         later = [size for _, _, size in here.sky.posts[before:]]
         assert 0 < refused <= 16
-        assert len(over) == refused
-        assert max(later) <= 10_000
-        assert min(later[:-1]) >= 2_500  # no smaller than need be
+        tries = len(over) - refused  # whether the limit may grow back; fewer and fewer of them
+        assert tries <= 12
+        assert sum(size > 10_000 for size in later) == tries
+        assert max(later) <= 21_000
+        assert sorted(later)[len(later) // 2] >= 2_500  # no smaller than need be
         assert here.lost == 0
         assert now() < 0.1
-        measured(f"{refused} posts refused, later ones of at most {max(later)} bytes of 10 000, lost {here.lost}")
+        measured(f"{refused} posts refused, {tries} later ones that tried a larger limit, lost {here.lost}")
 
 
 @pytest.mark.fault("F16")
@@ -275,12 +281,14 @@ async def test_an_event_that_is_too_large_for_the_gateway_costs_one_event() -> N
         giant = await here.processor.push_goal_event(User("giant", {"text": "x" * 20_000}), "goal")
         here.receipts.append(giant)
         await here.push(999)
-        await here.processor.flush()
-
-        assert giant.outcome is not None
-        assert giant.outcome.fate is Fate.REJECTED
-        assert here.lost == 1
+        assert not await here.processor.flush()
         assert now() < 0.1
+        assert here.processor.statistics().total.quarantined == 1
+
+        await asyncio.sleep(10.0)
+        await here.push(100)  # something accepted in between shows that the gateway is well
+        assert (await giant.settled()).fate is Fate.REJECTED
+        assert here.lost == 1
 
 
 @pytest.mark.fault("F18")

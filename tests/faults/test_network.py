@@ -152,7 +152,10 @@ async def test_an_answer_that_comes_too_late_is_nobodys(gateway: LocalGateway, h
         first = await deliver(here, 50)
         second = await deliver(here, 50)
 
-        assert [set(post) for post in proxy.posts] == [first, first, second]
+        late, check, *rest = map(set, proxy.posts)
+        assert late == first
+        assert check < first  # it is taken, so the others are sent again
+        assert rest == [first - check, second]
         assert here.lost == 0
         assert stored_again(gateway) == 50
 
@@ -186,7 +189,9 @@ async def test_a_peer_that_is_gone_without_a_word_is_noticed_by_the_timeout(
         second = await deliver(here, 50)
 
         seconds = time.monotonic() - begun
-        assert [[set(post) for post in each.posts] for each in proxy.lines] == [[first, second], [second]]
+        (asked, *rest) = [[set(post) for post in each.posts] for each in proxy.lines]
+        assert asked == [first, second]
+        assert [[set(), *each][-1] | set().union(*each) for each in rest] == [second]  # a check, and the others
         assert here.lost == 0
         assert stored_again(gateway) == (50 if heard else 0)
         measured(f"lost {here.lost} of 100, delivered after {seconds:.2f} s with a timeout of {TIMEOUT:g} s")
@@ -447,9 +452,9 @@ async def test_a_name_that_moves_is_followed_once_old_connections_have_ended(
 
             extra = here.processor.statistics().posts - posts - 1
             assert [set(post) for post in old.posts][:2] == [first, second]
-            assert [set(post) for post in new.posts] == [third]
+            assert set().union(*map(set, new.posts)) == third
             assert here.lost == stored_again(gateway) == 0
-            assert extra <= 1
+            assert extra <= 2  # the post that fails, and one event that shows that the gateway is there
             measured(f"{end.name.lower()}: lost {here.lost} of 150, {extra} extra posts")
 
 

@@ -239,7 +239,7 @@ def test_retry_after_also_holds_back_when_it_comes_late() -> None:
     circuit.failed(first, OUTAGE, 0.0)
     circuit.leave(first, 0.0)
     probe = circuit.enter()
-    circuit.succeeded(probe)
+    circuit.succeeded(probe, 1)
     circuit.leave(probe, 1.0)
 
     circuit.failed(slow, replace(OUTAGE, retry_after=5.0), 10.0)

@@ -25,7 +25,7 @@ from bucketeer_async._events._spool_file import FILE_NAME, SpoolError, SpoolFile
 from bucketeer_async._models import EventKind
 from bucketeer_async.gateway import Fault, GatewayState, LocalGateway
 from tests.faults.matrix import FULL
-from tests.faults.world import EVALUATION, KEY, USER, Sky, check_counts, fair, refused
+from tests.faults.world import EVALUATION, KEY, USER, Sky, answer, check_counts, fair, refused
 from tests.integrations.children import python
 
 Measured = Callable[[str], None]
@@ -625,3 +625,33 @@ async def test_a_forked_child_leaves_the_spool_alone(tmp_path: Path) -> None:
         assert gateway.state.counts()["goal"] == {"accepted": 100, "unique": 100}
     assert events_in(tmp_path) == 0
     assert os.listdir(tmp_path) == [FILE_NAME]  # noqa: PTH208 - names are enough
+
+
+@pytest.mark.fault("F76")
+@pytest.mark.parametrize("durable", [False, True])
+async def test_a_poison_in_the_spool_begins_in_quarantine_at_each_start(
+    tmp_path: Path, sky: Sky, durable: bool, measured: Measured
+) -> None:
+    async def poisoned(request: httpx.Request, way: Any) -> httpx.Response:
+        return await (answer(500) if b"poison" in request.content else fair)(request, way)
+
+    sky.weather = poisoned
+    spool = Spool(tmp_path, durable=durable)
+    slowest = 0.0
+    for start in range(4):
+        async with life(sky, spool, drain_timeout=2.0) as processor:
+            if start == 0:
+                processor.push_goal_event_nowait(USER, "poison")
+            else:
+                await until(lambda processor=processor: processor.statistics().total.recovered == 1)
+                assert processor.statistics().total.quarantined + processor.statistics().total.in_flight == 1
+            began = time.monotonic()
+            good = [processor.push_goal_event_nowait(USER, f"goal-{number}") for number in range(200)]
+            for receipt in good:
+                assert (await receipt.settled()).fate is Fate.DELIVERED
+            slowest = max(slowest, time.monotonic() - began)
+            if start == 0:
+                await until(lambda processor=processor: processor.statistics().total.quarantined == 1)
+
+    assert slowest < 5.0
+    measured(f"{'durable' if durable else 'plain'} spool: the good events of each of 4 starts within {slowest:.1f} s")
