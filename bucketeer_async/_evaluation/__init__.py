@@ -1,4 +1,11 @@
-"""Local flag evaluation: plain values and functions that compute the same variations as the server."""
+"""Local flag evaluation: plain values and functions that compute the same variations as the server.
+
+The way begins at `evaluate` in `_evaluate`, with a `Snapshot` of all flags and segments: `_prerequisites` orders the flags
+that a flag depends on, `_flags` has one compiled flag and chooses its variation, by `_rules`, their `_clauses`,
+`_segments` and the `_rollout` of percentages. `_fields` reads definitions, `_murmur`, `_versions` and `_yaml` are what
+the server computes with. No await, no clock, no request: where the definitions come from is left to `_flags` beside
+this folder.
+"""
 
 from bucketeer_async._evaluation._errors import EvaluationCause, EvaluationError, MalformedError
 from bucketeer_async._evaluation._evaluate import evaluate

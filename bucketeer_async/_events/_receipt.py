@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING
 
 from bucketeer_async._background import require_loop
 from bucketeer_async._events._encoder import EVENT_ID
+from bucketeer_async._events._suspicion import Suspicion
 from bucketeer_async._models import EventKind
 from bucketeer_async._results import Outcome
-
-if TYPE_CHECKING:
-    from bucketeer_async._events._quarantine import Suspicion
 
 
 class Receipt:
