@@ -18,6 +18,7 @@ from bucketeer_async._errors import ClosedError
 from bucketeer_async._flags._evaluations import Evaluator
 from bucketeer_async._lifecycle import Lifecycle, State
 from bucketeer_async._results import DrainReport
+from bucketeer_async._transport._api import ApiClient
 
 
 class EventsLife(Protocol):
@@ -29,12 +30,6 @@ class EventsLife(Protocol):
     def _limit_drain(self, timeout: float | EllipsisType | None) -> None: ...
 
 
-class ApiLife(Protocol):
-    """The end of an `ApiClient`, which is started by its users. A disabled client has none."""
-
-    async def aclose(self) -> None: ...
-
-
 class ClientLife:
     """Starts and closes an evaluator, a processor, and the API client under both; in a forked child anew.
 
@@ -44,7 +39,7 @@ class ClientLife:
         evaluator: The evaluator.
     """
 
-    def __init__(self, events: EventsLife, api: ApiLife | None, evaluator: Evaluator) -> None:
+    def __init__(self, events: EventsLife, api: ApiClient | None, evaluator: Evaluator) -> None:
         self._events = events
         self._api = api
         self._evaluator = evaluator
@@ -110,7 +105,7 @@ class ClientLife:
 class _Life:
     """The part of a client's life that belongs to one process."""
 
-    def __init__(self, events: EventsLife, api: ApiLife | None, evaluator: Evaluator) -> None:
+    def __init__(self, events: EventsLife, api: ApiClient | None, evaluator: Evaluator) -> None:
         self._events = events
         self._api = api
         self._evaluator = evaluator

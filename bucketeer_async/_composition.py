@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, Protocol
 
-from bucketeer_async._client_life import ApiLife, EventsLife
+from bucketeer_async._client_life import EventsLife
 from bucketeer_async._disabled import DisabledEvaluator, DisabledProcessor
 from bucketeer_async._errors import ConfigurationError
 from bucketeer_async._events._processor import Processor
@@ -59,7 +59,7 @@ class Parts:
     events: ClientEvents
     evaluator: Evaluator
     logger: logging.Logger
-    api: ApiLife | None = None
+    api: ApiClient | None = None
     local: LocalFlags | None = None
 
 
