@@ -70,7 +70,7 @@ class Delivery:
     Args:
         lease: Posts events.
         ledger: Settles records, or takes them back.
-        circuit: Is told the result of every post.
+        circuit: Learns the result of every post.
         config: The processor's options.
         clock: Monotonic seconds.
         rng: Source of the jitter.

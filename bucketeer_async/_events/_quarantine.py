@@ -10,7 +10,7 @@ are alone, and as *lone* records, which are tried again after pauses that grow.
       ^                                                       |                        |                | tried again
       '----------------- (never: a suspect leaves by being settled) -------------------'                '-- after a pause
 
-Evidence is told by numbers of posts: each post gets the next number when it begins. A failure remembers the number of
+Evidence is kept by numbers of posts: each post gets the next number when it begins. A failure remembers the number of
 the latest post by then; the gateway was well after a failure if a post with a greater number was accepted.
 
 Invariants:

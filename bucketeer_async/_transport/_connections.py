@@ -92,7 +92,7 @@ class Connections:
                 self._open(), name="bucketeer-api-open", context=Context()
             )
             opening.add_done_callback(self._end_opening)
-        # Not a shield: a cancelled caller only stops waiting, and one whose attempt was cancelled is told why.
+        # Not a shield: a cancelled caller only stops waiting, and one whose attempt was cancelled learns why.
         await asyncio.wait([opening])
         if opening.cancelled():
             raise ClosedError("the API client was closed while it was starting")
