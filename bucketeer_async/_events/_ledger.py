@@ -344,7 +344,7 @@ class Ledger:
     def expire(self, now: float, limit: int) -> int:
         """Drop the suspects, and at most ``limit`` records from the head of the queue, that are past their lifetime."""
         with self._lock:
-            suspects = self.quarantine.take_expired(now - self._lifetime)
+            suspects = self.quarantine.take_expired(now, self._lifetime)
             self._settle(suspects, _EXPIRED, were_queued=True)
         self._report(suspects)
         return len(suspects) + self._end_oldest(

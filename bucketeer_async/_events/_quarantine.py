@@ -288,17 +288,18 @@ class Quarantine:
         self.remove(record)
         return record
 
-    def take_expired(self, pushed_until: float) -> list[Receipt]:
-        """Take out the suspects that were pushed by then."""
-        if self.oldest > pushed_until:
+    def take_expired(self, now: float, lifetime: float) -> list[Receipt]:
+        """Take out the suspects that are past their lifetime, in seconds."""
+        # The same sum as the collector's: with another rounding the two might disagree for ever.
+        if self.oldest + lifetime > now:
             return []
-        expired = [record for record in self.lone if record._pushed_at <= pushed_until]
+        expired = [record for record in self.lone if record._pushed_at + lifetime <= now]
         for record in expired:
             self.remove(record)
-        for part in list(self._parts):
-            gone = [record for record in part.records if record._pushed_at <= pushed_until]
+        for part in self._parts:
+            gone = [record for record in part.records if record._pushed_at + lifetime <= now]
             if gone:
-                part.records = [record for record in part.records if record._pushed_at > pushed_until]
+                part.records = [record for record in part.records if record._pushed_at + lifetime > now]
                 self._uncount(gone)
                 expired += gone
         self._parts = deque(part for part in self._parts if part.records)
