@@ -26,7 +26,8 @@ def test_a_run_has_its_events_counted_by_the_sink(name: str) -> None:
     assert (counted["events"], counted["unique"]) == (500, 500)
     assert counted["posts"] >= 1
     assert 200_000 < counted["body_bytes"] < 260_000
-    assert all(value >= 0 for value in figures.values())
+    # Memory is the difference of two readings, and may be less than nothing where there is next to none.
+    assert all(value >= 0 for figure, value in figures.items() if "memory" not in figure)
     assert figures["cpu_us"] > 0
 
 
