@@ -40,7 +40,9 @@ MATRIX: Final[dict[str, Row]] = {
     "F8": Row("an idle connection is reset just as it is used again", "repeated at once: one extra post, no warning"),
     "F9": Row("one event in 100 cannot be decoded (400)", "99 delivered, 1 `rejected`, at most 16 posts"),
     "F10": Row("the gateway refuses everything (400)", "nothing rejected; posts stop after at most 64"),
-    "F11": Row("401: the key is missing", "nothing lost; at most one post every 30 s, one log line"),
+    "F11": Row(
+        "401: the key is missing", "nothing lost; after probes at 1 s and 5 s at most one post every 30 s, one log line"
+    ),
     "F12": Row("401 for 5 s: the key was just created", "delivery resumes by itself within 35 s, nothing lost"),
     "F13": Row("403: the key is disabled", "as F11"),
     "F14": Row(
