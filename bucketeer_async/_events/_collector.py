@@ -153,7 +153,10 @@ class Collector:
         if not records:
             return None
         self._at_once = False
-        return Batch(Part(records), circuit.enter())
+        part = Part(records)
+        if limit.is_learnt:
+            limit.taken(part.size, circuit.last_post)
+        return Batch(part, circuit.enter())
 
     def _pause(self, oldest: Receipt | None, now: float) -> float:
         """Return the seconds until there is something to do; 0 if a batch may leave now.

@@ -9,6 +9,7 @@ from typing import Final
 
 _SMALLEST: Final = 1024  # bytes; a server that refuses even this is not refusing for the size
 _FEW: Final = 5  # accepted posts of at least half the limit, after which it is tried to grow
+_LOST: Final = 100  # posts after which a try without a result, such as one in an outage, does not count
 _MANY: Final = 320  # the same, at most, after tries that were refused
 
 
@@ -33,25 +34,29 @@ class ByteLimit:
         self._accepted = 0
         self._needed = _FEW
         self._changed_at = 0  # number of the latest post when the limit last changed
-        self._tried: int | None = None  # number of the latest post when a larger one was let go; None: none is
+        self._tried = -_LOST  # number of the latest post when a larger one was let go
 
     def allowance(self, last_post: int) -> int:
         """Return the bytes that the next batch may have, below the configured: the limit, or a try of twice as much."""
-        if self._accepted < self._needed or self._tried is not None:
+        if self._accepted < self._needed or last_post < self._tried + _LOST:
             return self.value
-        self._tried = last_post
         return min(2 * self.value, self._configured)
+
+    def taken(self, size: int, last_post: int) -> None:
+        """Note that a batch of so many bytes is about to be posted: beyond the limit it is a try, one at a time."""
+        if size > self.value:
+            self._tried = last_post
 
     def accepted(self, size: int, post: int) -> None:
         """Note that a post of so many bytes was accepted."""
-        if size > self.value:
+        if 4 * size >= 7 * self.value:
             self._change(min(2 * self.value, self._configured), post)
             if not self.is_learnt:
                 self._needed = _FEW
+        elif size > self.value:  # half of a post that was refused, say: a size that is accepted, and no more than that
+            self._change(size, post)
         elif 2 * size >= self.value:
             self._accepted += 1
-            if self._tried is not None and post > self._tried:
-                self._tried = None  # there was not enough to fill a larger batch
 
     def refused(self, size: int, post: int, last_post: int) -> None:
         """Note that a post of so many bytes was refused for its size.
@@ -73,5 +78,5 @@ class ByteLimit:
         self.value = value
         self.is_learnt = value < self._configured
         self._accepted = 0
-        self._tried = None
+        self._tried = -_LOST
         self._changed_at = post

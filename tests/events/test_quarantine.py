@@ -89,8 +89,13 @@ def test_a_limit_grows_back_by_one_try_at_a_time() -> None:
         assert limit.allowance(post) == 50_000
         limit.accepted(30_000, post)
     assert limit.allowance(6) == 100_000
-    assert limit.allowance(6) == 50_000
-    limit.accepted(90_000, 7)
+    limit.taken(20_000, 6)  # there was not enough to fill it
+    assert limit.allowance(6) == 100_000
+    limit.taken(90_000, 6)
+    for post in range(7, 20):  # others do not end the try
+        limit.accepted(30_000, post)
+        assert limit.allowance(post) == 50_000
+    limit.accepted(90_000, 20)
 
     assert limit.value == 100_000
 
@@ -101,6 +106,7 @@ def test_a_try_that_is_refused_makes_the_next_one_rarer() -> None:
     for post in range(2, 7):
         limit.accepted(30_000, post)
     assert limit.allowance(6) == 100_000
+    limit.taken(90_000, 6)
     limit.refused(90_000, 7, 7)
 
     assert limit.value == 50_000
