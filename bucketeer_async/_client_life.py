@@ -1,7 +1,7 @@
-"""The start and the end of a client: its parts start together, and are closed in the order that loses nothing.
+"""The start and the end of a client: its parts start together, and are closed in the order that loses no event.
 
-Evaluations end first, for each of them pushes events; then the events are drained; then the connections close. All of it
-runs in the host task of a `Lifecycle`, one per process.
+Evaluations end first, because each of them pushes events. Next, the events are drained. Last, the connections close.
+All of this runs in the host task of a `Lifecycle`, one per process. Making the parts is left to `_composition.py`.
 """
 
 from __future__ import annotations

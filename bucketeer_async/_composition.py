@@ -1,4 +1,8 @@
-"""Composition: the parts of a client, by its options: evaluator, processor, and the connections under both."""
+"""Composition: makes the parts of a client from its options: an evaluator, a processor, and the connections of both.
+
+Events and flags do not know each other; this file joins the two. Starting and closing the parts is left to
+`_client_life.py`.
+"""
 
 from __future__ import annotations
 

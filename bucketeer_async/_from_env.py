@@ -1,4 +1,7 @@
-"""Configuration from environment variables: their names, their forms, and the options that they set."""
+"""Configuration from environment variables: their names, their forms, and the options that they set.
+
+Making a client of the options is left to `_client.py`.
+"""
 
 from __future__ import annotations
 

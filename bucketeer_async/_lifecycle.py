@@ -1,7 +1,8 @@
-"""The states of an object that is started and closed: one machine for processor, client, connections and poller.
+"""The states of an object that is started and closed: one state machine for all of them.
 
-The work of such an object runs in a background task, the host, so that it does not matter which tasks start and close
-the object. `Lifecycle` decides when the host may go on; what the work is, its owner says by four functions.
+Processor, client, connections and local evaluator have one each. The work of such an object runs in a background task,
+the host, so that any task may start the object, and any other may close it. `Lifecycle` decides when the host may go on;
+the owner gives the work as four functions.
 
 ::
 

@@ -1,10 +1,18 @@
 """Local flag evaluation: plain values and functions that compute the same variations as the server.
 
-The way begins at `evaluate` in `_evaluate`, with a `Snapshot` of all flags and segments: `_prerequisites` orders the flags
-that a flag depends on, `_flags` has one compiled flag and chooses its variation, by `_rules`, their `_clauses`,
-`_segments` and the `_rollout` of percentages. `_fields` reads definitions, `_murmur`, `_versions` and `_yaml` are what
-the server computes with. No await, no clock, no request: where the definitions come from is left to `_flags` beside
-this folder.
+::
+
+    evaluate             _evaluate: where the way begins; evaluates the flag's dependencies first, the flag itself last
+      Snapshot.order     _snapshot, _prerequisites: the dependencies in the order of their evaluation
+      Flag.serve         _flags: prerequisites and the off variation, targets, rules, the default strategy
+        Condition        _rules, _clauses, _segments, _versions: whether a rule matches the user
+        Strategy         _rollout, _murmur: which variation a rule or the default chooses
+
+- `compile_flag` and `compile_segment` make flags and segments from parsed JSON, whose fields are read by `_fields`.
+- `_errors` has the causes of failures; `_yaml` and `_yaml_loader` convert the values of YAML flags.
+
+No function waits, reads a clock, or logs. Elsewhere: how flags are fetched and cached, the caller's default, and events
+(the folder `_flags` of the package).
 """
 
 from bucketeer_async._evaluation._errors import EvaluationCause, EvaluationError, MalformedError

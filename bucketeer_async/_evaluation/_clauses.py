@@ -1,4 +1,7 @@
-"""Clauses of rules: each clause is a condition on a user, compiled to a function that has its values already parsed."""
+"""Clauses of rules: each clause is a condition on a user, compiled to a function that has its values already parsed.
+
+Joining the clauses of a rule is left to `_rules.py`, the membership of segments to `_segments.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors of flag evaluation."""
+"""Errors of flag evaluation, each with its cause. Choosing the reason of a default is left to the caller."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The entry point of local evaluation."""
+"""The entry point of local evaluation: evaluates a flag's dependencies, such as its prerequisites, and then the flag.
+
+The order of the dependencies is left to `_snapshot.py`, the choice of a variation to `_flags.py`.
+"""
 
 from __future__ import annotations
 

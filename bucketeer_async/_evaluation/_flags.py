@@ -1,4 +1,9 @@
-"""Compiled flags: a flag's definition is parsed once and evaluated many times."""
+"""Compiled flags: a flag's definition is parsed once and evaluated many times.
+
+A flag decides in this order: prerequisites and the off variation, targets, rules, the default strategy. Whether a rule
+matches is left to `_rules.py`, the choice of a strategy to `_rollout.py`, and the evaluation of dependencies to
+`_evaluate.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The order in which a flag and its dependencies are evaluated."""
+"""The order in which a flag and its dependencies are evaluated: its prerequisites, and the flags that its rules name.
+
+Evaluating the dependencies is left to `_evaluate.py`, comparing a prerequisite with its variation to `_flags.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Strategies: how a rule, or the default of a flag, chooses a variation for a user."""
+"""Strategies: how a rule, or the default of a flag, chooses a variation for a user: a fixed one, or by percentages.
+
+The hash that gives a user a bucket is left to `_murmur.py`.
+"""
 
 from __future__ import annotations
 

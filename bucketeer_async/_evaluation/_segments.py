@@ -1,4 +1,4 @@
-"""Segments: lists of users, and rules that make other users members."""
+"""Segments: lists of users, and rules that make other users members. Fetching segments is left to the caller."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Flags and segments as of one moment."""
+"""Flags and segments as of one moment, with the order in which each flag's dependencies are evaluated.
+
+Computing an order is left to `_prerequisites.py`.
+"""
 
 from __future__ import annotations
 

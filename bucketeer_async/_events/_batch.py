@@ -1,7 +1,8 @@
-"""Delivery of batches: post a batch, read the answer, split what was refused, settle or give back every record.
+"""Delivery of batches: post a batch, read the response, split what was refused, settle or give back every record.
 
-What an answer means is decided in `_retry.py`, when a batch may leave in `_circuit.py`. How batches are formed, and what
-happens to records that were given back, is left to `_collector.py` and `_ledger.py`.
+What an error means is decided in `_retry.py`, when a batch may be sent in `_circuit.py`. Forming batches is left to
+`_collector.py`, keeping records that were given back to `_ledger.py` and `_quarantine.py`, and the largest size of a
+batch to `_limits.py`.
 """
 
 from __future__ import annotations

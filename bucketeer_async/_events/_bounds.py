@@ -1,4 +1,4 @@
-"""Bounds: how much the ledger may hold, and what a push does where there is no room: the policies of overflow.
+"""Bounds: how much the ledger may hold, and what a push does where there is no room: the overflow policies.
 
 Rules and two counters, and nothing else: the ledger changes the counters, under its lock, and carries out what is
 decided here. To add a policy, name it in `Overflow`, add it to `_POLICIES`, and have the ledger carry it out.

@@ -1,6 +1,7 @@
 """Collector: forms batches of the waiting records, and hands each over to a free flush task when it is due.
 
-When a batch may leave is decided by the circuit; a batch's delivery is left to `_batch.py`.
+Whether a batch may be sent is decided in `_circuit.py`, which suspect is next in `_quarantine.py`. Delivering a batch is
+left to `_batch.py`.
 """
 
 from __future__ import annotations

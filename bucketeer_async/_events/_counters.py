@@ -1,4 +1,7 @@
-"""Counters of events by class and fate, their sums, and the report of a drain, which is the difference of two readings."""
+"""Counters of events by kind and fate, their sums, and the report of a drain, which is the difference of two readings.
+
+When an event is counted is left to `_ledger.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """DropListener: calls the application's ``on_drop`` on a thread of its own, one call at a time.
 
-So it does not matter how long a call takes, or what it raises.
+The pipeline does not wait for a call, and an exception of a call is only logged. Which events are reported is left to
+`_losses.py`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Encoding of events. All timestamps and ids of events are made in this module.
 
 An event is encoded as canonical proto3 JSON, with enums as numbers because the gateway silently reads an unknown name
-as 0. The tests compare the templates with ``json_format``. Queueing the events is left to `_events/_ledger.py`.
+as 0. The tests compare the templates with ``json_format``. Queueing the events is left to `_ledger.py`.
 """
 
 from __future__ import annotations

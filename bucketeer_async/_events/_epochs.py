@@ -1,7 +1,7 @@
-"""Epochs: tells a flush when every event that was accepted before it is settled.
+"""Epochs: tell a flush when every event that was accepted before it is settled.
 
-A flush begins an epoch; every record bears the epoch in which it was accepted, and the records of past epochs are
-counted until none is left. So a flush costs nothing per event, and a thousand flushes at once cost as much as one.
+A flush begins an epoch. Every record has the epoch in which it was accepted, and the records of past epochs are counted
+until none is left. A flush costs nothing per event, and a thousand flushes at once cost as much as one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The metrics message for each class of error.
+"""The metrics message for each class of error. Encoding the message is left to `_encoder.py`.
 
 The table of statuses is the one of Bucketeer's Go SDK.
 """

@@ -1,7 +1,8 @@
 """Ledger: the waiting records, the fate of every record, and every count: the one place where they change.
 
 Pushes come from any thread, so all of it happens under one short lock. Nothing in the ledger waits, posts, or knows the
-wire. How much it may hold is decided in `_bounds.py`, which flush waits for which record in `_epochs.py`.
+gateway. How much it may hold is decided in `_bounds.py`, which suspect is next in `_quarantine.py`, and which flush
+waits for which record in `_epochs.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""LossReporter: reports events that will not be delivered: a rate-limited log line, and the application's ``on_drop``."""
+"""LossReporter: reports events that will not be delivered: a rate-limited log line, and the application's ``on_drop``.
+
+Calling ``on_drop`` is left to `_drop_listener.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Pipeline: the parts that take records from the ledger to the gateway, their start, and the drain.
 
 All of it runs in the host task of a `Lifecycle`: a task group of one collector, which forms batches, an `asyncio.Queue`
-of batches, and ``num_flush_workers`` flush tasks, which post them. What becomes of a record is left to `_ledger.py`,
+of batches, and ``num_flush_workers`` flush tasks, which post them. The fate of a record is left to `_ledger.py`,
 batches to `_collector.py` and `_batch.py`.
 """
 

@@ -1,6 +1,6 @@
-"""Processor: the door to the event pipeline. A push is checked, encoded, and accepted or refused, at once.
+"""Processor: the entry point of the event pipeline. A push is checked, encoded, and accepted or refused, at once.
 
-This file holds the pushes, and what a caller sees of the lifecycle. The delivery is left to `_pipeline.py`.
+This file has the pushes, and the part of the lifecycle that a caller sees. Delivering events is left to `_pipeline.py`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""RecordQueue: the records that wait, the oldest first, and a shelf for those that must not be tried again yet.
+"""RecordQueue: the waiting records, the oldest first, and a shelf for records that must not be sent again yet.
 
-The ledger uses it under its lock, from any thread; nothing in it waits.
+The ledger uses it under its lock, from any thread; nothing in it waits. Suspect records are left to `_quarantine.py`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Receipt: the record of one pushed event, which tells the application what becomes of the event.
+"""Receipt: the record of one pushed event, which has the outcome of the event once it is settled.
 
-What becomes of an event is decided elsewhere; a receipt only carries the outcome.
+The outcome is decided in `_ledger.py`; a receipt only carries it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The file of a spool: an SQLite database of undelivered events. All functions block: call them off the event loop.
 
-When events are written and deleted is left to `_events/_spool_writer.py`.
+When events are written and deleted is left to `_spool_writer.py`.
 
 A row counts as an event only if its checksum is correct. If SQLite reports damage, the file is renamed, and a new file
 gets the events that are still readable.

@@ -1,4 +1,4 @@
-"""Wakeups: between the threads that push and the event loop that delivers.
+"""Wakeups: wake the event loop that delivers events, from the threads that push them.
 
 A push may come from any thread, and from a signal handler, also while the loop sleeps in ``select``: each request goes
 through ``call_soon_threadsafe``, which ends that sleep. Requests of other threads before the loop's next turn are one.

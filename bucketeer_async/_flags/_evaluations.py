@@ -1,7 +1,7 @@
-"""Evaluations: what becomes of one evaluation: its value or the default, the reason, and the one event that is due.
+"""Evaluations: the result of one evaluation: its value or the default, the reason, and the one event that is due.
 
-Where an evaluation comes from is left to an `Evaluator`, what its text means to `_conversion.py`, and which reason
-names a failure to `_reasons.py`.
+Evaluating a flag is left to an `Evaluator` (`_local.py` or `_remote.py`), the conversion of its text to
+`_conversion.py`, and the reason for a failure to `_reasons.py`.
 """
 
 from __future__ import annotations

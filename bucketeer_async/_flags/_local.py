@@ -3,7 +3,7 @@
 How flags are fetched is left to the source (`_poller.py`), which of them are evaluated to `_published.py`, the value
 of a flag to `_evaluation`, and the format of a bootstrap to `_snapshot_file.py`.
 
-What runs belongs to one process, and has to be started in each. A forked child keeps the flags that its parent had.
+The source and the tasks belong to one process, and have to be started in each. A forked child keeps its parent's flags.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The SDK's own metrics events: latency, size and errors of its evaluations and polls.
 
-What an operation is, and when it is over, is left to those that carry it out: `_remote.py`, `_local.py` and `_poller.py`.
+When an operation begins and ends is left to the files that carry it out: `_remote.py`, `_local.py` and `_poller.py`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A source of flags (`_poller.py`) decides what to publish and when. The value of a flag is left to `_evaluation`.
 
-A forked child keeps the flags and the callbacks of its parent; the waiting callers are those of each process.
+A forked child keeps the flags and the callbacks of its parent; callers that wait for flags belong to one process.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """RemoteEvaluator: has the gateway evaluate flags, one request per evaluation.
 
-What becomes of an evaluation is left to `_evaluations.py`, the request itself to `_transport`.
+The value or the default, and its event, are left to `_evaluations.py`, the request itself to `_transport`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Synchronization with the gateway's flags and segments: what to request next, and what a response changes.
 
-Plain functions over frozen values; sending the requests is left to `_flags/_poller.py`. A function that returns `Steps`
+Plain functions over frozen values; sending the requests is left to `_poller.py`. A function that returns `Steps`
 is a generator that does long work in short steps.
 
 The gateway responds with what has changed, but its responses omit some changes. All workarounds are in this module:

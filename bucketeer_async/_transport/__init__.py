@@ -1,11 +1,13 @@
 """Requests to the gateway, and their JSON.
 
-A request goes one way, down: `_api` (`ApiClient`, where the way begins, and `Lease`, one processor's use of it) makes
-it, `_connections` gives it room and a task, and `_http` sends it, the one file that knows httpx. The answer comes back
-as a return value.
+A request goes one way, down. It begins in `_api`: `ApiClient` has a coroutine for each endpoint, and `Lease` is one
+processor's use of it. `_connections` gives the request a slot and a task. `_http` sends it, and is the one file that
+knows httpx. The response comes back as a return value.
 
-- `_codec` encodes requests and decodes answers, into the values of `_responses`; `_json_reader` reads long JSON in pieces.
-- `_endpoint` checks the address of the gateway, and keeps the API key redacted.
+- `_codec` encodes requests, and decodes responses into the values of `_responses`; `_json_reader` parses long JSON in
+  parts.
+- `_endpoint` validates the URL of the gateway and the API key, and redacts the key.
 
-Elsewhere: what to do about an error (`bucketeer_async/_retry.py`), and what events and flags are.
+Elsewhere: what to do about an error (`bucketeer_async/_retry.py`), what is requested and when (`_flags`), and the JSON of
+events, which arrives here encoded (`_events`).
 """

@@ -1,6 +1,7 @@
 """ApiClient: the gateway's HTTP API, one coroutine per endpoint; and Lease, one processor's use of its connections.
 
-The JSON of a request is left to `_codec.py`, the room for it to `_connections.py`, and its travel to `_http.py`.
+The JSON of a request is left to `_codec.py`, the number of requests at once to `_connections.py`, and sending a request
+to `_http.py`.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Connections: the HTTP client behind an `ApiClient` in one process, the room in it, and the processors that use it.
+"""Connections: the HTTP client behind an `ApiClient` in one process, its slots for requests, and the processors using it.
 
-Every request but those of processors runs in a task of its own, and waiting for room happens before: a request that is
-cancelled inside httpx's pool costs a connection for good. How a request travels is left to `_http.py`.
+Every request but those of processors runs in a task of its own, which is made when a slot is free: a request that is
+cancelled inside httpx's pool costs a connection for good. Sending a request is left to `_http.py`.
 
-The connections live by a `Lifecycle`. Requests begin it and do not wait for it; what takes its time, loading anyio and
-certificates, is one shared attempt, which the next request makes again if it has failed.
+The connections have a `Lifecycle`, which the first request begins without waiting for it. Loading anyio and certificates
+takes time: all requests wait for one shared attempt, and the next request makes another one if it has failed.
 """
 
 from __future__ import annotations

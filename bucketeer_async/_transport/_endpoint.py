@@ -1,4 +1,4 @@
-"""Validation of the endpoint and the API key of `ApiClient`."""
+"""Validation of the endpoint and the API key of `ApiClient`. The key is redacted wherever it is printed or pickled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Responses of the gateway, as `ApiClient` returns them; decoded by `_transport/_codec.py`."""
+"""Responses of the gateway, as `ApiClient` returns them. Decoding is left to `_codec.py`."""
 
 from __future__ import annotations
 

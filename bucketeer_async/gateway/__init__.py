@@ -4,6 +4,14 @@
 bucketeer_async.gateway`` runs it as a process. `flag` writes definitions of flags. Needs the extra ``gateway``.
 """
 
+# A request goes from _app (HTTP: paths, headers, faults, errors) to _endpoints (one function per endpoint), by way of
+# _decoding, _json and _repair (the server's decoder) and _validation (its checks). _evaluations and _polls make the
+# responses, with the ids of _ids; _state has keys, events and faults, _environment the flags and segments, which
+# _definitions and _shapes check. _server opens a port; _flag_file, _flag_yaml and _builder are ways to write flags.
+#
+# Elsewhere: the value of a flag (_evaluation). Nothing of the client is used here, so that tests of the one against the
+# other compare two independent readings of the protocol.
+
 from bucketeer_async.gateway._app import create_app
 from bucketeer_async.gateway._builder import flag
 from bucketeer_async.gateway._server import LocalGateway
