@@ -1,4 +1,4 @@
-"""The map of the package: layers between folders, no cycle within one, and a page that names every file."""
+"""The map of the package: layers between folders, no cycle within a folder, and a page that shows the same map."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,19 +14,19 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "bucketeer_async"
 PAGE = PACKAGE.parent / "docs" / "architecture.md"
 
-#: From the top down. A module imports only from lines below its own; what stands on one line does not know each other.
+#: From the top down. A module imports only from lines below its own; modules on one line do not know each other.
 LAYERS = """
 __init__
 api spool gateway
 
 _client
 _composition
-_client_life _disabled
+_client_life _disabled _from_env
 
 _events _flags
 _evaluation _transport
 
-_from_env _lifecycle
+_lifecycle
 _background _retry _log _go_numbers
 
 _options
@@ -39,7 +40,7 @@ GATEWAY_MAY_USE = {"_background", "_errors", "_evaluation", "_models", "_proto",
 
 
 def modules() -> dict[str, list[Path]]:
-    """The files of each top-level module of the package."""
+    """Return the files of each top-level module of the package."""
     found: dict[str, list[Path]] = {}
     for path in PACKAGE.rglob("*.py"):
         found.setdefault(path.relative_to(PACKAGE).parts[0].removesuffix(".py"), []).append(path)
@@ -47,7 +48,7 @@ def modules() -> dict[str, list[Path]]:
 
 
 def imported(path: Path) -> set[str]:
-    """The modules of the package that a file imports, also inside functions and for type checkers, by dotted name."""
+    """Return the modules of the package that a file imports, also inside functions and for type checkers."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom):
@@ -101,6 +102,56 @@ def test_the_page_names_every_file() -> None:
 
     assert {name for name in named if name.endswith(".py")} == files
     assert {name.rstrip("/") for name in named if name.endswith("/")} == {*FOLDERS, "_proto"}
+
+
+def test_the_page_has_the_same_layers() -> None:
+    block = PAGE.read_text().partition("```text\ndoors ")[2].partition("```")[0]
+    rows = [re.findall(r"\b__init__|(?<![\w-])_?[a-z]\w*(?=[,\n])", line + "\n") for line in block.splitlines()]
+
+    assert {name for row in rows for name in row} == LEVEL.keys()
+    assert all(
+        min(map(LEVEL.__getitem__, upper)) > max(map(LEVEL.__getitem__, lower)) for upper, lower in pairwise(rows)
+    )
+
+
+def test_the_page_names_functions_that_exist() -> None:
+    text = PAGE.read_text()
+    steps = set(re.findall(r"^ *([A-Za-z_.]+) {2,}((?:_\w+/)?_\w+\.py)", text, flags=re.MULTILINE))
+    steps |= set(re.findall(r"`([\w.]+)` in `([\w/]+\.py)`", text))
+
+    assert len(steps) > 80
+    assert not {(name, file) for name, file in steps if name not in defined_in(located(file))}
+
+
+def located(name: str) -> Path:
+    """Return the path of a file that the page names, from the package or from the root of the project."""
+    return PACKAGE / name if (PACKAGE / name).exists() else PACKAGE.parent / name
+
+
+def defined_in(path: Path) -> set[str]:
+    """Return the names that a file defines: functions, classes, constants, and the members of classes."""
+    names: set[str] = set()
+    for node in ast.parse(path.read_text()).body:
+        names |= names_of(node)
+        if isinstance(node, ast.ClassDef):
+            inner = {name for each in ast.walk(node) for name in names_of(each)}
+            names |= {f"{node.name}.{name}" for name in inner}
+    return names
+
+
+def names_of(node: ast.AST) -> set[str]:
+    """Return the names that one statement defines."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return {node.name}
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    return {name for each in targets if (name := getattr(each, "id", None) or getattr(each, "attr", None))}
+
+
+def test_the_page_names_files_that_exist() -> None:
+    named = re.findall(r"`([\w./]+/[\w./]*|\w+\.(?:py|toml))`", PAGE.read_text())
+
+    assert len(named) > 100
+    assert not [name for name in named if not located(name).exists()]
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
