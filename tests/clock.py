@@ -1,7 +1,7 @@
 """Virtual time: an event loop whose clock jumps to the next deadline when nothing can run.
 
 An hour passes in microseconds, and a deadlock is an error instead of a hang. Sockets and threads do not live in
-virtual time: what works in a thread would seem to take no time at all.
+virtual time: the work of a thread would seem to take no time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class DeadlockError(RuntimeError):
 
 
 class _JumpingSelector:
-    """Instead of waiting for a timer, moves the loop's clock to it."""
+    """A selector that moves the loop's clock to the next timer instead of waiting for it."""
 
     def __init__(self, loop: VirtualLoop) -> None:
         self._selector = selectors.DefaultSelector()

@@ -1,4 +1,4 @@
-"""What all tests share: coroutine tests run on anyio's plugin, on the event loop that is asked for; a gateway.
+"""Fixtures of all tests: coroutine tests run on anyio's plugin, on the event loop that the environment names.
 
 Property tests run with one Hypothesis profile.
 """
@@ -16,22 +16,22 @@ from hypothesis import HealthCheck, settings
 
 from bucketeer_async.gateway import LocalGateway
 
-# No limits on the wall clock: on a busy machine an example may take any time, and so may generating it. A failure
-# prints how to reproduce it. The rest stays as Hypothesis has it: random, and derandomized in CI.
+# No limits on the wall clock: on a busy machine, an example and its generation may take any time. A failure prints
+# how to reproduce it. All other settings are Hypothesis's defaults: random, and derandomized in CI.
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
 settings.load_profile("suite")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, name: str, obj: object) -> None:
-    """Mark every coroutine test for anyio's plugin; only its newer versions can be told to do so themselves."""
+    """Mark every coroutine test for anyio's plugin; only newer versions of the plugin have an option for this."""
     if collector.istestfunction(obj, name) and inspect.iscoroutinefunction(obj):
         pytest.mark.anyio(obj)
 
 
 @pytest.fixture
 def anyio_backend() -> tuple[str, dict[str, Any]]:
-    """asyncio in real time, as it is or as asked for; a module in virtual time has a fixture of this name of its own."""
+    """asyncio in real time, on the loop that the environment names; a module in virtual time overrides this fixture."""
     match os.environ.get("BUCKETEER_TEST_LOOP"):
         case "uvloop":
             return "asyncio", {"use_uvloop": True}
@@ -41,7 +41,7 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
 
 
 def eager_loop() -> asyncio.AbstractEventLoop:
-    """A loop whose tasks begin to run where they are made; from Python 3.12 on."""
+    """An event loop whose tasks run at once when they are made (eager tasks); from Python 3.12 on."""
     loop = asyncio.new_event_loop()
     loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined] # newer than the oldest Python
     return loop

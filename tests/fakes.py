@@ -1,4 +1,4 @@
-"""The few hand-written fakes: a client that answers from a script instead of a network."""
+"""Fakes: an API client that responds by a script, without a network."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ class FakeLease:
 
 
 class FakeClient:
-    """Answers posts by `script`, and remembers what it took.
+    """An API client that responds to posts by `script`, and records the accepted events.
 
-    What it took is what the script's answer did not name, as the real gateway does.
+    As with the real gateway, an event is accepted if the errors of the response do not name it.
     """
 
     def __init__(self, script: Script = accept, *, source_id: int = 0) -> None:

@@ -1,7 +1,7 @@
 """The gateway's two polling endpoints, faked and real, with flags that can be edited, and an evaluator that polls them.
 
-The fake follows the rules for changes, and their omissions, in a few lines; it can also do what no gateway does.
-The real one is the local gateway over its wire: it decodes the requests of the poller, and the client its responses.
+The fake follows the rules for changes, and their omissions, in a few lines; it can also respond as no gateway does.
+The real one is the local gateway: it decodes the requests of the poller, and the API client decodes its responses.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def server_time() -> int:
 
 
 class FlagServer:
-    """Flags and segments that can be edited, and the responses about them.
+    """Flags and segments that can be edited, and the responses to polls of them.
 
     `fault` is awaited in each request. A test may replace it by a function that raises or waits.
     """
@@ -75,7 +75,7 @@ class FlagServer:
         self.segment_requests: list[tuple[list[str], int]] = []
         self.error: ApiError | None = None
         self.hash = fnv
-        self.sends_missing = True  # whether a segment that does not exist is sent empty, or left out
+        self.sends_missing = True  # whether a segment that does not exist is sent empty, or omitted
 
     # Edits
 
@@ -207,7 +207,7 @@ class GatewayFlagServer(FlagServer):
 
     @asynccontextmanager
     async def _gateway(self, path: str) -> AsyncIterator[ApiClient]:
-        """The gateway, with the flags and segments of this moment."""
+        """Return the gateway, with the current flags and segments."""
         await self.fault(path)
         self.state.now = self.now
         flags = [complete_flag(each) for each in self.flags.values()]
@@ -247,7 +247,7 @@ class Middle(random.Random):
 
 
 class FakeMetrics:
-    """Remembers each size and each error."""
+    """Records each size and each error."""
 
     def __init__(self) -> None:
         self.events: list[tuple[ApiId, object]] = []
@@ -267,7 +267,7 @@ def local(
     work_clock: Callable[[], float] = time.perf_counter,
     **options: Any,
 ) -> LocalEvaluator:
-    """A local evaluator that polls the server, without jitter."""
+    """Return a local evaluator that polls the server, without jitter."""
     metrics = metrics or FakeMetrics()
     logger = logging.getLogger("bucketeer_async")
     configured = LocalEvaluation(**options)
@@ -285,6 +285,6 @@ def local(
 
 
 async def polls(number: int = 1) -> None:
-    """Let as many polls pass; the clock is then in the middle between two."""
+    """Let this number of polls pass; afterwards, the clock is halfway between two polls."""
     loop = asyncio.get_running_loop()
     await asyncio.sleep(number * 60 - (30 if loop.time() % 60 == 0 else 0))

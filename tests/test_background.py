@@ -1,4 +1,4 @@
-"""Work beside the application: started by one task, awaited by others; signals of progress."""
+"""Background tasks, which one task starts and others await; signals of progress."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The client over httpx against the gateway in the same process, in virtual time: answers, defaults, events, life."""
+"""The client over httpx against the gateway in the same process, in virtual time: values, defaults, events, life."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def now() -> float:
 
 
 def definition(feature_id: str, value: str, tag: str = "shop") -> dict[str, Any]:
-    """A flag that serves one value by a rule, to users with this plan."""
+    """Return a flag that serves a value by a rule, to users with this plan."""
     served = {"type": "FIXED", "fixedStrategy": {"variation": f"{feature_id}-id"}}
     clause = {"id": "clause-1", "attribute": "plan", "operator": "EQUALS", "values": [USER.attributes["plan"]]}
     return {
@@ -95,7 +95,7 @@ async def refused(request: httpx.Request, _way: Way) -> httpx.Response:
 
 
 class World(httpx.AsyncBaseTransport):
-    """A gateway, what happens to questions on the way to it, and a client."""
+    """A gateway, a client, and the faults of the requests between them."""
 
     client: Client
 
@@ -117,7 +117,7 @@ class World(httpx.AsyncBaseTransport):
         return response
 
     async def events(self) -> dict[str, list[dict[str, Any]]]:
-        """The events that the gateway has stored since it was last asked, by name; metrics by that of their message."""
+        """Return the names of the events stored since the last call; for metrics, the names of their messages."""
         await self.client.flush()
         found: dict[str, list[dict[str, Any]]] = {}
         for each in self.state.events:
@@ -140,7 +140,7 @@ async def world(**options: Any) -> AsyncIterator[World]:
             yield here
 
 
-# Answers
+# Values
 
 
 async def test_every_type_of_flag_is_answered() -> None:
@@ -438,7 +438,7 @@ def test_every_question_has_one_evaluation_event_and_every_request_its_metrics(
                     assert value is (weather is fair and feature_id == "bool")
                 valid += bool(feature_id) and not scope.cancelled_caught
                 asked += 1
-                await asyncio.sleep(10.0)  # so that no request is under way any more
+                await asyncio.sleep(10.0)  # until no request is under way
             statistics = here.client.statistics()
             assert asked == len(script)
             assert statistics.evaluation.pushed == statistics.evaluation.accepted == valid
@@ -474,7 +474,7 @@ async def test_a_goal_of_nobody_is_refused() -> None:
     assert receipt.outcome.reason == RefusedReason.INVALID
 
 
-# Life
+# Lifecycle
 
 
 async def test_a_client_that_is_not_running_answers_defaults(caplog: pytest.LogCaptureFixture) -> None:
@@ -598,7 +598,7 @@ def test_a_wrong_option_is_refused(options: dict[str, Any], match: str) -> None:
         Client(**{"endpoint": "api.example.com", "api_key": "key", "tag": "shop"} | options)
 
 
-# The environment, and none
+# Environment variables, and a disabled client
 
 
 async def test_a_client_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

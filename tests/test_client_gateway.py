@@ -1,4 +1,4 @@
-"""A client that evaluates flags itself, polling the local gateway: flags flip, come and go while it runs."""
+"""A client with local evaluation against the local gateway: flags are changed, added and removed while it runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The life of a client with fake parts, in virtual time: start, close, and both at once."""
+"""The lifecycle of a client with fake parts, in virtual time: start, close, and both at once."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def now() -> float:
 
 
 class Parts:
-    """A processor, an API client and an evaluator that write down when they are called, and take their time."""
+    """A processor, an API client and an evaluator in one, slow, which records the calls."""
 
     def __init__(self, *, start: float = 0.0, answers: float = 0.0, drain: float = 0.0) -> None:
         self.calls: list[tuple[str, float]] = []

@@ -1,4 +1,4 @@
-"""The client with flags that it evaluates itself, in virtual time: the same questions, other events."""
+"""A client with local evaluation, in virtual time: the same values as remote evaluation, other metrics events."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def flag(feature_id: str, value: str, kind: str) -> dict[str, Any]:
 
 
 class Server(httpx.AsyncBaseTransport):
-    """Answers polls with its flags, and counts the events by name."""
+    """Responds to polls with its flags, and counts the events by name."""
 
     def __init__(self) -> None:
         self.flags = [

@@ -1,4 +1,4 @@
-"""Virtual time itself: it jumps, it keeps the order of timers, and it does not wait for ever."""
+"""The event loop in virtual time: it jumps, keeps the order of timers, and does not wait for ever."""
 
 from __future__ import annotations
 

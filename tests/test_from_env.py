@@ -1,4 +1,4 @@
-"""What the environment says about a client, and that the guide says the same."""
+"""A client from environment variables; the guide has the same table of variables."""
 
 from __future__ import annotations
 

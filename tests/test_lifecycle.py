@@ -1,4 +1,4 @@
-"""The state machine of everything that is started and closed, in virtual time."""
+"""The state machine of all objects that are started and closed, in virtual time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def now() -> float:
 
 
 class Thing:
-    """Writes down what its lifecycle has it do, and takes its time."""
+    """A slow owner of a lifecycle, which records the calls."""
 
     def __init__(self, *, prepare: float = 0.0, finish: float = 0.0) -> None:
         self.done: list[tuple[str, float]] = []

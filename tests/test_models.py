@@ -1,4 +1,4 @@
-"""Values and options: what they take, and what they say about the rest."""
+"""Values and options: the accepted values, and the errors for all others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The generated messages: names and numbers of the wire, beside other copies of themselves."""
+"""The generated messages: their names and numbers, and other copies of them in the same process."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from bucketeer_async import DrainReport, EventKind, Statistics
 
 MODULES = [bucketeer_async, bucketeer_async.api, bucketeer_async.gateway]
 
-#: Names that have moved, and can be imported from the root until 1.0.
+#: Names that have moved and can still be imported from the root, until 1.0.
 MOVED = set(bucketeer_async.api.__all__)
 
 #: Public classes that show the module where they are defined: `typing.get_type_hints` looks their annotations up there.

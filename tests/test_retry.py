@@ -1,4 +1,4 @@
-"""The decisions about failed requests, row by row, and the backoff; no loop needed."""
+"""The decisions about failed requests, row by row, and the backoff; without an event loop."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def test_a_file_that_was_cut_off_is_found(tmp_path: Path, capsys: pytest.Capture
 def test_purging_leaves_nothing_of_what_was_in_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path)
     file = SpoolFile(tmp_path, LARGE)
-    file.delete(range(1, 500))  # what was delivered before stays in free pages
+    file.delete(range(1, 500))  # deleted events stay in free pages
     file.close()
     (tmp_path / "events.damaged").write_bytes(path.read_bytes())
 

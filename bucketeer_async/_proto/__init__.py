@@ -1,1 +1,1 @@
-"""The messages of the wire: our own .proto files, and the modules generated from them by `nox -s protos`."""
+"""The messages of the gateway's API: our .proto files, and the modules that `nox -s protos` generates from them."""

@@ -1,4 +1,4 @@
-"""Writes the generated modules beside their .proto files, or, with ``--check``, says whether they are current.
+"""Generator of the modules beside the .proto files. With ``--check``, it only compares, and fails on a difference.
 
 Run by ``nox -s protos``; needs grpcio-tools and mypy-protobuf. A generated module holds the serialized file descriptor
 and loads it into the private pool of `_pool.py`, so it depends on no version of protobuf's generator.
@@ -17,12 +17,12 @@ from google.protobuf import descriptor_pb2
 
 HERE = Path(__file__).parent
 PACKAGE = "bucketeer_async._proto"
-ROOT = "proto"  # where upstream keeps the files, and so how they name each other
+ROOT = "proto"  # upstream's folder, which is in the names by which the files import each other
 WIDTH = 100
 
 
 def sources() -> list[Path]:
-    """The .proto files, relative to this folder."""
+    """Return the paths of the .proto files, relative to this folder."""
     return sorted(path.relative_to(HERE) for path in HERE.rglob("*.proto"))
 
 

@@ -1,7 +1,7 @@
 """The private descriptor pool that all generated modules share.
 
-An application may carry its own generated Bucketeer messages; in protobuf's default pool the second copy would be
-refused. ``json_format`` needs ``descriptor_pool=POOL`` as soon as an ``Any`` is involved.
+An application may have its own generated Bucketeer messages, and protobuf's default pool refuses a second copy of a
+message. Functions of ``json_format`` need ``descriptor_pool=POOL`` for a message that contains an ``Any``.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def load(name: str, serialized: bytes, module: dict[str, _Any]) -> None:
 
 
 def _owned(cls: _Any, module: str) -> _Any:
-    """Say where a class and its nested ones can be imported from: pickle and repr need it."""
+    """Set the module of a class and of its nested classes, which pickle and repr use; return the class."""
     cls.__module__ = module
     for nested in cls.DESCRIPTOR.nested_types:
         _owned(message_factory.GetMessageClass(nested), module)

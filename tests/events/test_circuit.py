@@ -1,4 +1,4 @@
-"""The circuit, step by step; no loop needed."""
+"""The circuit, step by step; without an event loop."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MISCONFIGURED = Decision(action=Action.PAUSE, pause_kind=PauseKind.CONFIGURATION
 
 
 class Latest(random.Random):
-    """Always the end of the interval, so that every wait is the longest possible."""
+    """Always the end of the interval, so that every pause is the longest possible."""
 
     def uniform(self, a: float, b: float) -> float:
         return b
@@ -44,7 +44,7 @@ def test_an_outage_is_noticed_once() -> None:
     passes = [gate.enter() for _ in range(3)]
 
     assert [gate.failed(each, OUTAGE, 0.0) for each in passes] == [True, False, False]
-    assert gate.wait(0.0) is None  # as many are on their way as there may be
+    assert gate.wait(0.0) is None  # the largest number of batches is in flight
 
     gate.leave(passes[0], 0.0)
     assert gate.wait(0.0) == 0.5
@@ -182,4 +182,4 @@ def test_circuit_invariants(steps: list[str], slots: int) -> None:
         assert gate.posting <= slots
         wait = gate.wait(now)
         assert wait is None or wait >= 0
-        assert wait is not None or inside  # nobody waits for a post that is not under way
+        assert wait is not None or inside  # None only while a batch is in flight

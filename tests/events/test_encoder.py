@@ -1,4 +1,4 @@
-"""What the events look like on the wire, against golden files and against protobuf itself."""
+"""The encoding of events, compared with protobuf's own."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ def factory(tag: str = "backend", source_id: int = 1000, sdk_version: str = "1.2
 
 
 def as_json(event: pb.EvaluationEvent | pb.GoalEvent | pb.MetricsEvent) -> Any:
-    """The JSON that protobuf itself makes of the event, without its envelope."""
+    """Return the JSON that protobuf makes of the event, without its envelope."""
     envelope = pb.Event()
     envelope.event.Pack(event)
     return json_format.MessageToDict(envelope, use_integers_for_enums=True, descriptor_pool=POOL)["event"]
 
 
 def check(encoded: EncodedEvent, event: Any) -> None:
-    """The encoder's JSON is protobuf's, and reads back as the message."""
+    """Check that the encoder's JSON is protobuf's, and is parsed to the same message."""
     parsed = json.loads(encoded.body)
 
     assert parsed["event"] == as_json(event)

@@ -1,4 +1,4 @@
-"""The ledger by itself: epochs, by which flushes know that what was accepted before them is settled; and what is watched."""
+"""The ledger by itself: epochs, by which a flush knows that all earlier events are settled; and `Ledger.watch`."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_an_epoch_is_over_when_all_that_was_accepted_before_it_is_settled(
     begun: list[tuple[int, list[Receipt]]] = []
     for step, number in steps:
         if step == "push":
-            accepted += filter(None, [ledger.try_admit(EVENT)])  # none, if all that is held is in flight
+            accepted += filter(None, [ledger.try_admit(EVENT)])  # none, if all events are in flight
         elif step == "take":
             if batch := ledger.take(number, 1_000, 0.0):
                 flights.append(batch)
@@ -108,7 +108,7 @@ def test_what_is_watched_is_told_once(loop: asyncio.AbstractEventLoop, waiting: 
     for _ in range(8):
         push(ledger)
 
-    assert told == [1, 4]  # the first one to wait is always told of
+    assert told == [1, 4]  # the first waiting record always wakes the collector
 
 
 def test_a_waiting_event_weighs_little_more_than_its_body(loop: asyncio.AbstractEventLoop) -> None:
@@ -128,7 +128,7 @@ def test_a_push_amid_a_push_is_told_of() -> None:
     loop = asyncio.new_event_loop()
     pushes = iter([lambda: push(ledger)])
 
-    def interrupted() -> float:  # as by the handler of a signal
+    def interrupted() -> float:  # as a signal handler does
         for another in pushes:
             another()
         return 0.0

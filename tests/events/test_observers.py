@@ -1,4 +1,4 @@
-"""What tells of trouble: the rate-limited log, and the listener that calls ``on_drop``."""
+"""Reports of problems: the rate-limited log, and the listener that calls ``on_drop``."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ async def test_a_processor_tells_what_is_lost_and_a_callback_may_push() -> None:
 
     def callback(drop: Drop) -> None:
         heard.append(drop)
-        processor.push_goal_event_nowait(User("user"), "")  # refused too; counted, and not told again
+        processor.push_goal_event_nowait(User("user"), "")  # refused as well; counted, without another call
         if len(heard) == 3:
             enough.set()
 

@@ -1,4 +1,4 @@
-"""The processor against a scripted client, in virtual time: lifecycle, batching, bounds, answers, closing."""
+"""The processor against a scripted client, in virtual time: lifecycle, batching, bounds, responses, closing."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def now() -> float:
 
 
 def answers(*script: ApiError | FakeAnswer) -> Callable[[Events], Awaitable[FakeAnswer]]:
-    """A script that gives these answers in order, and accepts everything afterwards."""
+    """Return a script of these responses in order; afterwards, all events are accepted."""
     left = list(script)
 
     async def answer(_events: Events) -> FakeAnswer:
@@ -84,7 +84,7 @@ async def always(error: ApiError) -> FakeAnswer:
 
 
 def answers_after(seconds: float) -> Callable[[Events], Awaitable[FakeAnswer]]:
-    """A script that takes everything, slowly."""
+    """Return a script that accepts all events, slowly."""
 
     async def answer(_events: Events) -> FakeAnswer:
         await anyio.sleep(seconds)
@@ -208,7 +208,7 @@ async def test_a_full_batch_does_not_grow_when_the_queue_is_half_full() -> None:
 
 @contextlib.contextmanager
 def amid_call(number: int, act: Callable[[], None]) -> Iterator[None]:
-    """Act once, amid the call of that number that the package makes meanwhile, as the handler of a signal may."""
+    """Act once, within the package's ``number``-th call, as a signal handler may."""
     calls = 0
 
     def look(frame: FrameType, event: str, _argument: object) -> None:
@@ -230,7 +230,7 @@ async def test_a_push_amid_the_collectors_look_is_not_slept_through() -> None:
     async with Processor(FakeClient(), ProcessorConfig(flush_size=2, flush_interval=1.0)) as processor:
         for number in itertools.count(1):
             before = len(pushed)
-            await push_many(processor, 2)  # they leave at once; the collector looks before and afterwards
+            await push_many(processor, 2)  # sent at once; the collector runs before and afterwards
             with amid_call(number, lambda: pushed.append(processor.push_goal_event_nowait(USER, "goal"))):
                 await anyio.wait_all_tasks_blocked()
             await anyio.sleep(2.0)
@@ -284,7 +284,7 @@ async def test_no_turn_of_the_loop_handles_more_than_1000_records() -> None:
     assert max(handled) <= 1000
 
 
-# Answers
+# Responses
 
 
 async def test_retriable_events_are_sent_again_with_their_ids_and_no_others() -> None:
@@ -409,7 +409,7 @@ async def test_a_stale_connection_is_tried_again_at_once_without_a_warning(caplo
 
 
 def poison(*goals: str, detail: str = "proto: invalid value") -> Callable[[Events], Awaitable[FakeAnswer]]:
-    """A gateway that answers 400 to every request with one of these goals."""
+    """Return a script that responds 400 to every request with one of these goals."""
 
     async def answer(events: Events) -> FakeAnswer:
         if any(event["event"]["goalId"] in goals for event in events):
@@ -791,7 +791,7 @@ async def test_a_push_that_is_cancelled_before_it_takes_its_room_leaves_it_to_th
         first, second = (asyncio.create_task(processor.push_goal_event(USER, "goal")) for _ in range(2))
         await anyio.wait_all_tasks_blocked()
         full.set()
-        for _ in range(turns):  # in one of them the first has been woken, and has not run yet
+        for _ in range(turns):  # in one case the first push was woken, and has not run yet
             await checkpoint()
         first.cancel()
 
@@ -1136,7 +1136,7 @@ async def test_a_start_that_is_cancelled_leaves_no_thread_behind(tmp_path: Path)
 
 
 def threads() -> set[threading.Thread]:
-    """The threads that run, but for those that the loop keeps for later."""
+    """Return the running threads, except for those of the loop's executor."""
     return {thread for thread in threading.enumerate() if not thread.name.startswith("asyncio_")}
 
 
@@ -1150,7 +1150,7 @@ async def test_a_receipt_tells_the_outcome_to_everybody_who_waits() -> None:
         outcomes = await asyncio.gather(receipt.settled(), receipt.settled())
 
         assert {outcome.fate for outcome in outcomes} == {Fate.DELIVERED}
-        assert receipt._body == f'{{"id":"{receipt.event_id}'.encode()  # let go of, but for the id
+        assert receipt._body == f'{{"id":"{receipt.event_id}'.encode()  # only the id is kept
         assert re.fullmatch(r"<Receipt goal [0-9a-f-]{36} delivered>", repr(receipt))
 
 
@@ -1285,7 +1285,7 @@ def test_a_config_of_the_wrong_type_is_told() -> None:
         Processor(FakeClient(), {})  # type: ignore[arg-type]
 
 
-# Loops
+# Event loops
 
 
 def test_another_loop_gets_a_wrong_loop_error() -> None:
@@ -1393,7 +1393,7 @@ def test_a_loop_that_is_closed_under_the_processor_abandons_its_events() -> None
 
     assert statistics.goal.dropped_by == {DroppedReason.ABANDONED: 1}
     assert receipt.outcome is not None
-    for task in tasks:  # quiet: the task of a closed loop can never end
+    for task in tasks:  # silenced: the task of a closed loop can never end
         task._log_destroy_pending = False  # type: ignore[attr-defined]
     del tasks, processor
     gc.collect()

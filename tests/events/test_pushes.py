@@ -1,4 +1,4 @@
-"""What every push posts, through the real client, against golden files, field by field."""
+"""The request of every push, through the real API client, compared with golden files."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ async def posted(push: Callable[[Processor], Any], source_id: int) -> httpx.Requ
 
 
 def with_placeholders(body: bytes, began: int) -> Any:
-    """The body, with ``@id@`` and ``@now@`` for what differs each time."""
+    """Return the body, with ``@id@`` and ``@now@`` for the values that differ each time."""
     parsed = json.loads(body)
     for event in parsed["events"]:
         assert UUID4.fullmatch(event["id"])

@@ -1,4 +1,4 @@
-"""The quarantine by itself: what is taken next, what is over its bounds, what expires."""
+"""The quarantine by itself: which record is next, which exceed the bounds, which expire."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_what_is_due_to_expire_is_taken_out(pushed: list[float], lifetime: float
     quarantine.add(Part([record(at) for at in pushed[::2]]))
     for at in pushed[1::2]:
         quarantine.add_lone(record(at))
-    quarantine.take(0.0)  # so that the oldest may be gone already
+    quarantine.take(0.0)  # the oldest may be gone already
 
     quarantine.take_expired(now, lifetime)
 
@@ -89,7 +89,7 @@ def test_a_limit_grows_back_by_one_try_at_a_time() -> None:
         assert limit.allowance(post) == 50_000
         limit.accepted(30_000, post)
     assert limit.allowance(6) == 100_000
-    limit.taken(20_000, 6)  # there was not enough to fill it
+    limit.taken(20_000, 6)  # too few events waited to fill it
     assert limit.allowance(6) == 100_000
     limit.taken(90_000, 6)
     for post in range(7, 20):  # others do not end the try

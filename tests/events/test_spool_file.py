@@ -1,4 +1,4 @@
-"""The file of a spool: what is written comes back, whatever happened to the disk in between."""
+"""The file of a spool: written events can be read again, also from a damaged file."""
 
 from __future__ import annotations
 

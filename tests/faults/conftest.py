@@ -1,4 +1,4 @@
-"""Collects what the fault tests measured, and shows it as the matrix: case, promise, measured, ok."""
+"""Collects the measurements of the fault tests, and prints the matrix: case, promise, measured, ok."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BEGIN, _END = "<!-- matrix: begin -->", "<!-- matrix: end -->"
 
 @pytest.fixture
 def measured(request: pytest.FixtureRequest) -> Callable[[str], None]:
-    """Record, in a few words, what a fault test has measured."""
+    """Record the measurement of a fault test, in a few words."""
 
     def record(words: str) -> None:
         request.node.user_properties.append(("measured", words))

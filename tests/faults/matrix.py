@@ -1,4 +1,4 @@
-"""The fault matrix: every fault that delivery and polling are tested against, and what is promised for it.
+"""The fault matrix: every fault that delivery and polling are tested against, with the promise for it.
 
 The numbers are stable names; tests, documentation and changelog use them.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import Final, NamedTuple
 
-#: Whether this is `nox -s faults`: full numbers, every server, and the matrix in the end.
+#: Whether this is `nox -s faults`: full numbers, every server, and the matrix at the end.
 FULL: Final = bool(os.environ.get("BUCKETEER_FAULTS"))
 
 
@@ -183,5 +183,5 @@ MATRIX: Final[dict[str, Row]] = {
 
 
 def spaced(number: int) -> str:
-    """A number as the matrix writes it: 10 000."""
+    """Return a number in the form of the matrix: 10 000."""
     return f"{number:,}".replace(",", " ")

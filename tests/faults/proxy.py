@@ -1,4 +1,4 @@
-"""What stands between a client and the honest gateway, on real sockets: lines that break, and a proxy with a password."""
+"""Proxies between a client and the gateway, on real sockets: connections that break, and one with a password."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _GONE: Final = (ConnectionError, asyncio.IncompleteReadError, ssl.SSLError)
 
 
 def _until_gone(work: Callable[_P, Awaitable[None]]) -> Callable[_P, Awaitable[None]]:
-    """Have the work end quietly when one of those that it serves has gone."""
+    """End the work without an error when one of the two peers has gone."""
 
     @functools.wraps(work)
     async def until_gone(*args: _P.args, **kwargs: _P.kwargs) -> None:
@@ -39,7 +39,7 @@ def _until_gone(work: Callable[_P, Awaitable[None]]) -> Callable[_P, Awaitable[N
 
 
 class End(Enum):
-    """How a line ends."""
+    """How a connection ends."""
 
     RESET = "reset"
     CLOSED = "closed in order"
@@ -48,13 +48,13 @@ class End(Enum):
 
 @dataclass(slots=True)
 class Conduct:
-    """How a line behaves; may be changed while it lasts.
+    """How a connection behaves; may be changed while the connection is open.
 
     Attributes:
-        upload: Bytes towards the gateway that still go through; None for all.
-        answer: Bytes back to the client that still go through; None for all.
-        end: What happens to the line when more arrive than that.
-        delay: Seconds by which what the gateway says is late.
+        upload: Bytes that are still passed to the gateway; None for all.
+        answer: Bytes that are still passed to the client; None for all.
+        end: How the connection ends when more bytes arrive.
+        delay: Seconds by which the gateway's bytes are delayed.
     """
 
     upload: int | None = None
@@ -63,14 +63,14 @@ class Conduct:
     delay: float = 0.0
 
     def pass_upload(self, data: bytes) -> bytes:
-        """Return what may go on towards the gateway."""
+        """Return the bytes that are passed to the gateway."""
         if self.upload is not None:
             data = data[: self.upload]
             self.upload -= len(data)
         return data
 
     def pass_answer(self, data: bytes) -> bytes:
-        """Return what may go on to the client."""
+        """Return the bytes that are passed to the client."""
         if self.answer is not None:
             data = data[: self.answer]
             self.answer -= len(data)
@@ -81,9 +81,9 @@ class Line:
     """One connection of a client through the proxy to the gateway.
 
     Attributes:
-        conduct: How it behaves.
-        upload: What the client has sent.
-        answer: What the gateway has said, whether the client got it or not.
+        conduct: How the connection behaves.
+        upload: The bytes from the client.
+        answer: The bytes from the gateway, whether or not the client got them.
     """
 
     def __init__(self, conduct: Conduct, writer: asyncio.StreamWriter) -> None:
@@ -94,7 +94,7 @@ class Line:
 
     @property
     def posts(self) -> list[list[str]]:
-        """The ids in every complete request that the client has sent."""
+        """Return the event ids in every complete request of the client."""
         found, rest = [], bytes(self.upload)
         while True:
             head, _, body = rest.partition(b"\r\n\r\n")
@@ -105,7 +105,7 @@ class Line:
             rest = body[length:]
 
     async def end(self, how: End) -> None:
-        """Break the line now; when this returns, the client has been told, unless it is never told."""
+        """Break the connection now; when this returns, the client has been notified, unless the end is silent."""
         if how is End.SILENT:
             self.conduct = Conduct(upload=0, answer=0, end=how)
             return
@@ -116,7 +116,7 @@ class Line:
             await self._writer.wait_closed()
 
     async def carry(self, reader: asyncio.StreamReader, target: tuple[str, int]) -> None:
-        """Carry what is said between the client and the target, until one of them has gone."""
+        """Pass bytes between the client and the target until one of the two has gone."""
         behind, ahead = await asyncio.open_connection(*target)
         try:
             await self.carry_between(reader, behind, ahead)
@@ -126,7 +126,7 @@ class Line:
     async def carry_between(
         self, reader: asyncio.StreamReader, behind: asyncio.StreamReader, ahead: asyncio.StreamWriter
     ) -> None:
-        """As `carry`, over a connection to the target that exists."""
+        """As `carry`, over an open connection to the target."""
         async with anyio.create_task_group() as ways:
             ways.start_soon(self._carry_answers, behind)
             await self._carry_upload(reader, ahead)
@@ -157,18 +157,18 @@ class Line:
 
 
 class FaultProxy:
-    """A listener on a loopback address, whose lines to the gateway behave as they are told.
+    """A listener on a loopback address, whose connections to the gateway have a given conduct.
 
     Args:
         target: URL of the gateway.
-        host: Where it listens.
+        host: The address.
         port: The port; 0 for a free one.
-        tls: Has it speak TLS with clients; may be changed between two `listen`.
+        tls: TLS for clients; may be changed between two `listen`.
 
     Attributes:
-        conduct: Makes the conduct of every new line ...
-        next_conducts: ... except for the next ones, which have these.
-        lines: Every line there has been.
+        conduct: Makes the conduct of every new connection.
+        next_conducts: The conducts of the next connections, used first.
+        lines: All connections so far.
     """
 
     def __init__(
@@ -184,17 +184,17 @@ class FaultProxy:
 
     @property
     def port(self) -> int:
-        """Where it listens; it stays the same."""
+        """Return the port, which stays the same."""
         return self._listener.port
 
     @property
     def url(self) -> str:
-        """To be given to ``ApiClient(endpoint=...)``."""
+        """Return the argument of ``ApiClient(endpoint=...)``."""
         return f"{'https' if self.tls else 'http'}://{self._host}:{self.port}"
 
     @property
     def posts(self) -> list[list[str]]:
-        """The ids in every complete request, line by line."""
+        """Return the event ids in every complete request, by connection."""
         return [post for line in self.lines for post in line.posts]
 
     async def listen(self) -> None:
@@ -202,11 +202,11 @@ class FaultProxy:
         await self._listener.listen(self._host, self.tls)
 
     async def refuse(self) -> None:
-        """Accept no connections any more; those that exist go on."""
+        """Accept no more connections; open connections go on."""
         await self._listener.refuse()
 
     async def end_lines(self, how: End) -> None:
-        """Break every line that exists."""
+        """Break all open connections."""
         for line in self.lines:
             await line.end(how)
 
@@ -226,12 +226,12 @@ class FaultProxy:
 
 
 class PasswordProxy:
-    """An HTTP proxy that asks for a name and a password, for ``http`` and, by CONNECT, for ``https``.
+    """An HTTP proxy that requires a name and a password, for ``http`` and, by CONNECT, for ``https``.
 
     Attributes:
-        password: The one that is right.
+        password: The right password.
         asked: The first line of every request.
-        refused: How many of them had no right password.
+        refused: Number of requests without the right password.
     """
 
     def __init__(self, name: str, password: str) -> None:
@@ -242,7 +242,7 @@ class PasswordProxy:
         self._listener = _Listener(self._serve)
 
     def url(self, password: str | None = None) -> str:
-        """To be given as ``proxy``, with the right password or another one."""
+        """Return the argument ``proxy``, with the right password or another one."""
         return f"http://{self._name}:{password or self.password}@127.0.0.1:{self._listener.port}"
 
     async def __aenter__(self) -> Self:
@@ -281,7 +281,7 @@ class PasswordProxy:
 
 
 class _Listener:
-    """A port that may refuse for a while; in the end nothing of its connections is left."""
+    """A port that may refuse connections for a while; all connections are closed at the end."""
 
     def __init__(
         self, serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]], port: int = 0
@@ -319,20 +319,20 @@ class _Listener:
 
 
 async def until(fact: Callable[[], bool]) -> None:
-    """Wait for a fact that nobody tells of."""
+    """Wait for a condition by polling it."""
     async with asyncio.timeout(_WITHIN):
         while not fact():  # noqa: ASYNC110 - see above
             await asyncio.sleep(0.002)
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
-    """End a connection without a word of farewell."""
+    """End a connection by a reset."""
     writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
 
 
 async def _read_body(reader: asyncio.StreamReader, head: bytes) -> None:
-    """Read what follows, so that closing afterwards is no reset."""
+    """Read the remaining bytes, so that closing afterwards does not reset the connection."""
     await reader.readexactly(_content_length(head))
 
 

@@ -1,4 +1,4 @@
-"""Minutes of steady traffic in changing weather: memory stays flat, no task leaks, every event is accounted for.
+"""Minutes of steady traffic under changing faults: memory stays flat, no task leaks, every event is accounted for.
 
 `nox -s soak` runs it. The gateway is a process of its own, so that the memory that is measured is the pipeline's.
 Exits with 1 unless everything holds.
@@ -24,9 +24,9 @@ from tests.faults.world import EVALUATION, KEY, USER, check_counts
 from tests.integrations.children import python
 
 RATE: Final = 2_000  # events per second
-TICK: Final = 0.01  # seconds between two lots of pushes
+TICK: Final = 0.01  # seconds between two groups of pushes
 PARTS: Final = 10  # of the whole time; the last one is compared with the third
-GROWTH: Final = 0.05  # by which the last may use more memory than the third
+GROWTH: Final = 0.05  # by which the last part may use more memory than the third
 
 WEATHERS: Final[list[dict[str, Any]]] = [
     *[{}] * 4,
@@ -36,7 +36,7 @@ WEATHERS: Final[list[dict[str, Any]]] = [
     {"status": 200, "body": "<html>sign in</html>"},
     {"status": 200, "body": '{"errors": {"'},
     {"delay": 0.3},
-    {"delay": 1.5},  # longer than a post may take; the events are stored all the same
+    {"delay": 1.5},  # longer than a post may take; the events are stored nevertheless
     {"partial": 0.2},
 ]
 CONFIG: Final = ProcessorConfig(
@@ -46,7 +46,7 @@ CONFIG: Final = ProcessorConfig(
 
 @dataclass
 class Part:
-    """What was seen in one part of the time."""
+    """The measurements of one part of the run."""
 
     memory: list[int] = field(default_factory=list)
     tasks: int = 0
@@ -63,8 +63,8 @@ class Soak:
     Args:
         processor: The processor, started.
         gateway: A client of the gateway that it posts to.
-        seconds: How long traffic lasts.
-        seed: The weather follows from it.
+        seconds: Duration of the traffic.
+        seed: Seed of the faults.
     """
 
     def __init__(self, processor: Processor, gateway: httpx.AsyncClient, seconds: float, seed: int) -> None:
@@ -92,7 +92,7 @@ class Soak:
         await self._gateway.delete("/_dev/faults")
 
     async def _push(self) -> None:
-        """Push at the rate, half of it awaited; what is late is made up for."""
+        """Push at the given rate, half of the pushes awaited; late pushes are made up for."""
         pushed = 0
         while (elapsed := self._loop.time() - self._began) < self._seconds:
             for number in range(pushed, int(elapsed * RATE)):
@@ -120,7 +120,7 @@ class Soak:
             await self._gateway.delete("/_dev/faults")
 
     async def _beat(self) -> None:
-        """Measure by how much the loop is late."""
+        """Measure the lag of the event loop."""
         while True:
             due = self._loop.time() + TICK
             await asyncio.sleep(TICK)
@@ -145,7 +145,7 @@ async def gateway() -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def soak(seconds: float, seed: int) -> list[str]:
-    """Run, and return what does not hold."""
+    """Run; return the checks that failed."""
     async with gateway() as client:
         before = len(asyncio.all_tasks())
         async with ApiClient(endpoint=str(client.base_url), api_key=KEY) as api_client:
@@ -171,7 +171,7 @@ def report(parts: list[Part], statistics: Statistics) -> None:
 
 
 def differences(statistics: Statistics, counts: dict[str, dict[str, int]]) -> Iterator[str]:
-    """Say where our counts and the gateway's do not agree."""
+    """Return the differences between the processor's counts and the gateway's."""
     for kind in EventKind:
         ours, theirs = getattr(statistics, kind.value), counts[kind.value]
         if ours.accepted != ours.delivered:

@@ -1,4 +1,4 @@
-"""The gateway, or whoever answers in its place, says something unusual: about a request, or about single events."""
+"""Unusual responses, from the gateway or a server before it: to a whole request, or about single events."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ def now() -> float:
 
 
 def log_in_virtual_time(here: World) -> None:
-    """Have the intervals between log lines pass in virtual time too."""
+    """Use virtual time for the intervals between log lines too."""
     here.processor._pipeline._log._clock = asyncio.get_running_loop().time
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """The lines of the log that somebody should read."""
+    """Return the log lines at WARNING and above."""
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def taken_but(change: Callable[[bytes], bytes]) -> Weather:
-    """The gateway takes the events, and its answer is changed on the way back."""
+    """The gateway accepts the events, and its response is changed on the way back."""
 
     async def weather(request: httpx.Request, way: Way) -> httpx.Response:
         response = await way(request)
@@ -60,7 +60,7 @@ def taken_but(change: Callable[[bytes], bytes]) -> Weather:
 
 
 def spoilt(*goals: str) -> Weather:
-    """The events with these goals arrive as something that the gateway cannot decode."""
+    """The events with these goals arrive in a form that the gateway cannot decode."""
 
     async def weather(request: httpx.Request, way: Way) -> httpx.Response:
         body = request.content
@@ -123,7 +123,7 @@ async def test_a_gateway_that_refuses_everything_is_in_trouble_and_costs_nothing
         measured(f"{len(before_the_pause)} posts before the pause, lost {here.lost} of {spaced(EVENTS)}")
 
 
-# What looks like a wrong key or a wrong URL
+# Responses to a wrong key or a wrong URL
 
 
 @pytest.mark.parametrize(
@@ -212,9 +212,7 @@ async def test_a_redirect_is_not_followed(
         return httpx.Response(status, headers={"location": target})
 
     async with world() as here:
-        here.processor._api_client._connections.get()._http.follow_redirects = (
-            True  # as the application may have set it
-        )
+        here.processor._api_client._connections.get()._http.follow_redirects = True  # as an application may set it
         await here.endure(moved, count=1_000, seconds=100.0)
 
         assert set(asked) == {"POST http://127.0.0.1/register_events"}
@@ -228,7 +226,7 @@ async def test_a_redirect_is_not_followed(
 
 
 def at_most(size: int, status: int, body: Any) -> tuple[Weather, list[int]]:
-    """Requests above ``size`` bytes are refused; and the sizes of those that were."""
+    """Refuse requests above ``size`` bytes; return a list for the sizes of refused requests."""
     over: list[int] = []
 
     async def weather(request: httpx.Request, way: Way) -> httpx.Response:
@@ -307,7 +305,7 @@ async def test_an_event_above_the_size_of_a_batch_is_refused_and_no_other(measur
         measured(f"1 refused, {spaced(EVENTS)} delivered")
 
 
-# 200 that says nothing, or nonsense
+# 200 with an empty or a nonsensical body
 
 
 @pytest.mark.parametrize(
@@ -403,11 +401,11 @@ async def test_a_captive_portal_is_not_taken_for_success(
         measured(f"lost {here.lost} of {spaced(EVENTS)}")
 
 
-# Without end
+# Endless bodies
 
 
 class Endless(httpx.AsyncByteStream):
-    """A body without end that counts what was taken of it."""
+    """An endless body that counts the bytes that were read."""
 
     def __init__(self, chunk: bytes = b" " * 65_536, *, every: float = 0.0) -> None:
         self.chunk = chunk
@@ -426,7 +424,7 @@ class Endless(httpx.AsyncByteStream):
 
 
 def endless(status: int, *, every: float = 0.0) -> tuple[Weather, list[Endless]]:
-    """Every answer is endless; and their bodies."""
+    """Respond with endless bodies; return a list for the bodies."""
     bodies: list[Endless] = []
 
     async def weather(_request: httpx.Request, _way: Way) -> httpx.Response:
@@ -480,7 +478,7 @@ async def test_a_compressed_answer_is_never_expanded(status: int, encoding: str,
 
     async with world() as here:
         await here.push(100)
-        await here.processor.flush()  # so that everything is loaded that will be needed
+        await here.processor.flush()  # so that all modules are loaded
         tracemalloc.start()
         await here.endure(explosive, count=100)
         _, peak = tracemalloc.get_traced_memory()
@@ -494,11 +492,11 @@ async def test_a_compressed_answer_is_never_expanded(status: int, encoding: str,
         measured("never decompressed")
 
 
-# What is said about single events
+# Errors of single events
 
 
 def overheard() -> tuple[Weather, list[set[str]]]:
-    """Fair weather; and for every answer the ids that it names as not taken."""
+    """No faults; record the ids of the errors in every response."""
     named: list[set[str]] = []
 
     def listen(body: bytes) -> bytes:

@@ -27,7 +27,7 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
 
 
 def dated(here: World, timestamps: list[int]) -> Weather:
-    """Fair weather; answers tell the gateway's time, as a real server's do. Notes the times of the events."""
+    """No faults; responses have the gateway's time, as a real server's do. The times of the events are recorded."""
 
     async def weather(request: httpx.Request, way: Way) -> httpx.Response:
         timestamps.extend(int(event["event"]["timestamp"]) for event in json.loads(request.content)["events"])

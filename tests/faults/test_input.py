@@ -1,4 +1,4 @@
-"""Bad input, from strange text to objects that raise: it costs itself at most, and never a batch."""
+"""Bad input, from strange text to objects that raise: at most the bad event is lost, and never a batch."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ NOT_FINITE = [math.nan, math.inf, -math.inf, 1e309, 10**309, -(10**5000)]
 
 
 class CountingLoop(VirtualLoop):
-    """Numbers its turns."""
+    """An event loop that counts its turns."""
 
     turn = 0
 
@@ -63,7 +63,7 @@ class CountingLoop(VirtualLoop):
 
 
 class Nasty:
-    """Whatever is asked of it, it raises."""
+    """Raises an exception on every access."""
 
     def _raise(self, *_args: object) -> Any:
         raise RuntimeError("nasty")
@@ -73,7 +73,7 @@ class Nasty:
 
 
 class LazyProxy(Nasty):
-    """A proxy whose object is not there, as those of web frameworks outside a request."""
+    """A proxy without an object, like a web framework's proxy outside a request."""
 
     @property  # type: ignore[misc]
     def __class__(self) -> Any:
@@ -125,7 +125,7 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
 
 
 def noting(statuses: Counter[int]) -> Weather:
-    """Fair weather that counts the answers by status."""
+    """No faults; count the responses by status."""
 
     async def weather(request: httpx.Request, way: Way) -> httpx.Response:
         answer = await way(request)
@@ -439,7 +439,7 @@ async def test_an_event_stays_as_it_was_when_it_was_pushed(measured: Measured) -
         measured(f"{len(stored(here))} events arrive byte for byte as they were pushed")
 
 
-# What travels in headers
+# Headers
 
 
 @pytest.mark.fault("F70")

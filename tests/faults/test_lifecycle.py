@@ -1,4 +1,4 @@
-"""Cancels, closes, second loops, lost loops, callbacks and bugs: the lifecycle under everything that can hit it."""
+"""The lifecycle under cancellation, close, a second event loop, a lost loop, callbacks and bugs."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ Measured = Callable[[str], None]
 
 CANCELS = 1_000 if FULL else 200
 
-#: For what works in a thread: an event loop in real time.
+#: An event loop in real time, for tests with threads.
 in_real_time = pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["real-time"])
 
 
@@ -65,7 +65,7 @@ def now() -> float:
 
 
 def slow(seconds: float) -> Weather:
-    """The gateway takes its time."""
+    """The gateway is slow."""
 
     async def weather(request: httpx.Request, way: Way) -> httpx.Response:
         await asyncio.sleep(seconds)
@@ -75,7 +75,7 @@ def slow(seconds: float) -> Weather:
 
 
 async def winding(request: httpx.Request, way: Way) -> httpx.Response:
-    """The way is long, though it takes no time: five turns of the loop there, five back."""
+    """A request takes five turns of the loop to the gateway, and five back, but no time."""
     await turns(5)
     response = await way(request)
     await turns(5)
@@ -192,7 +192,7 @@ async def test_a_cancelled_close_does_not_wait_for_the_drain(way: str) -> None:
         assert here.repeated == 0
 
 
-# Closes
+# Close
 
 
 @pytest.mark.fault("F41")
@@ -304,7 +304,7 @@ async def test_a_push_while_closing_and_afterwards_is_refused_and_counted(measur
         measured("301 late pushes, 301 refused")
 
 
-# Loops
+# Event loops
 
 
 @pytest.mark.fault("F57")
@@ -363,14 +363,14 @@ def test_a_second_loop_gets_a_wrong_loop_error_while_the_first_is_still_in_use()
 
 
 def run(coroutine: Any) -> Any:
-    """As asyncio.run, in virtual time."""
+    """Run as `asyncio.run` does, in virtual time."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(coroutine)
 
 
 @pytest.fixture
 def left_behind() -> Iterator[list[Any]]:
-    """Tasks of a loop that was closed under them: they can never end, and need not say so."""
+    """Silence the tasks of a loop that was closed: the tasks can never end."""
     tasks: list[Any] = []
     yield tasks
     for task in tasks:
@@ -378,7 +378,7 @@ def left_behind() -> Iterator[list[Any]]:
 
 
 def lose_the_loop(left_behind: list[Any], count: int) -> Processor:
-    """Push events, and close the loop under the processor."""
+    """Push events, and close the loop while the processor runs."""
     loop = VirtualLoop()
 
     async def start() -> Processor:
@@ -484,7 +484,7 @@ async def test_an_on_drop_that_pushes_what_is_dropped_again_does_not_feed_itself
     def on_drop(_: Drop) -> None:
         nonlocal heard
         heard += 1
-        here.receipts.append(processor.push_goal_event_nowait(USER, ""))  # refused again
+        here.receipts.append(processor.push_goal_event_nowait(USER, ""))  # refused once more
         if heard == 100:
             told.set()
 

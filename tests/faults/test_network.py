@@ -35,13 +35,13 @@ Measured = Callable[[str], None]
 
 N = 10_000 if FULL else 200
 MANY = spaced(N)
-#: As all faults meet it, but half a second between tries is too long to wait for.
+#: As for all faults, but with shorter pauses between tries.
 HASTY = replace(REFERENCE, flush_interval=30.0, retry=RetryPolicy(initial=0.01, maximum=0.05))
 #: One connection at a time.
 SINGLE = replace(HASTY, num_flush_workers=1)
-#: Seconds instead of 20, where it is the timeout that ends a post; one that nothing delays is in time on a busy machine.
+#: Seconds instead of 20, where the timeout ends a post; a post without a fault is in time even on a busy machine.
 TIMEOUT = 2.0
-#: The same where one that is late is only tried again.
+#: The same, where a late post is only tried again.
 SHORT_TIMEOUT = 0.3
 
 PASSWORD = "password-of-the-proxy"
@@ -50,7 +50,7 @@ WRONG = "forgotten-password"
 
 @pytest.fixture(autouse=True)
 def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the environment of the tests says about proxies does not count."""
+    """Ignore the proxies that the environment of the tests names."""
     for name in list(os.environ):
         if name.lower() in {"http_proxy", "https_proxy", "all_proxy", "no_proxy", "request_method"}:
             monkeypatch.delenv(name)
@@ -62,7 +62,7 @@ with_both_libraries = pytest.mark.parametrize("http", LIBRARIES, indirect=True)
 
 @pytest.fixture(params=LIBRARIES if FULL else ["own"])
 async def http(request: pytest.FixtureRequest) -> AsyncIterator[httpx2.AsyncClient | None]:
-    """The HTTP client to use: one of our own, or one of the other library."""
+    """The HTTP client: the SDK's own, or one of httpx2."""
     if request.param == "own":
         yield None
         return
@@ -72,10 +72,10 @@ async def http(request: pytest.FixtureRequest) -> AsyncIterator[httpx2.AsyncClie
 
 @asynccontextmanager
 async def delivering(gateway: LocalGateway, endpoint: str, config: Any = HASTY, **options: Any) -> AsyncIterator[World]:
-    """Deliver to the gateway by way of ``endpoint``; in the end close, and check that everything is accounted for."""
+    """Deliver to the gateway through ``endpoint``; at the end, close, and check that every event is accounted for."""
     async with ApiClient(endpoint=endpoint, api_key=KEY, **options) as api_client:
         async with Processor(api_client, config) as processor:
-            here = World(processor, gateway.state, Sky(gateway.state))  # its sky stays empty
+            here = World(processor, gateway.state, Sky(gateway.state))  # no faults of its own
             yield here
             here.check()
         here.check()
@@ -85,26 +85,26 @@ async def delivering(gateway: LocalGateway, endpoint: str, config: Any = HASTY, 
 
 
 async def deliver(here: World, count: int) -> set[str]:
-    """Push events and have them delivered; return their ids."""
+    """Push events, and wait until all are delivered; return their ids."""
     receipts = await here.push(count)
     assert await here.processor.flush()
     return {receipt.event_id for receipt in receipts}
 
 
 def stored_again(gateway: LocalGateway) -> int:
-    """How many events the gateway was sent although it had them."""
+    """Return the number of events that were sent again although the gateway had them."""
     return len(gateway.events) - len({event.id for event in gateway.events})
 
 
 def lines_of_ours(caplog: pytest.LogCaptureFixture, level: int = logging.WARNING) -> list[str]:
-    """What was logged, from ``level`` on."""
+    """Return the log lines at ``level`` and above."""
     return [
         record.getMessage() for record in caplog.records if record.name == "bucketeer_async" and record.levelno >= level
     ]
 
 
 def never_sent(here: World) -> bool:
-    """Whether it is known of all events that wait that the gateway cannot have them."""
+    """Return whether all waiting events are known not to be at the gateway."""
     return not any(receipt._maybe_stored for receipt in here.receipts if receipt.outcome is None)
 
 
@@ -119,7 +119,7 @@ async def test_posts_that_are_never_answered_are_repeated_with_the_same_ids(
     posts = 20 if FULL else 4
     config = replace(HASTY, request_timeout=SHORT_TIMEOUT)
     async with FaultProxy(gateway.url) as proxy:
-        # No more connections than posts at once: one that a timeout cost would be missed in the end.
+        # As many connections as posts: if a timeout cost a connection, one would be missing at the end.
         async with delivering(gateway, proxy.url, config, max_connections=4, http=http) as here:
             if heard:
                 proxy.conduct = lambda: Conduct(answer=0, end=End.SILENT)
@@ -201,13 +201,13 @@ async def test_a_peer_that_is_gone_without_a_word_is_noticed_by_the_timeout(
 
 
 def offsets(whole: int, *more: int) -> list[int]:
-    """Where to cut: here and there, and at the given places."""
+    """Return the places to cut: regular ones, and the given ones."""
     step = whole // (100 if FULL else 6)
     return sorted({*range(0, whole, step), whole - 1, *more})
 
 
 async def cut_next(proxy: FaultProxy, conduct: Conduct, *, reused: bool) -> None:
-    """Have the next post meet that conduct, on the connection that is there or on a new one."""
+    """Give the next post this conduct, on the open connection or on a new one."""
     if reused:
         proxy.lines[-1].conduct = conduct
         return
@@ -304,7 +304,7 @@ async def test_a_process_that_was_frozen_delivers_over_a_new_connection(
 ) -> None:
     config = replace(HASTY, request_timeout=TIMEOUT)
     async with FaultProxy(gateway.url) as proxy, delivering(gateway, proxy.url, config, http=http) as here:
-        await deliver(here, 200 if FULL else 100)  # over one line, or more
+        await deliver(here, 200 if FULL else 100)  # over one connection, or more
         lines = len(proxy.lines)
         await proxy.end_lines(end)  # while the process is frozen
         await deliver(here, 100)
@@ -320,11 +320,11 @@ async def test_a_process_that_was_frozen_delivers_over_a_new_connection(
 
 
 class Resolver:
-    """Answers instead of the system's resolver, from a thread as that does.
+    """Resolves names instead of the system's resolver, in a thread as well.
 
     Attributes:
         answer: Returns the address of every name, or raises.
-        asked: How often it was asked.
+        asked: Number of calls.
     """
 
     def __init__(self) -> None:
@@ -337,7 +337,7 @@ class Resolver:
         return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, port or 0))]
 
     def fail(self, code: int) -> None:
-        """Say from now on that there is no answer."""
+        """Fail from now on: the name cannot be resolved."""
 
         def fails() -> str:
             raise socket.gaierror(code, os.strerror(0))
@@ -414,7 +414,7 @@ async def test_a_resolver_that_hangs_does_not_hold_up_the_close(
         assert not hanging.is_set()
         assert sent_nothing
         assert report.total.undelivered + report.total.unconfirmed == N
-        assert report.total.unconfirmed <= 100  # the batch that was on the way when the time was over
+        assert report.total.unconfirmed <= 100  # the batch that was in flight at the end of the time
         measured(f"aclose({allowed:g}) took {seconds:.2f} s")
 
 
@@ -468,7 +468,7 @@ def authority() -> trustme.CA:
 
 @pytest.fixture
 def trusted(authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment names the authority as the one to trust."""
+    """The environment names the certificate authority to trust."""
     authority.cert_pem.write_to_path(tmp_path / "authority.pem")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
 
@@ -480,7 +480,7 @@ def server_context(authority: trustme.CA, name: str = "127.0.0.1", not_after: da
 
 
 def old_protocol(context: ssl.SSLContext) -> ssl.SSLContext:
-    """Speak nothing newer than TLS 1.1."""
+    """Support nothing newer than TLS 1.1."""
     context.set_ciphers("DEFAULT:@SECLEVEL=0")
     with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
         context.minimum_version = ssl.TLSVersion.TLSv1
@@ -564,7 +564,7 @@ async def test_client_certificates_work_by_configuration(
 
 
 def assert_secret(words: str) -> None:
-    """Assert that no credentials of the proxy, nor the key, are in there."""
+    """Assert that the text has neither the proxy's credentials nor the API key."""
     tokens = [base64.b64encode(f"name-of-mine:{password}".encode()).decode() for password in (PASSWORD, WRONG)]
     for secret in (PASSWORD, WRONG, "name-of-mine", KEY, *tokens):
         assert secret not in words
@@ -572,7 +572,7 @@ def assert_secret(words: str) -> None:
 
 @asynccontextmanager
 async def gateway_by(scheme: str, gateway: LocalGateway, authority: trustme.CA) -> AsyncIterator[FaultProxy]:
-    """The gateway as it is, or behind TLS."""
+    """The gateway without TLS, or behind TLS."""
     async with FaultProxy(gateway.url, tls=server_context(authority) if scheme == "https" else None) as proxy:
         yield proxy
 
@@ -689,7 +689,7 @@ BAD_PROXIES = [
     ("by", "proxy"),
     [
         *itertools.product(["argument", "environment"], BAD_PROXIES),
-        ("argument", f"name-of-mine:{PASSWORD}@127.0.0.1:3128"),  # the environment may leave the scheme out
+        ("argument", f"name-of-mine:{PASSWORD}@127.0.0.1:3128"),  # the environment may omit the scheme
     ],
 )
 async def test_a_proxy_that_cannot_be_used_is_told_without_its_credentials(

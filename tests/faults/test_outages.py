@@ -1,6 +1,6 @@
-"""The gateway is away: for a while, for long, for longer than events live, or merely slow.
+"""The gateway is unavailable: for a while, for long, for longer than the lifetime of events, or it is only slow.
 
-Whoever answers in its place says how it is: with a status, and sometimes with how long to wait.
+The response is a status, sometimes with the time to wait.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def now() -> float:
 
 
 def probes(seed: int, *, seconds: float) -> list[float]:
-    """When a client posts, from the beginning of an outage until the first post after ``seconds`` of it."""
+    """Return the times of a client's posts, from the beginning of an outage to the first post after ``seconds``."""
     circuit = Circuit(RetryPolicy(), slots=4, rng=random.Random(seed))
     times = [0.0]
     while times[-1] < seconds:
@@ -84,7 +84,7 @@ async def test_a_gateway_that_is_down_for_10_minutes_costs_nothing_but_room(meas
         assert total.queued == total.accepted <= capacity
         assert set(total.refused_by) == {RefusedReason.QUEUE_FULL, RefusedReason.METRICS_YIELD}
         assert here.lost == 0
-        assert posts <= 80  # how many they usually are is measured below
+        assert posts <= 80  # the usual number is measured below
         measured(f"lost {here.lost} of {total.accepted} accepted")
 
 
@@ -157,11 +157,11 @@ async def test_a_slow_gateway_holds_up_nobody(measured: Measured) -> None:
         measured(f"{here.sky.most_under_way} posts at once, lost {here.lost}")
 
 
-# Answers that mean: not now
+# Responses that mean: not now
 
 
 def unlucky(status: int) -> Weather:
-    """Something on the way answers with ``status``; every other time the gateway has stored the events before."""
+    """A proxy responds with ``status``; every other time, the gateway has stored the events before."""
     posts = itertools.count()
 
     async def weather(request: httpx.Request, way: Way) -> httpx.Response:
@@ -292,7 +292,7 @@ async def test_an_unreasonable_retry_after_is_bounded_or_ignored(
 
 @pytest.mark.fault("F67")
 def test_5000_clients_do_not_come_back_in_the_same_second(measured: Measured) -> None:
-    # They all noticed the outage in the same instant, which is the worst that can be.
+    # All clients noticed the outage at the same moment, which is the worst case.
     returns = [probes(seed, seconds=300.0)[-1] - 300.0 for seed in range(5_000)]
     posts = Counter(int(seconds) for seconds in returns)
 

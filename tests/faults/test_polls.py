@@ -31,7 +31,7 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
 
 
 class PollWorld(httpx.AsyncBaseTransport):
-    """A gateway with one flag, which is on for the members of a segment, and the weather before each endpoint."""
+    """A gateway with one flag, which is on for the members of a segment, and the faults of each endpoint."""
 
     def __init__(self) -> None:
         began = int(time.time()) - asyncio.get_running_loop().time()
@@ -91,7 +91,7 @@ FIELDS: Final = {
 
 
 def changes(path: str) -> list[Change]:
-    """What becomes of a response on its way."""
+    """Return the changes of a response that a proxy may make."""
     name, key = LISTS[path]
     lacking: list[Change] = [
         lambda response, lost=lost: {each: response[each] for each in response if each != lost} for lost in FIELDS[path]

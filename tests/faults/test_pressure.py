@@ -34,7 +34,7 @@ def now() -> float:
 
 
 def reasons(receipts: Sequence[Receipt]) -> Counter[str]:
-    """How often each reason to lose an event was given; "" for events that are not lost (yet)."""
+    """Return the number of lost events by reason; "" for events that are not lost (yet)."""
     return Counter(receipt.outcome.reason if receipt.outcome else "" for receipt in receipts)
 
 
@@ -72,7 +72,7 @@ async def test_a_full_queue_does_what_its_policy_says_to_the_event(overflow: Pol
                 assert reasons(late) == {"queue_full": 600}
                 assert (statistics.refused, statistics.dropped, statistics.delivered) == (600, 0, 1_000)
             case "drop_oldest":
-                # A batch on its way cannot be displaced; it was the oldest hundred.
+                # A batch in flight cannot be displaced; it has the oldest hundred events.
                 displaced = [index for index, each in enumerate(first) if reasons([each]) == {"displaced": 1}]
                 assert len(displaced) == 600
                 assert displaced == list(range(displaced[0], displaced[0] + 600))
@@ -151,7 +151,7 @@ async def test_full_bytes_do_what_a_full_queue_does_and_the_bound_is_never_excee
 
 
 class WallClock:
-    """Unix time: it goes on with the loop, and can be set."""
+    """Unix time, which advances with the loop's clock and can be set."""
 
     def __init__(self) -> None:
         self.offset = 1_800_000_000.0
@@ -166,7 +166,7 @@ async def test_a_wall_clock_that_jumps_moves_no_interval_and_expires_nothing(
     jump: float, measured: Measured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wall = WallClock()
-    gateway_ahead = wall.offset + max(jump, 0.0)  # so that no event is from its future
+    gateway_ahead = wall.offset + max(jump, 0.0)  # so that no event is from the gateway's future
     async with world(replace(REFERENCE, flush_interval=10.0, event_lifetime=HOUR), _now=wall) as here:
         here.state.now = lambda: now() + gateway_ahead
         monkeypatch.setattr(time, "time", wall)
@@ -212,7 +212,7 @@ async def test_a_wall_clock_that_jumps_over_a_lifetime_expires_nothing_and_ends_
 
 
 class CountingClient(FakeClient):
-    """Takes everything, and keeps only the ids."""
+    """Accepts all events, and records the ids only."""
 
     async def answer(self, bodies: Sequence[bytes], timeout: float) -> FakeAnswer:
         self.taken.update(body[7:43].decode() for body in bodies)
@@ -222,7 +222,7 @@ class CountingClient(FakeClient):
 
 @pytest.fixture
 def hasty_threads() -> Iterator[None]:
-    """Threads give way to each other far more often than usual."""
+    """Switch between threads far more often than usual."""
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield
@@ -275,7 +275,7 @@ async def test_eight_threads_and_the_loop_push_as_fast_as_they_can(measured: Mea
     measured(f"lost 0 of {events}, {sum(refusals)} refusals counted, {events / seconds:,.0f} events/s with delivery")
 
 
-# Our own events
+# The SDK's own events
 
 
 @pytest.mark.fault("F68")

@@ -1,4 +1,4 @@
-"""How real processes fork and end, on whatever event loop: nothing lost, nothing doubled, nothing complained about."""
+"""Forks and ends of real processes, on several event loops: no event lost, none doubled, no warning."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.integrations.children import EXAMPLES, NOISE, Child, python
 
 Measured = Callable[[str], None]
 
-REQUESTS = 20  # each of them makes one evaluation, one goal, and two metrics: together fewer than make a batch leave
+REQUESTS = 20  # each makes one evaluation, one goal, and two metrics: together too few for a batch to be sent at once
 EVENTS = 4 * REQUESTS
 
 SERVERS = {
@@ -33,9 +33,9 @@ SERVERS = {
     "gunicorn": "-m gunicorn --bind=unix:{socket} --worker-class=uvicorn_worker.UvicornWorker fastapi_service:app",
     "aiohttp": "-m aiohttp.web --path={socket} aiohttp_service:create_app",
 }
-#: By default the two that start fastest.
+#: By default, the two servers that start fastest.
 SOME_SERVERS = list(SERVERS) if FULL else ["uvicorn", "aiohttp"]
-#: What they write when they listen, or are about to.
+#: The output of a server when it listens, or is about to.
 LISTENING = r"running on|Running on|Booting worker|Started worker"
 
 ENDING = """
@@ -152,10 +152,10 @@ async def main():
 with asyncio.Runner(loop_factory={"uvloop": uvloop, "eager": eager}[sys.argv[1]]) as runner:
     runner.run(main())
 """
-#: Python 3.11 knows no eager tasks.
+#: Python 3.11 has no eager tasks.
 LOOPS = ["uvloop", "eager"] if sys.version_info >= (3, 12) else ["uvloop"]
 
-#: For programs of our own: any warning is an error. Python 3.12 warns of every fork beside threads.
+#: For our own programs: every warning is an error. Python 3.12 warns of every fork in a process with threads.
 STRICT = ("-W", "error", "-W", "ignore:This process:DeprecationWarning")
 
 
@@ -171,8 +171,8 @@ def settings(gateway: LocalGateway) -> dict[str, str]:
 async def serving(
     gateway: LocalGateway, server: str, *options: str, examples: Path = EXAMPLES
 ) -> AsyncIterator[tuple[Child, httpx.AsyncClient]]:
-    """Serve an example by a real server, on a socket that nobody else can have."""
-    with tempfile.TemporaryDirectory() as folder:  # not pytest's: the path of a socket must be short
+    """Serve an example by a real server, on a socket of its own."""
+    with tempfile.TemporaryDirectory() as folder:  # not pytest's folder: the path of a socket must be short
         socket = f"{folder}/socket"
         arguments = SERVERS[server].format(socket=socket).split()
         gateway.state.set_flag(flag("new-checkout", tags=["shop"]))
@@ -194,7 +194,7 @@ async def check_out(http: httpx.AsyncClient) -> None:
 
 
 async def posts(gateway: LocalGateway, least: int) -> int:
-    """Wait until the gateway has been sent so many posts; return how many they are by then."""
+    """Wait until the gateway has received this number of posts; return the number by then."""
     async with asyncio.timeout(30):
         while gateway.state.requests["/register_events"] < least:  # noqa: ASYNC110 - it tells nobody
             await asyncio.sleep(0.005)
@@ -216,7 +216,7 @@ def assert_quiet(child: Child) -> None:
 async def test_sigterm_drains(gateway: LocalGateway, server: str, measured: Measured) -> None:
     async with serving(gateway, server) as (child, http):
         await check_out(http)
-        assert gateway.events == []  # all of them wait for the interval: only the drain can deliver them
+        assert gateway.events == []  # the flush interval is long: only the drain can deliver the events
         told = time.monotonic()
 
         status = await child.end(signal.SIGTERM)
@@ -229,7 +229,7 @@ async def test_sigterm_drains(gateway: LocalGateway, server: str, measured: Meas
 
 @pytest.mark.fault("F59")
 async def test_a_second_sigterm_does_not_end_the_drain(measured: Measured) -> None:
-    async with asyncio.TaskGroup() as at_once:  # they mostly wait
+    async with asyncio.TaskGroup() as at_once:  # the servers mostly wait
         servers = [at_once.create_task(tell_twice(server), name=server) for server in SOME_SERVERS]
 
     measured(f"lost 0 of {EVENTS * len(servers)} with {len(servers)} servers that received SIGTERM twice")
@@ -242,7 +242,7 @@ async def tell_twice(server: str) -> None:
         child.send(signal.SIGTERM)
         begun = await posts(gateway, 1)
         child.send(signal.SIGTERM)
-        await posts(gateway, begun + 2)  # the second of them was made when the signal had been seen
+        await posts(gateway, begun + 2)  # the second one was made after the signal
         gateway.state.clear_faults()
 
         status = await child.ended()
@@ -303,7 +303,7 @@ def make_newer(path: Path) -> None:
 
 
 async def touch_until_seen(service: Path, child: Child) -> None:
-    """Change a file's time; again if the reloader had not looked at it before, and so knows no difference."""
+    """Change a file's time; again if the reloader had not read the time before, and so sees no difference."""
     for _ in range(10):
         make_newer(service)
         try:
@@ -338,7 +338,7 @@ async def test_a_forgotten_close_is_drained_by_asyncio_run(gateway: LocalGateway
 
 
 def strictness(closed: str) -> tuple[str, ...]:
-    """Connections that nobody closed are complained about, and rightly."""
+    """Return the options for warnings; those about open connections are right if the application closes nothing."""
     return ("-W", "ignore") if closed == "nothing" else STRICT
 
 

@@ -1,4 +1,4 @@
-"""Bodies that the gateway cannot take, while it takes all others: in quarantine they hold up nothing."""
+"""Events that the gateway cannot take while it takes all others: in quarantine, these delay no others."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ WAYS = {
 
 
 def poisoned(how: Any, *, otherwise: Any = fair, pause: float = 0.02) -> Any:
-    """Answer posts with a poison in them in some way, and all others as they should be, after some time."""
+    """Respond to posts with a bad event by a fault, and to all others as usual, after some time."""
 
     async def weather(request: httpx.Request, way: Way) -> httpx.Response:
         await asyncio.sleep(pause)
@@ -68,7 +68,7 @@ def push_goals(here: World, goal: str, count: int) -> list[Receipt]:
 
 
 async def delivered_by(receipts: list[Receipt]) -> float:
-    """Wait until all are settled; return when that was."""
+    """Wait until all events are settled; return the time."""
     for receipt in receipts:
         await receipt.settled()
     return now()

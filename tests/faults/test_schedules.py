@@ -1,4 +1,4 @@
-"""Random schedules of pushes, faults, cancels and closes: after every step, the books agree with the gateway's."""
+"""Random schedules of pushes, faults, cancels and closes: after every step, the counts agree with the gateway's."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LARGE: Final = User("large", {"attribute": "x" * 3_000})
 HUGE: Final = User("huge", {"attribute": "x" * 20_000})
 
 
-# Weathers
+# Faults
 
 
 async def slow(request: httpx.Request, way: Way) -> httpx.Response:
@@ -83,11 +83,11 @@ WEATHERS: Final[list[Weather]] = [
 
 
 class Schedule:
-    """One random life of a processor, drawn from a seed.
+    """One random schedule of a processor.
 
     Args:
-        seed: Everything that happens follows from it.
-        here: Where it happens.
+        seed: Seed of the schedule.
+        here: The processor and its gateway.
     """
 
     def __init__(self, seed: int, here: World) -> None:
@@ -164,7 +164,7 @@ class Schedule:
 
 
 def check(here: World) -> None:
-    """Assert that counts, bytes and bounds are what the receipts and the gateway say."""
+    """Assert that counts, bytes and bounds agree with the receipts and the gateway."""
     here.check()
     held = [receipt for receipt in here.receipts if receipt.outcome is None]
     statistics, config = here.processor.statistics(), here.processor._config
@@ -192,7 +192,7 @@ def drawn_config(seed: int) -> ProcessorConfig:
 
 
 def check_schedule(seed: int) -> Statistics:
-    """Live through one schedule; what fails names the seed, with which it can be lived through again."""
+    """Run one schedule; a failure names the seed, which reproduces the schedule."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(live_through(seed))
 

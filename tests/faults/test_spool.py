@@ -50,7 +50,7 @@ def sky() -> Sky:
 
 @contextlib.asynccontextmanager
 async def life(sky: Sky, spool: Spool, **options: Any) -> AsyncIterator[Processor]:
-    """One life of a processor; the counts are checked in the end."""
+    """One processor from start to close; the counts are checked at the end."""
     async with httpx.AsyncClient(transport=sky) as http:
         async with ApiClient(endpoint="http://127.0.0.1", api_key=KEY, http=http) as api_client:
             async with Processor(api_client, replace(CONFIG, spool=spool, **options)) as processor:
@@ -393,7 +393,7 @@ async def test_a_full_spool_takes_what_fits(
 
 @pytest.mark.fault("F62")
 async def test_what_is_reported_as_spooled_is_in_the_file(sky: Sky, tmp_path: Path) -> None:
-    """Also when what has no room comes first."""
+    """Also if the event without room comes first."""
     ids = fill(tmp_path, 200)
     sky.weather = refused
     large = User("user", {"attribute": "x" * 20_000})
@@ -438,7 +438,7 @@ except SpoolError as error:
 
 
 async def test_a_second_processor_does_not_take_the_spool_from_the_first(sky: Sky, tmp_path: Path) -> None:
-    """Closing any handle of a file lets go of all locks that a process has on it."""
+    """Closing any handle of a file releases all locks that the process has on it."""
     async with life(sky, Spool(tmp_path, durable=True)), life(sky, Spool(tmp_path, durable=True)) as second:
         assert second.statistics().spool.ready is False  # type: ignore[union-attr]
         async with python("-c", CLAIM, str(tmp_path)) as child:
@@ -483,7 +483,7 @@ async def test_what_can_be_read_of_a_damaged_file_is_delivered(
 
 
 class StuckFile:
-    """A disk that does not answer: opens, and then hangs until it is let go."""
+    """A disk that does not respond: the file opens, and every later call hangs until it is released."""
 
     corrupt = 0
     size = 0
@@ -537,7 +537,7 @@ async def test_a_disk_that_does_not_answer_is_not_waited_for(
 async def test_what_was_written_too_late_is_not_sent_by_the_next_process(
     sky: Sky, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It was reported as not delivered, and is not delivered."""
+    """An event that was reported as not delivered is not delivered later."""
     insert = SpoolFile.insert
 
     def slow(file: SpoolFile, events: Any) -> int:

@@ -1,6 +1,6 @@
-"""A whole world in one process: the SDK over httpx, the honest gateway, and the weather between them.
+"""A processor and its gateway in one process: the SDK over httpx, the local gateway, and the faults between the two.
 
-No socket is used, so a world may live in virtual time.
+No socket is used, so virtual time is possible.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.faults.matrix import FULL
 USER = User("user-of-the-test", {"plan": "attribute-of-the-test"})
 EVALUATION = Evaluation(feature_id="flag", variation_id="on", reason=Reason(ReasonType.DEFAULT))
 KEY = "client-key"
-#: How many events most faults meet: 20 batches, or 100.
+#: The number of events in most tests: 20 batches, or 100.
 EVENTS: Final = 10_000 if FULL else 2_000
 
 Way = Callable[[httpx.Request], Awaitable[httpx.Response]]
@@ -29,12 +29,12 @@ Weather = Callable[[httpx.Request, Way], Awaitable[httpx.Response]]
 
 
 async def fair(request: httpx.Request, way: Way) -> httpx.Response:
-    """The request reaches the gateway, and its answer comes back."""
+    """The request reaches the gateway, and its response comes back."""
     return await way(request)
 
 
 def answer(status: int, body: Any = None, **headers: str) -> Weather:
-    """Something on the way answers instead of the gateway."""
+    """A proxy responds instead of the gateway."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode() if body is not None else b""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
 
@@ -49,7 +49,7 @@ async def refused(request: httpx.Request, _way: Way) -> httpx.Response:
 
 
 class Sky(httpx.AsyncBaseTransport):
-    """The way to the gateway: remembers every post, and does with it what the weather says."""
+    """The transport to the gateway: records every post, and applies the current fault to it."""
 
     def __init__(self, state: GatewayState) -> None:
         self.state = state
@@ -75,7 +75,7 @@ class Sky(httpx.AsyncBaseTransport):
 
     @property
     def pauses(self) -> list[float]:
-        """Seconds between posts; those that leave in the same instant count as one."""
+        """Return the seconds between posts; posts at the same moment count as one."""
         return [later - earlier for earlier, later in itertools.pairwise(sorted(set(self.times)))]
 
 
@@ -83,10 +83,10 @@ class World:
     """A gateway and one processor that posts to it.
 
     Attributes:
-        state: What the gateway holds.
-        sky: What happens on the way to it.
+        state: The state of the gateway.
+        sky: The transport to the gateway, with its faults.
         processor: The processor, started.
-        receipts: Those of every `push`.
+        receipts: The receipts of every `push`.
     """
 
     def __init__(self, processor: Processor, state: GatewayState, sky: Sky) -> None:
@@ -96,7 +96,7 @@ class World:
         self.receipts: list[Receipt] = []
 
     async def push(self, count: int, *, every: float = 0.0) -> list[Receipt]:
-        """Push events of all classes, ``every`` so many seconds."""
+        """Push events of all classes, one after ``every`` seconds."""
         pushed = []
         for number in range(count):
             match number % 5:
@@ -112,7 +112,7 @@ class World:
         return pushed
 
     async def endure(self, weather: Weather, *, count: int = EVENTS, seconds: float = 5.0) -> None:
-        """Push into that weather, let it last ``seconds``, and wait until everything is settled afterwards."""
+        """Push events under a fault, end the fault after ``seconds``, and wait until all events are settled."""
         self.sky.weather = weather
         await self.push(count)
         await asyncio.sleep(seconds)
@@ -121,7 +121,7 @@ class World:
 
     @property
     def stored(self) -> set[str]:
-        """Ids that the gateway has stored."""
+        """The ids of the events that the gateway has stored."""
         return {event.id for event in self.state.events}
 
     @property
@@ -131,11 +131,11 @@ class World:
 
     @property
     def repeated(self) -> int:
-        """Events that the gateway was sent more often than once."""
+        """Events that were sent to the gateway more than once."""
         return sum(len(ids) for _, ids, _ in self.sky.posts) - len({i for _, ids, _ in self.sky.posts for i in ids})
 
     def check(self) -> None:
-        """Assert what holds at every instant, compared with what the gateway has really stored."""
+        """Assert the invariants of every moment, compared with the events that the gateway has stored."""
         check_counts(self.processor)
         accepted = {receipt.event_id for receipt in self.receipts if receipt.accepted}
         by_fate = {fate: [r for r in self.receipts if r.outcome and r.outcome.fate is fate] for fate in Fate}
@@ -160,7 +160,7 @@ def check_counts(processor: Processor) -> None:
         assert counts.accepted == ends + counts.queued + counts.in_flight
 
 
-#: Every fault meets the same processor, unless it is about an option.
+#: The configuration of all fault tests, except for tests of an option.
 REFERENCE = ProcessorConfig(
     flush_size=100,
     max_batch_size=100,
@@ -175,12 +175,12 @@ REFERENCE = ProcessorConfig(
 async def world(
     config: ProcessorConfig = REFERENCE, *, api: Mapping[str, Any] | None = None, **parts: Any
 ) -> AsyncIterator[World]:
-    """Start a processor and its gateway; in the end close it, and check that everything is accounted for.
+    """Start a processor and its gateway; at the end, close the processor, and check that every event is accounted for.
 
     Args:
         config: The processor's options.
         api: Options of the API client.
-        parts: Time, chance and identity of the processor, by the names of its private arguments.
+        parts: Private arguments of the processor: its clock, random numbers and ids.
     """
     state = GatewayState()
     sky = Sky(state)

@@ -1,4 +1,4 @@
-"""The text of a variation as a value: the rules of the Go SDK, and what a default of the wrong type is told."""
+"""The text of a variation as a value: the rules of the Go SDK, and the errors for defaults of the wrong type."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What becomes of an evaluation that fails unexpectedly; all others are tested in `test_client.py`."""
+"""Evaluations that fail unexpectedly; all others are tested in `tests/test_client.py`."""
 
 from __future__ import annotations
 

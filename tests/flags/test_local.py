@@ -1,4 +1,4 @@
-"""The local evaluator: its life, its evaluations, and what it saves for the next process. In virtual time."""
+"""The local evaluator, in virtual time: lifecycle, evaluations, and snapshots for other processes."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ async def test_a_variation_that_no_event_could_carry_is_an_error(server: FlagSer
 
 
 class FakeMetrics:
-    """Remembers the metrics of every evaluation, and nothing of polls."""
+    """Records the metrics of every evaluation, and ignores those of polls."""
 
     def __init__(self) -> None:
         self.pushed: list[tuple[str, object]] = []
@@ -205,7 +205,7 @@ async def test_evaluations_that_never_wait_give_the_loop_a_turn(server: FlagServ
     await evaluator.aclose()
 
 
-# Life
+# Lifecycle
 
 
 async def test_start_and_close_may_come_from_any_task_and_again(server: FlagServer) -> None:
@@ -436,7 +436,7 @@ def test_a_forked_child_does_not_wake_the_waiting_callers_of_its_parent(
 
 
 class Pushed:
-    """A source that publishes what it is given, and never polls."""
+    """A source that publishes one flag, and never polls."""
 
     polls = failed_polls = 0
     last_error = "none yet"

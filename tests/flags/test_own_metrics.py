@@ -1,4 +1,4 @@
-"""Metrics about the SDK's own operations: what is pushed, and how errors are bounded."""
+"""Metrics of the SDK's own operations: the events, and the limit of waiting errors."""
 
 from __future__ import annotations
 

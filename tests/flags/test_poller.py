@@ -1,6 +1,6 @@
-"""How the poller follows the gateway, in virtual time: every rule and every omission of its responses.
+"""The poller, in virtual time: every rule of the gateway's responses, and every omission.
 
-Each test runs with a fake gateway and with the local one over its wire; only the fake does what no gateway does.
+Each test runs with a fake gateway and with the local one; tests of impossible responses with the fake alone.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def server(request: pytest.FixtureRequest) -> FlagServer:
 
 @pytest.fixture
 def fake() -> FlagServer:
-    """For what no gateway does."""
+    """Return the fake gateway, which can respond as no gateway does."""
     return FlagServer()
 
 
@@ -593,7 +593,9 @@ async def test_an_edit_that_the_caches_of_the_gateway_did_not_have_yet_arrives_w
     async with polling(server) as evaluator:
         for number in (1, 2, 3):
             at = server.now()
-            server.put_segment("other", [f"user-{number + 10}"], updated_at=at)  # known at once: the cursor moves on
+            server.put_segment(
+                "other", [f"user-{number + 10}"], updated_at=at
+            )  # known at once: `requested_at` advances
             await polls()
             assert await value(evaluator) == "on"
             server.put_segment("vip", ["user-1"], updated_at=at)

@@ -50,7 +50,7 @@ def response(feature_id: str = "flag", value: str = "on") -> GetEvaluationRespon
 
 
 class FakeMetrics:
-    """Remembers the metrics of every operation."""
+    """Records the metrics of every operation."""
 
     def __init__(self) -> None:
         self.pushed: list[tuple[Any, ...]] = []
@@ -66,7 +66,7 @@ Script = Callable[[User, str], Awaitable[GetEvaluationResponse]]
 
 
 class FakeApi:
-    """Responds by a script, and remembers the requests."""
+    """Responds by a script, and records the requests."""
 
     def __init__(self, script: Script) -> None:
         self.script = script
@@ -95,7 +95,7 @@ def after(seconds: float, reply: GetEvaluationResponse | Exception) -> Script:
 
 
 class Remote:
-    """A remote evaluator and everything around it."""
+    """A remote evaluator with fakes of its parts."""
 
     def __init__(self, script: Script) -> None:
         self.api = FakeApi(script)

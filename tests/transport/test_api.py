@@ -1,4 +1,4 @@
-"""The API client over mock transports of both HTTP libraries: construction, requests, answers, errors, lifecycle."""
+"""The API client over mock transports of both HTTP libraries: construction, requests, responses, errors, lifecycle."""
 
 from __future__ import annotations
 
@@ -227,7 +227,7 @@ async def test_a_configured_source_id_is_sent_with_everything(library: ModuleTyp
     assert sources == [7] * 5
 
 
-# Answers
+# Responses
 
 EVALUATION = {
     "id": "flag:3:user-1",

@@ -1,4 +1,4 @@
-"""The encoders of requests against protobuf itself."""
+"""The encoders of requests, compared with protobuf's; the decoders of responses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Room for requests: who waits for it, how long, and what becomes of the waiting when the client is closed."""
+"""Slots for requests: how long a request waits for one, and the close of a client while requests wait."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def now() -> float:
 
 
 class Slow:
-    """A gateway that takes its time, and remembers the paths that it was asked for."""
+    """A slow gateway that records the paths of its requests."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds

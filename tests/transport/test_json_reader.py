@@ -1,4 +1,4 @@
-"""Reading JSON piece by piece gives what reading it at once gives, or the same refusal."""
+"""Parsing JSON in parts gives the same value, or the same error, as parsing it at once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ VALUES = st.recursive(
 
 
 def read(text: str) -> Any:
-    """Read a value with nothing but the steps of the reader."""
+    """Parse a value by the steps of the reader only."""
     reader = Reader(text)
     value = step(reader)
     reader.end()
