@@ -121,6 +121,7 @@ class Delivery:
         self.protocol_anomalies = 0
         self.suspects_in_flight = 0
         self._lone_refusals = 0
+        self._is_abandoned = False
 
     async def flush_batches(self, batches: asyncio.Queue[Batch]) -> None:
         """Deliver batches from the queue until cancelled: the work of one flush task."""
@@ -130,6 +131,8 @@ class Delivery:
             try:
                 await self._deliver(batch)
             except (Exception, asyncio.CancelledError) as error:
+                if self._is_abandoned:
+                    raise  # what a request says that is ended without its loop is no bug
                 if isinstance(error, asyncio.CancelledError) and _is_cancelled():
                     raise
                 # A CancelledError that no caller asked for is a bug below; it would end the whole task group.
@@ -144,6 +147,7 @@ class Delivery:
         Left to the garbage collector, a task that waits in ``asyncio.Queue.get`` crashes some versions of CPython: it
         cancels a future there that may be cleared already.
         """
+        self._is_abandoned = True
         for task in list(self._tasks):
             with contextlib.suppress(RuntimeError):  # a finally on the way may need the loop
                 task.get_coro().close()

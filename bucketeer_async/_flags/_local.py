@@ -18,8 +18,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
-import anyio
-
 from bucketeer_async._background import PerProcess, in_turns
 from bucketeer_async._errors import ClosedError, ConfigurationError, NotReadyError
 from bucketeer_async._evaluation import EvaluationCause, EvaluationError, evaluate
@@ -124,11 +122,19 @@ class LocalEvaluator:
         await self._life.get().lifecycle.start()
 
     async def _run_source(self) -> None:
-        life = self._life.get()
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(life.source.run)
-            await life.lifecycle.until_closing()
-            tasks.cancel_scope.cancel()
+        source, lifecycle = self._life.get()
+        # Not in a task group of anyio's, which keeps the tasks of a closed loop for ever, and with them the connections.
+        polling = asyncio.get_running_loop().create_task(source.run(), name="bucketeer-flag-source")
+        polling.add_done_callback(lambda _: lifecycle.begin_closing())  # it has failed, or the loop ends
+        try:
+            await lifecycle.until_closing()
+        except asyncio.CancelledError:
+            polling.cancel()
+            raise
+        polling.cancel()
+        await asyncio.wait([polling])
+        if not polling.cancelled():
+            polling.result()
 
     async def _wake_waiters(self) -> None:
         self._published.wake_waiters()

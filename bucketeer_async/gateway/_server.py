@@ -9,6 +9,7 @@ from os import PathLike
 from types import TracebackType
 from typing import Any, Self
 
+import anyio
 import uvicorn
 
 from bucketeer_async._background import BackgroundTask
@@ -98,10 +99,22 @@ class LocalGateway:
         try:
             await self._task.ready()
         except BaseException:  # a wrong flags file, or the caller was cancelled: leave no socket and no task behind
-            self._task.cancel()
-            self._close()
+            await self._stop(self._server, self._task)
             raise
         return self
+
+    async def _stop(self, server: _Server, task: BackgroundTask) -> None:
+        """Have the server end, and wait for that.
+
+        The task is not cancelled: asyncio would go on watching the file descriptor of a server that was cancelled while
+        it started, and the next server with that descriptor would never answer.
+        """
+        server.should_exit = True
+        try:
+            with anyio.CancelScope(shield=True):
+                await task.join()
+        finally:
+            self._close()
 
     async def _serve(self, ready: object) -> None:
         assert self._server is not None  # noqa: S101 - set by __aenter__
@@ -116,9 +129,7 @@ class LocalGateway:
     ) -> None:
         assert self._server is not None  # noqa: S101 - set by __aenter__
         assert self._task is not None  # noqa: S101
-        self._server.should_exit = True
-        await self._task.join()
-        self._close()
+        await self._stop(self._server, self._task)
 
     def _close(self) -> None:
         if self._socket is not None:
@@ -137,4 +148,8 @@ class _Server(uvicorn.Server):
             self.on_started()
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        await self._serve(sockets)
+        try:
+            await self._serve(sockets)
+        finally:
+            for server in getattr(self, "servers", ()):  # left open by older versions if told to end while starting
+                server.close()
