@@ -116,18 +116,18 @@ api = ApiClient(endpoint="http://127.0.0.1:1", api_key="key")
 
 async def ping():
     try:
-        await api.ping(timeout=0.1)
+        await api.ping(timeout=60)  # refused at once; long enough to load on a slow machine
     except ApiError:
         pass
 
 async def process():
     async with api, Processor(api) as processor:
-        await processor.aclose(0)
+        await processor.aclose(60)
 
 async def ask():
     local = LocalEvaluation()
     async with Client(endpoint="http://127.0.0.1:1", api_key="key", tag="", local_evaluation=local) as client:
-        await client.aclose(0)
+        await client.aclose(60)
 
 asyncio.run({"ping": ping, "process": process, "ask": ask}[sys.argv[1]]())
 """
