@@ -54,7 +54,8 @@ class Client:
         source_id: As in `ApiClient`.
         sdk_version: As in `ApiClient`.
         allow_http: Whether ``http`` may be used beyond loopback.
-        max_connections: Requests under way at once. With a client of your own: what its limits allow.
+        max_connections: Requests under way at once; posts of events have as many connections of their own. With a
+            client of your own: what its limits allow, for both.
         ssl_context: For a private certificate authority or client certificates.
         proxy: URL of a proxy. None: the proxy that the environment names, as httpx reads it.
         http: An ``httpx.AsyncClient`` or ``httpx2.AsyncClient`` of your own; the client never closes it.
@@ -97,6 +98,7 @@ class Client:
     def _compose(self, composed: Parts) -> None:
         self._events = composed.events
         self._local = composed.local
+        self._remote = composed.remote
         self._life = ClientLife(composed.events, composed.api, composed.evaluator)
         self._evaluations = Evaluations(self._life.evaluator, composed.events, RateLimitedLog(composed.logger))
 
@@ -223,9 +225,12 @@ class Client:
         return await self._life.aclose(timeout)
 
     def statistics(self) -> Statistics:
-        """Return all counters of events, exact to the event, and the state of local evaluation; from any thread."""
-        statistics = self._events.statistics()
-        return statistics if self._local is None else replace(statistics, local_evaluation=self._local.statistics())
+        """Return all counters of events, exact to the event, and those of flag evaluation; from any thread."""
+        return replace(
+            self._events.statistics(),
+            local_evaluation=None if self._local is None else self._local.statistics(),
+            remote_evaluation=None if self._remote is None else self._remote.statistics(),
+        )
 
     # Local evaluation
 

@@ -58,6 +58,7 @@ class Parts:
         logger: Where the client logs.
         api: The connections under both; None if the client is disabled.
         local: The flags of local evaluation; None if the gateway evaluates.
+        remote: Has the gateway evaluate; None if flags are evaluated locally.
     """
 
     events: ClientEvents
@@ -65,6 +66,7 @@ class Parts:
     logger: logging.Logger
     api: ApiClient | None = None
     local: LocalFlags | None = None
+    remote: RemoteEvaluator | None = None
 
 
 def connected(
@@ -88,7 +90,7 @@ def connected(
     metrics = OwnMetrics(processor, max_errors=max(int(config.queue_capacity * _ERRORS_SHARE), 1))
     if local_evaluation is None:
         remote = RemoteEvaluator(api, tag=tag, timeout=timeout, metrics=metrics)
-        return Parts(events=processor, evaluator=remote, logger=logger, api=api)
+        return Parts(events=processor, evaluator=remote, logger=logger, api=api, remote=remote)
     options = _checked(local_evaluation)
     poller = partial(FlagPoller, api, options, tag=tag, metrics=metrics, logger=logger)
     local = LocalEvaluator(poller, options.bootstrap, tag=tag, metrics=metrics, logger=logger)

@@ -172,6 +172,7 @@ class Statistics:
             ``"probing"``: one event tests whether it is available again.
         spool: State of the spool as of its last write; None without a spool.
         local_evaluation: State of local evaluation; None unless a client evaluates flags locally.
+        remote_evaluation: Counters of evaluations by the gateway; None unless a client has the gateway evaluate flags.
     """
 
     goal: EventCounts
@@ -185,6 +186,7 @@ class Statistics:
     circuit: str
     spool: SpoolStatistics | None = None
     local_evaluation: LocalEvaluationStatistics | None = None
+    remote_evaluation: RemoteEvaluationStatistics | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -283,6 +285,19 @@ class LocalEvaluationStatistics:
     def ready(self) -> bool:
         """Whether flags can be evaluated."""
         return self.source is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteEvaluationStatistics:
+    """Counters of the evaluations that the gateway was asked for.
+
+    Attributes:
+        second_tries: Evaluations that were tried once more, because the first try had failed.
+        given_up: Evaluations that were given up while no request was on the wire, because all their callers were gone.
+    """
+
+    second_tries: int = 0
+    given_up: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,17 +1,19 @@
 """Retry decisions: what to do about a failed request, and how long to wait before the next try.
 
-Plain functions, without an event loop. `decide` maps an error to a `Decision`.
+All without an event loop. `decide` maps the error of a post of events to a `Decision`; `SecondTries` decides whether an
+evaluation by the gateway is tried once more.
 """
 
 from __future__ import annotations
 
 import random
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from bucketeer_async._errors import ApiError, ConnectionFailedError, StatusError
+from bucketeer_async._errors import ApiError, ConnectionFailedError, RequestTimeoutError, StatusError
 from bucketeer_async._options import RetryPolicy
 
 _CONFIGURATION_STATUSES: Final = frozenset({401, 403, 404, 405, 501})
@@ -21,6 +23,12 @@ _INVALID_ARGUMENT: Final = 3  # gRPC code in the gateway's error bodies
 _RESOURCE_EXHAUSTED: Final = 8  # likewise
 
 CONFIGURATION_PAUSE: Final = 30.0  # seconds between two probes while the API key or the endpoint seems to be wrong
+
+_MAX_TOKENS: Final = 10.0  # this and the next two: as in gRPC's throttling of retries (its proposal A6)
+_FEWEST_TOKENS: Final = 5.0
+_TOKENS_PER_SUCCESS: Final = 0.1
+_LONGEST_PAUSE: Final = 0.2  # seconds before a second try; a caller waits for it
+_PAUSE_SHARE: Final = 0.25  # of the time that is left, which the pause may take
 
 
 class Action(Enum):
@@ -130,3 +138,57 @@ def backoff_step(policy: RetryPolicy, tries: int) -> float:
     """Return the longest pause, in seconds, after ``tries`` failures: a step that doubles."""
     # The exponent is bounded so that a long outage cannot overflow the double.
     return min(policy.maximum, policy.initial * 2.0 ** min(tries - 1, 60))
+
+
+class SecondTries:
+    """Second tries of evaluations: which failures are worth one, and how many the gateway can bear.
+
+    Throttled as in gRPC: a failure that another try may mend takes a token of ten, an answer gives a tenth of one back,
+    and at five tokens or fewer nothing is tried again. So a gateway that fails every request gets no more of them.
+
+    Args:
+        rng: Source of the jitter.
+    """
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._tokens = _MAX_TOKENS
+
+    def note_answer(self) -> None:
+        """Note that the gateway has answered a try."""
+        self._tokens = min(self._tokens + _TOKENS_PER_SUCCESS, _MAX_TOKENS)
+
+    def note_failure(self, error: ApiError) -> None:
+        """Note that the gateway has failed a try."""
+        if _is_transient(error):
+            self._tokens = max(self._tokens - 1.0, 0.0)
+
+    def pause_after(self, error: ApiError, seconds: float) -> float | None:
+        """Return the pause, in seconds, before a second try; None if there is none.
+
+        Args:
+            error: How the first try has failed; noted already.
+            seconds: The time left for the pause and the second try.
+        """
+        retry_after = error.retry_after or 0.0 if isinstance(error, StatusError) else 0.0
+        rest = seconds - retry_after
+        if not _is_transient(error) or isinstance(error, RequestTimeoutError) or rest <= 0:
+            return None
+        if self._tokens <= _FEWEST_TOKENS:
+            return None
+        return retry_after + self._rng.uniform(0.0, min(_LONGEST_PAUSE, rest * _PAUSE_SHARE))
+
+
+def _is_transient(error: ApiError) -> bool:
+    """Whether the same request may succeed a moment later."""
+    if isinstance(error, StatusError):
+        return error.status_code in {429, 499} or (error.status_code >= 500 and error.status_code != 501)
+    return isinstance(error, ConnectionFailedError) and not _is_of_tls(error)
+
+
+def _is_of_tls(error: BaseException) -> bool:
+    """Whether TLS failed, by the causes that the HTTP library kept: a certificate is as wrong at the next try."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ssl.SSLError):
+        cause = cause.__cause__ or cause.__context__
+    return cause is not None

@@ -1,40 +1,85 @@
-"""RemoteEvaluator: has the gateway evaluate flags, one request per evaluation.
+"""RemoteEvaluator: has the gateway evaluate flags, one request per evaluation, and a second one if the first fails.
 
-The value or the default, and its event, are left to `_evaluations.py`, the request itself to `_transport`.
+The value or the default, and its event, are left to `_evaluations.py`, the request itself to `_transport`, and which
+failure is worth a second try to `_retry.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 
 from bucketeer_async._background import PerProcess
-from bucketeer_async._errors import ApiError, ConfigurationError, DecodeError, RequestTimeoutError
+from bucketeer_async._errors import ApiError, ConfigurationError, DecodeError
 from bucketeer_async._flags._own_metrics import OwnMetrics
 from bucketeer_async._models import ApiId, Evaluation, User
+from bucketeer_async._results import RemoteEvaluationStatistics
+from bucketeer_async._retry import SecondTries
 from bucketeer_async._transport._api import ApiClient
+from bucketeer_async._transport._http import Deadline
 from bucketeer_async._transport._responses import GetEvaluationResponse
 
 _Key = tuple[User, str]
-_UnderWay = dict[_Key, asyncio.Task[Evaluation]]
+
+
+@dataclass(slots=True, eq=False)
+class _Shared:
+    """An evaluation under way, shared by all callers that ask for the same.
+
+    Attributes:
+        task: Makes the requests; set when the evaluation begins.
+        callers: Those who wait for it.
+        is_waiting: Whether no request is on the wire: the evaluation waits for a connection, or for its second try.
+    """
+
+    task: asyncio.Task[Evaluation] = field(init=False)
+    callers: int = 0
+    is_waiting: bool = True
+
+    def note_connection(self) -> None:
+        """Note that a request is about to leave."""
+        self.is_waiting = False
+
+
+class _UnderWay:
+    """The evaluations of one process."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self.evaluations: dict[_Key, _Shared] = {}
+        self.throttle = SecondTries(rng)
+        self.second_tries = 0
+        self.given_up = 0
 
 
 class RemoteEvaluator:
     """Has the gateway evaluate flags: one request per evaluation, and one for identical evaluations at the same time.
 
-    A request runs in a task of its own. A cancelled caller stops waiting; the request ends by itself.
+    An evaluation runs in a task of its own and belongs to its callers. When the last of them is cancelled, it is given
+    up if no request is on the wire: nobody needs the answer, and others need the connection. A request on the wire ends
+    by itself.
 
     Args:
         api: Sends the requests.
         tag: The tag of the flags.
         timeout: Seconds that an evaluation may take, from the call to the last byte of the response.
-        metrics: Called with the outcome of every request.
+        metrics: Called with the outcome of every evaluation that is not given up.
 
     Raises:
         ConfigurationError: If the tag is empty.
     """
 
-    def __init__(self, api: ApiClient, *, tag: str, timeout: float, metrics: OwnMetrics) -> None:
+    def __init__(
+        self,
+        api: ApiClient,
+        *,
+        tag: str,
+        timeout: float,
+        metrics: OwnMetrics,
+        _new_rng: Callable[[], random.Random] = random.Random,
+    ) -> None:
         if not tag:
             raise ConfigurationError(
                 "Client.tag must not be empty: the gateway evaluates the flags of one tag, and refuses to evaluate "
@@ -44,13 +89,18 @@ class RemoteEvaluator:
         self._tag = tag
         self._timeout = timeout
         self._metrics = metrics
-        self._under_way = PerProcess[_UnderWay](dict)
+        self._under_way = PerProcess(lambda: _UnderWay(_new_rng()))
 
     async def start(self) -> None:
         """Do nothing: connections are made by the first request."""
 
     async def wait_ready(self) -> None:
         """Do nothing: the gateway is always ready."""
+
+    def statistics(self) -> RemoteEvaluationStatistics:
+        """Return the counters of evaluations in this process; from any thread."""
+        under_way = self._under_way.get()
+        return RemoteEvaluationStatistics(second_tries=under_way.second_tries, given_up=under_way.given_up)
 
     async def evaluate(self, user: User, feature_id: str) -> Evaluation:
         """Return the gateway's evaluation.
@@ -61,43 +111,71 @@ class RemoteEvaluator:
         """
         key = (user, feature_id)
         under_way = self._under_way.get()
-        task = under_way.get(key) or self._begin(under_way, key)
-        return await asyncio.shield(task)
+        shared = under_way.evaluations.get(key) or self._begin(under_way, key)
+        shared.callers += 1
+        try:
+            return await asyncio.shield(shared.task)
+        finally:
+            shared.callers -= 1
+            if not shared.callers and shared.is_waiting and not shared.task.done():
+                # Forgotten at once: a caller that comes now begins another one.
+                _forget(under_way, key, shared)
+                shared.task.cancel()
+                under_way.given_up += 1
 
     async def aclose(self) -> None:
         """Wait for the evaluations that are under way."""
-        while under_way := self._under_way.get():
-            await asyncio.wait(list(under_way.values()))
+        while evaluations := self._under_way.get().evaluations:
+            await asyncio.wait([shared.task for shared in evaluations.values()])
 
-    def _begin(self, under_way: _UnderWay, key: _Key) -> asyncio.Task[Evaluation]:
-        task = asyncio.get_running_loop().create_task(self._request(*key), name="bucketeer-evaluation")
-        under_way[key] = task
-        task.add_done_callback(partial(_forget, under_way, key))
-        return task
+    def _begin(self, under_way: _UnderWay, key: _Key) -> _Shared:
+        shared = _Shared()
+        evaluation = self._evaluate(*key, shared, under_way)
+        shared.task = asyncio.get_running_loop().create_task(evaluation, name="bucketeer-evaluation")
+        under_way.evaluations[key] = shared
+        shared.task.add_done_callback(partial(_forget, under_way, key, shared))
+        return shared
 
-    async def _request(self, user: User, feature_id: str) -> Evaluation:
+    async def _evaluate(self, user: User, feature_id: str, shared: _Shared, under_way: _UnderWay) -> Evaluation:
         clock = asyncio.get_running_loop().time
         began = clock()
+        deadline = Deadline(began + self._timeout, self._timeout)
         try:
-            response = await self._response(user, feature_id)
+            try:
+                response = await self._try(user, feature_id, deadline, shared, under_way.throttle)
+            except ApiError as error:
+                pause = under_way.throttle.pause_after(error, deadline.at - clock())
+                if pause is None or not shared.callers:
+                    raise
+                shared.is_waiting = True
+                await asyncio.sleep(pause)
+                under_way.second_tries += 1
+                response = await self._try(user, feature_id, deadline, shared, under_way.throttle)
             self._metrics.completed(ApiId.GET_EVALUATION, clock() - began, response.size_byte)
             return _evaluation_of(feature_id, response)
         except ApiError as error:
             self._metrics.failed(ApiId.GET_EVALUATION, error)
             raise
 
-    async def _response(self, user: User, feature_id: str) -> GetEvaluationResponse:
-        """Return the response, with one limit for all of it: for the connection, and for a repetition on a fresh one."""
+    async def _try(
+        self, user: User, feature_id: str, deadline: Deadline, shared: _Shared, throttle: SecondTries
+    ) -> GetEvaluationResponse:
         try:
-            async with asyncio.timeout(self._timeout):
-                return await self._api.get_evaluation(user, feature_id, tag=self._tag, timeout=self._timeout)
-        except TimeoutError as error:
-            raise RequestTimeoutError(f"the gateway did not answer within {self._timeout:g} s") from error
+            response = await self._api.request_evaluation(
+                user, feature_id, tag=self._tag, deadline=deadline, on_connection=shared.note_connection
+            )
+        except ApiError as error:
+            if not shared.is_waiting:  # otherwise the gateway had no part in the failure
+                throttle.note_failure(error)
+            raise
+        throttle.note_answer()
+        return response
 
 
-def _forget(under_way: _UnderWay, key: _Key, task: asyncio.Task[Evaluation]) -> None:
-    del under_way[key]
-    if not task.cancelled():
+def _forget(under_way: _UnderWay, key: _Key, shared: _Shared, task: asyncio.Task[Evaluation] | None = None) -> None:
+    if under_way.evaluations.get(key) is shared:
+        del under_way.evaluations[key]
+    if task is not None and not task.cancelled():
         task.exception()  # marks the exception as retrieved: every caller may be gone
 
 

@@ -9,18 +9,17 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable, Sequence
-from functools import partial
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
 from bucketeer_async._background import PerProcess
-from bucketeer_async._errors import ConfigurationError, ConnectionFailedError
+from bucketeer_async._errors import ConfigurationError, ConnectionFailedError, RequestTimeoutError
 from bucketeer_async._models import User, check_int32, check_text
 from bucketeer_async._options import check_seconds
 from bucketeer_async._transport import _codec
 from bucketeer_async._transport._connections import Connections, Hold
 from bucketeer_async._transport._endpoint import ApiKey, check_header, normalize_endpoint
-from bucketeer_async._transport._http import Deadline, HttpClient, Request, new_client
+from bucketeer_async._transport._http import Deadline, HttpClient, Request, client_factory, send_request
 from bucketeer_async._transport._responses import (
     GetEvaluationResponse,
     GetEvaluationsResponse,
@@ -59,7 +58,8 @@ class ApiClient:
             SDK. The polling endpoints refuse 0, and get 1000 instead.
         sdk_version: Sent with every request; None for the version of this package.
         allow_http: Whether ``http`` may be used beyond loopback.
-        max_connections: Requests under way at once. With a client of your own: what its limits allow.
+        max_connections: Requests under way at once; posts of events have as many connections of their own. With a
+            client of your own: what its limits allow, for both.
         ssl_context: For a private certificate authority or client certificates. Verification is always on.
         proxy: URL of a proxy. None: the proxy that the environment names, as httpx reads it.
         http: An ``httpx.AsyncClient`` or ``httpx2.AsyncClient`` of your own; the client never closes it.
@@ -94,8 +94,8 @@ class ApiClient:
             raise ConfigurationError(
                 "ApiClient.ssl_context and proxy belong to the client given as http: set them there"
             )
-        make = partial(new_client, ssl_context, proxy, max_connections)
-        self._connections = PerProcess(lambda: Connections(make, http, max_connections))
+        new_client = client_factory(ssl_context, proxy)
+        self._connections = PerProcess(lambda: Connections(new_client, http, max_connections))
 
     @property
     def source_id(self) -> int:
@@ -186,6 +186,29 @@ class ApiClient:
             ApiError: If there was no usable answer; a `StatusError` with 404 if the flag is unknown.
             ClosedError: If the client is closed.
         """
+        return await self.request_evaluation(user, feature_id, tag=tag, deadline=self._deadline(timeout))
+
+    async def request_evaluation(
+        self,
+        user: User,
+        feature_id: str,
+        *,
+        tag: str,
+        deadline: Deadline,
+        on_connection: Callable[[], None] | None = None,
+    ) -> GetEvaluationResponse:
+        """Have the gateway evaluate one flag, as `get_evaluation` and `RemoteEvaluator` do.
+
+        Args:
+            user: The user.
+            feature_id: The flag.
+            tag: The tag of the flag.
+            deadline: When the request must be over.
+            on_connection: Called when a connection is free, right before the request leaves. Until then, cancelling the
+                caller cancels the request.
+
+        Raises: As `get_evaluation`.
+        """
         body = _codec.get_evaluation_body(
             _checked_user(user),
             check_text("feature_id", feature_id, empty=False),
@@ -193,7 +216,11 @@ class ApiClient:
             source_id=self._source_id,
             sdk_version=self._sdk_version,
         )
-        return await self._call("/get_evaluation", body, _codec.decode_get_evaluation, timeout=timeout)
+        try:
+            async with asyncio.timeout_at(deadline.at):  # bounds the decoding of a large answer, too
+                return await self._call("/get_evaluation", body, _codec.decode_get_evaluation, deadline, on_connection)
+        except TimeoutError as error:
+            raise RequestTimeoutError(f"the request took longer than {deadline.seconds:g} s") from error
 
     async def get_evaluations(
         self,
@@ -230,7 +257,9 @@ class ApiClient:
             source_id=self._source_id,
             sdk_version=self._sdk_version,
         )
-        return await self._call("/get_evaluations", body, _codec.decode_get_evaluations, timeout=timeout, limit=_LARGE)
+        return await self._call(
+            "/get_evaluations", body, _codec.decode_get_evaluations, self._deadline(timeout), limit=_LARGE
+        )
 
     async def get_feature_flags(
         self,
@@ -261,7 +290,7 @@ class ApiClient:
             sdk_version=self._sdk_version,
         )
         return await self._call(
-            "/get_feature_flags", body, _codec.decode_get_feature_flags, timeout=timeout, limit=_LARGE
+            "/get_feature_flags", body, _codec.decode_get_feature_flags, self._deadline(timeout), limit=_LARGE
         )
 
     async def get_segment_users(
@@ -290,7 +319,7 @@ class ApiClient:
             sdk_version=self._sdk_version,
         )
         return await self._call(
-            "/get_segment_users", body, _codec.decode_get_segment_users, timeout=timeout, limit=_LARGE
+            "/get_segment_users", body, _codec.decode_get_segment_users, self._deadline(timeout), limit=_LARGE
         )
 
     async def ping(self, *, timeout: float | None = None) -> int:
@@ -303,11 +332,11 @@ class ApiClient:
             ApiError: If there was no usable answer.
             ClosedError: If the client is closed.
         """
-        return await self._call("/ping", None, _codec.decode_ping, timeout=timeout)
+        return await self._call("/ping", None, _codec.decode_ping, self._deadline(timeout))
 
     # One way for all requests
 
-    def _request(self, path: str, body: bytes | None, limit: int) -> Request:
+    def _request(self, path: str, body: bytes | None, limit: int, *, is_repeatable: bool = True) -> Request:
         headers = {
             "authorization": self._key.reveal(),
             "content-type": "application/json",
@@ -315,30 +344,26 @@ class ApiClient:
             "user-agent": f"bucketeer-async/{__version__}",
         }
         method = "GET" if body is None else "POST"
-        return Request(method=method, url=self._base + path, headers=headers, body=body, limit=limit)
+        return Request(
+            method=method, url=self._base + path, headers=headers, body=body, limit=limit, is_repeatable=is_repeatable
+        )
 
     def _events_request(self, events: Sequence[bytes]) -> Request:
         body = _codec.register_events_body(events, source_id=self._source_id, sdk_version=self._sdk_version)
-        return self._request("/register_events", body, _SMALL)
+        return self._request("/register_events", body, _SMALL, is_repeatable=False)
 
     async def _call(
         self,
         path: str,
         body: bytes | None,
         decode: Callable[[bytes], _T],
+        deadline: Deadline,
+        on_connection: Callable[[], None] | None = None,
         *,
-        timeout: float | None,
         limit: int = _SMALL,
     ) -> _T:
-        """Send a request in a task of its own, and return its decoded answer; send it again on a stale connection."""
-        request, deadline = self._request(path, body, limit), self._deadline(timeout)
-        connections = self._connections.get()
-        try:
-            answer = await connections.send(request, deadline)
-        except ConnectionFailedError as error:
-            if not error.stale:
-                raise
-            answer = await connections.send(request, deadline)
+        """Send a request in a task of its own, and return its decoded answer."""
+        answer = await self._connections.get().send(self._request(path, body, limit), deadline, on_connection)
         if len(answer.body) <= _DECODED_ON_THE_LOOP:
             return decode(answer.body)
         return await asyncio.to_thread(decode, answer.body)
@@ -365,7 +390,7 @@ class Lease:
     """
 
     def __init__(self, api: ApiClient, connections: Connections, begin_closing: Callable[[], None]) -> None:
-        self.slots: asyncio.Semaphore = connections.slots
+        self.slots: asyncio.Semaphore = connections.event_pools.slots
         self._used: tuple[ApiClient, Connections, Hold] | None = (api, connections, connections.hold(begin_closing))
 
     async def register_events(self, events: Sequence[bytes], *, timeout: float) -> RegisterEventsResponse:
@@ -379,7 +404,8 @@ class Lease:
         api, connections, _ = self._used
         request = api._events_request(events)  # noqa: SLF001 - of this file
         deadline = Deadline(asyncio.get_running_loop().time() + timeout, timeout)
-        answer = await connections.send_for_hold(request, deadline)
+        with connections.event_pools.client() as http:
+            answer = await send_request(http, request, deadline)
         return _codec.decode_register_events(answer.body, answer.server_time)
 
     def release(self) -> None:

@@ -1,7 +1,8 @@
-"""Connections: the HTTP client behind an `ApiClient` in one process, its slots for requests, and the processors using it.
+"""Connections: the HTTP clients behind an `ApiClient` in one process, and the processors that use them.
 
-Every request but those of processors runs in a task of its own, which is made when a slot is free: a request that is
-cancelled inside httpx's pool costs a connection for good. Sending a request is left to `_http.py`.
+Posts of processors have pools of their own, so that neither they nor the other requests starve the other. Every request
+but those of processors runs in a task of its own, which is made when a slot is free: a request that is cancelled inside
+httpx's pool costs a connection for good. The clients and slots are left to `_pools.py`, sending a request to `_http.py`.
 
 The connections have a `Lifecycle`, which the first request begins without waiting for it. Loading anyio and certificates
 takes time: all requests wait for one shared attempt, and the next request makes another one if it has failed.
@@ -20,6 +21,7 @@ from bucketeer_async._background import Progress, load_anyio
 from bucketeer_async._errors import ClosedError, ConfigurationError, ConnectionFailedError, RequestTimeoutError
 from bucketeer_async._lifecycle import Lifecycle, State
 from bucketeer_async._transport._http import Answer, Deadline, HttpClient, Request, send_request
+from bucketeer_async._transport._pools import Pools
 
 
 class Hold:
@@ -46,26 +48,28 @@ class Hold:
 
 
 class Connections:
-    """The HTTP client, and what runs over it, in one process.
+    """The HTTP clients, and what runs over them, in one process.
 
     Args:
-        new_client: Makes an HTTP client of our own; slow, called off the loop.
-        borrowed: A client of the application's, used instead and never closed.
-        max_connections: Requests under way at once.
+        new_client: Makes an HTTP client with at most so many connections; the first call is slow.
+        borrowed: A client of the application's, used for everything instead and never closed.
+        max_connections: Posts of processors under way at once; also the other requests under way at once, or, with a
+            borrowed client, both together.
 
     Attributes:
         life: State, start and end.
-        slots: One for each request under way.
+        event_pools: For the posts of processors, each of which runs in its flush task: cancelling that cancels the post.
+            Processors do so in one place, at the end of the drain.
     """
 
-    def __init__(self, new_client: Callable[[], HttpClient], borrowed: HttpClient | None, max_connections: int) -> None:
+    def __init__(
+        self, new_client: Callable[[int], HttpClient], borrowed: HttpClient | None, max_connections: int
+    ) -> None:
         self.life: Lifecycle = Lifecycle(
             "API client", task_name="bucketeer-api", finish=self._finish, on_closing=self._interrupt_waiting
         )
-        self.slots: asyncio.Semaphore = asyncio.Semaphore(max_connections)
-        self._new_client = new_client
-        self._is_borrowed = borrowed is not None
-        self._http = borrowed
+        self._pools = Pools(new_client, max_connections, borrowed)
+        self.event_pools: Pools = self._pools if borrowed is not None else Pools(new_client, max_connections, None)
         self._is_open = False
         self._opening: asyncio.Task[None] | None = None
         self._waiting: set[anyio.CancelScope] = set()
@@ -100,9 +104,9 @@ class Connections:
 
     async def _open(self) -> None:
         await load_anyio()
-        if self._http is None:
+        if self._pools.is_empty:
             try:
-                self._http = await asyncio.to_thread(self._new_client)
+                await asyncio.to_thread(self._pools.add)
             except (OSError, ValueError, ImportError) as error:
                 raise ConfigurationError(f"the HTTP client cannot be made: {error}") from error
         self._is_open = True
@@ -141,8 +145,8 @@ class Connections:
             scope.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
-        if self._http is not None and not self._is_borrowed:
-            await self._http.aclose()
+        await self._pools.aclose()
+        await self.event_pools.aclose()
 
     def hold(self, begin_closing: Callable[[], None]) -> Hold:
         """Return a hold for one processor, which `aclose` has drain by ``begin_closing()``."""
@@ -154,8 +158,18 @@ class Connections:
         self._holds.discard(hold)
         self._released.notify()
 
-    async def send(self, request: Request, deadline: Deadline) -> Answer:
+    async def send(
+        self, request: Request, deadline: Deadline, on_connection: Callable[[], None] | None = None
+    ) -> Answer:
         """Send a request in a task of its own, and return the answer, if it is a 200.
+
+        A repeatable request that fails on a stale connection is sent again, in the same slot.
+
+        Args:
+            request: The request.
+            deadline: When all of this must be over.
+            on_connection: Called when a connection is free, right before the request leaves. Until then, cancelling the
+                caller cancels the request.
 
         Raises:
             ApiError: If there was no usable answer before the deadline.
@@ -170,17 +184,19 @@ class Connections:
             raise RequestTimeoutError("no connection was ready in time", maybe_sent=False) from None
         await self._take_slot(deadline)
         # Nothing is awaited between the slot and the task that gives it back.
+        if on_connection is not None:
+            on_connection()
         task = asyncio.get_running_loop().create_task(self._send(request, deadline), name="bucketeer-request")
         self._tasks.add(task)
         task.add_done_callback(self._end_task)
         return await asyncio.shield(task)
 
     async def _take_slot(self, deadline: Deadline) -> None:
-        if self.slots.locked():
+        if self._pools.slots.locked():
             with anyio.CancelScope(deadline=deadline.at) as scope:
                 self._waiting.add(scope)
                 try:
-                    await self.slots.acquire()
+                    await self._pools.slots.acquire()
                 finally:
                     self._waiting.discard(scope)
             if scope.cancelled_caught:
@@ -188,35 +204,29 @@ class Connections:
                     raise ClosedError("the API client was closed while the request waited for a connection")
                 raise RequestTimeoutError("no connection was free in time", maybe_sent=False)
         else:
-            await self.slots.acquire()
+            await self._pools.slots.acquire()
         if self._is_closing():
-            self.slots.release()
+            self._pools.slots.release()
             raise ClosedError("the API client was closed while the request waited for a connection")
 
     def _is_closing(self) -> bool:
         return self.life.state in {State.CLOSING, State.CLOSED}
 
     async def _send(self, request: Request, deadline: Deadline) -> Answer:
-        assert self._http is not None  # noqa: S101 - made by `open`
-        with anyio.CancelScope() as scope:
+        with anyio.CancelScope() as scope, self._pools.client() as http:
             self._under_way.add(scope)
             try:
-                return await send_request(self._http, request, deadline)
+                return await send_request(http, request, deadline)
+            except ConnectionFailedError as error:
+                if not error.stale or not request.is_repeatable:
+                    raise
+                return await send_request(http, request, deadline)
             finally:
                 self._under_way.discard(scope)
         raise ClosedError("the API client was closed while the request was under way")
 
     def _end_task(self, task: asyncio.Task[Answer]) -> None:
         self._tasks.discard(task)
-        self.slots.release()
+        self._pools.slots.release()
         if not task.cancelled():
             task.exception()  # marks the exception as retrieved: the caller may be gone
-
-    async def send_for_hold(self, request: Request, deadline: Deadline) -> Answer:
-        """Send a request of a processor in the calling task, which has taken a slot; otherwise as `send`.
-
-        Cancelling the task cancels the request. The processor does so in one place, at the end of its drain.
-        """
-        if self._http is None or self.life.state is State.CLOSED:
-            raise ConnectionFailedError("the API client is closed", maybe_sent=False)
-        return await send_request(self._http, request, deadline)

@@ -47,26 +47,35 @@ class HttpClient(Protocol):
     async def aclose(self) -> None: ...
 
 
-def new_client(ssl_context: ssl.SSLContext | None, proxy: str | None, max_connections: int) -> HttpClient:
-    """Make an HTTP client. This takes a while (certificates, imports): call it off the loop."""
-    import httpx  # noqa: PLC0415 - 100 ms that an application without a client need not pay
+def client_factory(ssl_context: ssl.SSLContext | None, proxy: str | None) -> Callable[[int], HttpClient]:
+    """Return a function that makes HTTP clients, each with at most so many connections.
 
-    context = ssl_context or httpx.create_ssl_context()
-    if ssl_context is None:
-        context.minimum_version = max(context.minimum_version, ssl.TLSVersion.TLSv1_2)
-    limits = httpx.Limits(
-        max_connections=max_connections,
-        max_keepalive_connections=max_connections,
-        keepalive_expiry=KEEPALIVE_EXPIRY,
-    )
-    try:
-        return httpx.AsyncClient(verify=context, proxy=proxy, limits=limits)
-    except (ValueError, httpx.InvalidURL):
-        # What the library says about a URL quotes it, and with it the password.
-        raise ConfigurationError(
-            "ApiClient.proxy, or the one that the environment names, must be a URL such as "
-            "'http://name:password@proxy.example.com:3128'; special characters in it must be percent-encoded"
-        ) from None
+    Its first call takes a while (certificates, imports), so make that one off the loop. The clients share one SSL
+    context.
+    """
+
+    def new_client(max_connections: int) -> HttpClient:
+        import httpx  # noqa: PLC0415 - 100 ms that an application without a client need not pay
+
+        nonlocal ssl_context
+        if ssl_context is None:
+            ssl_context = httpx.create_ssl_context()
+            ssl_context.minimum_version = max(ssl_context.minimum_version, ssl.TLSVersion.TLSv1_2)
+        limits = httpx.Limits(
+            max_connections=max_connections,
+            max_keepalive_connections=max_connections,
+            keepalive_expiry=KEEPALIVE_EXPIRY,
+        )
+        try:
+            return httpx.AsyncClient(verify=ssl_context, proxy=proxy, limits=limits)
+        except (ValueError, httpx.InvalidURL):
+            # What the library says about a URL quotes it, and with it the password.
+            raise ConfigurationError(
+                "ApiClient.proxy, or the one that the environment names, must be a URL such as "
+                "'http://name:password@proxy.example.com:3128'; special characters in it must be percent-encoded"
+            ) from None
+
+    return new_client
 
 
 @dataclass(slots=True)
@@ -120,6 +129,7 @@ class Request:
         headers: All headers besides Host and Content-Length.
         body: JSON, or None for a GET.
         limit: Bytes of the answer that are read at most.
+        is_repeatable: Whether the gateway may get it twice: it is then sent again when a connection turns out stale.
     """
 
     method: str
@@ -127,6 +137,7 @@ class Request:
     headers: Mapping[str, str]
     body: bytes | None
     limit: int
+    is_repeatable: bool = True
 
 
 class Deadline(NamedTuple):

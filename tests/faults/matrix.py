@@ -171,6 +171,11 @@ MATRIX: Final[dict[str, Row]] = {
     "F77": Row("a proxy resets bodies above 20 kB", "all delivered; later bodies are smaller"),
     "F78": Row("413 for 0.6 s", "the limit grows back to the configured one"),
     "F79": Row("a third of the replicas refuses everything for 10 s (400)", "nothing rejected"),
+    "F80": Row(
+        "the gateway takes 2 s per evaluation for 6 s; 260 evaluations a second, whose callers wait 0.1 s",
+        "at least 95 % of those begun 1 s after the spell are in time",
+    ),
+    "F81": Row("100 evaluations at once; the gateway answers after 20 ms", "no default; as cheap as 10 at once"),
     "F82": Row(
         "a poll is answered by `{}`, without a field, with a time beyond 64 bits, or with a lone surrogate",
         "a failed poll that changes nothing; the next good response is used",
@@ -178,6 +183,11 @@ MATRIX: Final[dict[str, Row]] = {
     "F83": Row(
         "a segment is edited; the gateway's caches have the edit a minute later, and clients start or poll meanwhile",
         "each client has the edit at most 2 polls after the caches have it",
+    ),
+    "F84": Row(
+        "a close while starting, with a busy executor; a close whose caller is cancelled; a loop moved to another "
+        "thread; a fork and `sys.exit` inside the loop",
+        "the close keeps its deadline; events pushed on either thread are delivered; 0 posts by the child",
     ),
 }
 

@@ -212,7 +212,8 @@ async def test_a_redirect_is_not_followed(
         return httpx.Response(status, headers={"location": target})
 
     async with world() as here:
-        here.processor._api_client._connections.get()._http.follow_redirects = True  # as an application may set it
+        (pool,) = here.processor._api_client._connections.get().event_pools._pools
+        pool.http.follow_redirects = True  # as an application may set it
         await here.endure(moved, count=1_000, seconds=100.0)
 
         assert set(asked) == {"POST http://127.0.0.1/register_events"}

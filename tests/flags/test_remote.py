@@ -22,11 +22,13 @@ from bucketeer_async import (
     GetEvaluationResponse,
     Reason,
     ReasonType,
+    RemoteEvaluationStatistics,
     RequestTimeoutError,
     StatusError,
     User,
 )
 from bucketeer_async._flags._remote import RemoteEvaluator
+from bucketeer_async._transport._http import Deadline
 from tests.clock import VirtualLoop
 
 USER = User("user-1", {"plan": "pro"})
@@ -70,18 +72,26 @@ class FakeApi:
 
     def __init__(self, script: Script) -> None:
         self.script = script
+        self.connection: Callable[[], Awaitable[object]] = checkpoint
         self.requests: list[tuple[User, str, str]] = []
+        self.sent_at: list[float] = []
 
-    async def get_evaluation(
+    async def request_evaluation(
         self,
         user: User,
         feature_id: str,
         *,
         tag: str,
-        timeout: float | None,
+        deadline: Deadline,
+        on_connection: Callable[[], None],
     ) -> GetEvaluationResponse:
         self.requests.append((user, feature_id, tag))
-        return await self.script(user, feature_id)
+        with anyio.move_on_after(deadline.at - now()):
+            await self.connection()
+            on_connection()
+            self.sent_at.append(now())
+            return await self.script(user, feature_id)
+        raise RequestTimeoutError(f"the request took longer than {deadline.seconds:g} s")
 
 
 def after(seconds: float, reply: GetEvaluationResponse | Exception) -> Script:
@@ -104,6 +114,12 @@ class Remote:
 
     async def evaluate(self, user: User = USER, feature_id: str = "flag") -> Evaluation:
         return await self.evaluator.evaluate(user, feature_id)
+
+    async def evaluate_within(self, seconds: float) -> None:
+        """Evaluate for a caller that is gone before the evaluation ends."""
+        with anyio.move_on_after(seconds) as scope:
+            await self.evaluate()
+        assert scope.cancelled_caught
 
 
 # Remote
@@ -151,7 +167,7 @@ async def test_a_response_without_the_evaluation_has_a_latency_a_size_and_an_err
 async def test_the_whole_evaluation_takes_at_most_its_timeout() -> None:
     remote = Remote(after(60.0, response()))
 
-    with pytest.raises(RequestTimeoutError, match="within 5 s"):
+    with pytest.raises(RequestTimeoutError, match="longer than 5 s"):
         await remote.evaluate()
     assert now() == 5.0
     assert remote.metrics.pushed == [("failed", ApiId.GET_EVALUATION, RequestTimeoutError)]
@@ -239,6 +255,157 @@ async def test_a_failure_without_a_waiting_caller_is_no_error_of_the_loop() -> N
     assert now() == 1.0
     assert remote.metrics.pushed == [("failed", ApiId.GET_EVALUATION, StatusError)]
     assert not unseen
+
+
+# Given up
+
+
+class NoConnection:
+    """No connection is free for some seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    async def __call__(self) -> None:
+        await asyncio.sleep(self.seconds)
+
+
+async def test_an_evaluation_that_waits_for_a_connection_ends_with_its_last_caller() -> None:
+    remote = Remote(after(1.0, response()))
+    remote.api.connection = NoConnection(2.0)
+
+    async with anyio.create_task_group() as tasks:
+        for seconds in (0.1, 0.5):
+            tasks.start_soon(remote.evaluate_within, seconds)
+        await asyncio.sleep(0.2)
+        assert remote.evaluator.statistics().given_up == 0
+    await remote.evaluator.aclose()
+
+    assert now() == 0.5
+    assert not remote.api.sent_at
+    assert not remote.metrics.pushed
+    assert remote.evaluator.statistics().given_up == 1
+
+
+async def test_an_evaluation_begins_anew_after_one_was_given_up() -> None:
+    remote = Remote(after(1.0, response()))
+    remote.api.connection = NoConnection(2.0)
+    await remote.evaluate_within(0.5)
+
+    assert await remote.evaluate() == evaluation()
+    assert now() == 3.5
+    assert remote.api.sent_at == [2.5]
+
+
+async def test_an_evaluation_on_the_wire_ends_by_itself() -> None:
+    remote = Remote(after(1.0, response()))
+
+    await remote.evaluate_within(0.5)
+    await remote.evaluator.aclose()
+
+    assert now() == 1.0
+    assert remote.metrics.pushed == [("completed", ApiId.GET_EVALUATION, 1.0, 321)]
+    assert remote.evaluator.statistics().given_up == 0
+
+
+# Second tries
+
+
+class Replies:
+    """Responds with each reply in turn, after a second each."""
+
+    def __init__(self, *replies: GetEvaluationResponse | Exception) -> None:
+        self.replies = list(replies)
+
+    async def __call__(self, user: User, feature_id: str) -> GetEvaluationResponse:
+        return await after(1.0, self.replies.pop(0))(user, feature_id)
+
+
+async def test_a_failed_try_is_followed_by_one_more() -> None:
+    remote = Remote(Replies(StatusError(503), response()))
+
+    assert await remote.evaluate() == evaluation()
+    assert 2.0 < now() <= 2.2
+    assert remote.evaluator.statistics().second_tries == 1
+    assert remote.metrics.pushed == [("completed", ApiId.GET_EVALUATION, now(), 321)]
+
+
+async def test_two_failed_tries_are_one_failure() -> None:
+    remote = Remote(Replies(StatusError(503), ConnectionFailedError("reset"), response()))
+
+    with pytest.raises(ConnectionFailedError):
+        await remote.evaluate()
+    assert len(remote.api.sent_at) == 2
+    assert remote.metrics.pushed == [("failed", ApiId.GET_EVALUATION, ConnectionFailedError)]
+
+
+async def test_both_tries_share_the_timeout() -> None:
+    async def script(user: User, feature_id: str) -> GetEvaluationResponse:
+        return await after(3.0, StatusError(503))(user, feature_id)
+
+    remote = Remote(script)
+
+    with pytest.raises(RequestTimeoutError, match="longer than 5 s"):
+        await remote.evaluate()
+    assert now() == 5.0
+    assert len(remote.api.sent_at) == 2
+
+
+async def test_a_failed_try_that_nobody_waits_for_any_more_is_the_last() -> None:
+    remote = Remote(Replies(StatusError(503), response()))
+
+    await remote.evaluate_within(0.5)
+    await remote.evaluator.aclose()
+
+    assert now() == 1.0
+    assert remote.metrics.pushed == [("failed", ApiId.GET_EVALUATION, StatusError)]
+    assert remote.evaluator.statistics() == RemoteEvaluationStatistics(second_tries=0, given_up=0)
+
+
+async def test_an_evaluation_between_two_tries_ends_with_its_last_caller() -> None:
+    remote = Remote(Replies(StatusError(503, retry_after=2.0), response()))
+
+    await remote.evaluate_within(1.5)
+    await remote.evaluator.aclose()
+
+    assert now() == 1.5
+    assert not remote.metrics.pushed
+    assert remote.evaluator.statistics() == RemoteEvaluationStatistics(second_tries=0, given_up=1)
+
+
+async def test_a_gateway_that_fails_everything_gets_few_second_tries() -> None:
+    remote = Remote(after(0.01, StatusError(503)))
+    for _ in range(100):
+        with pytest.raises(StatusError):
+            await remote.evaluate()
+
+    assert len(remote.api.sent_at) == 102
+
+
+async def test_waiting_for_a_connection_is_no_failure_of_the_gateway() -> None:
+    remote = Remote(Replies(StatusError(503), response()))
+    remote.api.connection = NoConnection(60.0)
+    for _ in range(10):
+        with pytest.raises(RequestTimeoutError):
+            await remote.evaluate()
+    remote.api.connection = checkpoint
+
+    assert await remote.evaluate() == evaluation()
+
+
+async def test_forked_children_have_a_jitter_and_counters_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    remote = Remote(Replies(*[StatusError(503), response()] * 2))
+    await remote.evaluate()
+    ended_at = now()
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    assert remote.evaluator.statistics().second_tries == 0
+    await remote.evaluate()
+
+    assert remote.evaluator.statistics().second_tries == 1
+    assert now() - ended_at != pytest.approx(ended_at, abs=1e-9)
+
+
+# The end
 
 
 async def test_closing_waits_for_the_evaluations_under_way() -> None:

@@ -620,7 +620,8 @@ async def test_a_client_that_was_never_started_closes() -> None:
 async def test_our_own_client_is_made_once_and_closed() -> None:
     api = client()
     await asyncio.gather(api.start(), api.start(), api.start())
-    http: Any = api._connections.get()._http
+    (pool,) = api._connections.get()._pools._pools
+    http: Any = pool.http
     assert isinstance(http, httpx.AsyncClient)
 
     await api.aclose()
@@ -775,7 +776,7 @@ async def test_a_cancelled_closer_stops_waiting_and_the_closing_goes_on() -> Non
     await api.start()
     processor = Draining()
     lease = api.lease(processor.begin_closing)
-    http: Any = api._connections.get()._http
+    http: Any = api._connections.get()._pools._pools[0].http
     with anyio.move_on_after(0.01):
         await api.aclose()
     assert not http.is_closed

@@ -1,8 +1,9 @@
-"""Slots for requests: how long a request waits for one, and the close of a client while requests wait."""
+"""Slots for requests: how long a request waits for one, who waits for whom, and the close while requests wait."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -103,6 +104,49 @@ async def test_waiting_and_both_tries_share_one_deadline() -> None:
         await api.aclose()
 
 
+@pytest.fixture
+def own_clients(monkeypatch: pytest.MonkeyPatch) -> Iterator[Slow]:
+    """A slow gateway behind the HTTP clients that an API client makes for itself; virtual time knows no threads."""
+    slow = Slow(60.0)
+
+    async def at_once(work: Any, *arguments: Any) -> Any:
+        return work(*arguments)
+
+    def new_client(_max_connections: int) -> httpx.AsyncClient:
+        return httpx.AsyncClient(transport=httpx.MockTransport(slow))
+
+    monkeypatch.setattr(_api, "client_factory", lambda *_arguments: new_client)
+    monkeypatch.setattr(asyncio, "to_thread", at_once)
+    return slow
+
+
+async def test_posts_do_not_wait_for_other_requests(own_clients: Slow) -> None:
+    api = ApiClient(endpoint="http://localhost", api_key="key", max_connections=1)
+    occupying = asyncio.create_task(api.ping(timeout=100.0))
+    await asyncio.sleep(0.1)
+    async with Processor(api, ProcessorConfig(flush_size=1)) as processor:
+        processor.push_goal_event_nowait(USER, "goal")
+        await asyncio.sleep(0.1)
+
+        assert own_clients.paths == ["/ping", "/register_events"]
+    await occupying
+    await api.aclose()
+
+
+async def test_other_requests_do_not_wait_for_posts(own_clients: Slow) -> None:
+    api = ApiClient(endpoint="http://localhost", api_key="key", max_connections=1)
+    async with Processor(api, ProcessorConfig(flush_size=1)) as processor:
+        for _ in range(3):
+            processor.push_goal_event_nowait(USER, "goal")
+        await asyncio.sleep(0.1)
+        ping = asyncio.create_task(api.ping(timeout=100.0))
+        await asyncio.sleep(0.1)
+
+        assert own_clients.paths == ["/register_events", "/ping"]
+        assert await ping == 1
+    await api.aclose()
+
+
 async def test_a_client_that_could_not_be_made_is_made_by_the_next_request(monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
 
@@ -115,7 +159,7 @@ async def test_a_client_that_could_not_be_made_is_made_by_the_next_request(monke
     async def at_once(work: Any, *arguments: Any) -> Any:  # virtual time knows no threads
         return work(*arguments)
 
-    monkeypatch.setattr(_api, "new_client", make)
+    monkeypatch.setattr(_api, "client_factory", lambda *_arguments: make)
     monkeypatch.setattr(asyncio, "to_thread", at_once)
     api = ApiClient(endpoint="http://localhost", api_key="key")
 
