@@ -24,7 +24,7 @@ from bucketeer_async._flags._conversion import Json
 from bucketeer_async._flags._evaluations import Evaluations
 from bucketeer_async._log import RateLimitedLog
 from bucketeer_async._models import EvaluationDetails, User
-from bucketeer_async._options import LocalEvaluation, ProcessorConfig
+from bucketeer_async._options import LocalEvaluation, ProcessorConfig, check_kind
 from bucketeer_async._results import DrainReport, FlagChanges, Statistics
 from bucketeer_async._transport._api import ApiClient
 from bucketeer_async._transport._http import HttpClient
@@ -131,7 +131,9 @@ class Client:
         _environment.require(environ)
         options = {"tag": "", **_environment.options(environ, _environment.CLIENT)}
         return cls(
-            events=replace(events, **_environment.options(environ, _environment.EVENTS)),
+            events=replace(
+                check_kind("events", events, ProcessorConfig), **_environment.options(environ, _environment.EVENTS)
+            ),
             local_evaluation=_environment.local_evaluation(environ, local_evaluation),
             http=http,
             **options,
@@ -195,12 +197,14 @@ class Client:
         """Send the events that wait now, and wait until every event accepted before this call is settled.
 
         Args:
-            timeout: Seconds to wait; None for as long as it takes.
+            timeout: Seconds to wait; None or infinity for as long as it takes.
 
         Returns:
             Whether all of them are settled; False when the time ran out first.
 
         Raises:
+            TypeError: If the timeout is neither a number nor None.
+            ValueError: If the timeout is NaN.
             ClosedError: If the client was never started.
             WrongLoopError: If the client was started on another event loop.
         """
@@ -214,12 +218,14 @@ class Client:
 
         Args:
             timeout: Seconds that all of this may still take, if that is less than the client's ``timeout`` and
-                ``drain_timeout`` together.
+                ``drain_timeout`` together. Less than 0 counts as 0.
 
         Returns:
             What became of the events that were waiting.
 
         Raises:
+            TypeError: If the timeout is neither a number nor None.
+            ValueError: If the timeout is NaN.
             WrongLoopError: If the client was started on another event loop.
         """
         return await self._life.aclose(timeout)

@@ -17,6 +17,7 @@ from bucketeer_async._background import PerProcess
 from bucketeer_async._errors import ClosedError
 from bucketeer_async._flags._evaluations import Evaluator
 from bucketeer_async._lifecycle import Lifecycle, State
+from bucketeer_async._options import check_timeout
 from bucketeer_async._results import DrainReport
 from bucketeer_async._transport._api import ApiClient
 
@@ -27,7 +28,7 @@ class EventsLife(Protocol):
     async def start(self) -> None: ...
     async def flush(self, timeout: float | None = None) -> bool: ...
     async def aclose(self, timeout: float | EllipsisType | None = ...) -> DrainReport: ...
-    def _limit_drain(self, timeout: float | EllipsisType | None) -> None: ...
+    def _limit_drain(self, timeout: float | None) -> None: ...
 
 
 class ClientLife:
@@ -75,9 +76,12 @@ class ClientLife:
         """Have the processor send what waits; return False after ``timeout``.
 
         Raises:
+            TypeError: If the timeout is neither a number nor None.
+            ValueError: If the timeout is NaN.
             ClosedError: If the client was never started.
             WrongLoopError: If the client was started on another event loop.
         """
+        timeout = check_timeout(timeout)
         if self.state is State.NEW:
             raise ClosedError("the client is not started")
         return await self._events.flush(timeout)
@@ -86,8 +90,11 @@ class ClientLife:
         """End the evaluations, drain the events, and close the connections, within ``timeout`` seconds.
 
         Raises:
+            TypeError: If the timeout is neither a number nor None.
+            ValueError: If the timeout is NaN.
             WrongLoopError: If the client was started on another event loop.
         """
+        limit = None if isinstance(timeout, EllipsisType) else check_timeout(timeout)
         life = self._life.get()
         life.lifecycle.require_loop()
         if life.lifecycle.state is State.NEW:
@@ -95,8 +102,8 @@ class ClientLife:
             if self._api is not None:
                 await self._api.aclose()
             return await self._events.aclose()
-        if timeout is not None and not isinstance(timeout, EllipsisType):
-            life.limit(max(timeout, 0.0))
+        if limit is not None:
+            life.limit(limit)
         life.lifecycle.begin_closing()
         await life.lifecycle.closed()
         return life.report

@@ -23,7 +23,7 @@ from bucketeer_async._flags._own_metrics import OwnMetrics
 from bucketeer_async._flags._poller import FlagPoller
 from bucketeer_async._flags._remote import RemoteEvaluator
 from bucketeer_async._models import User
-from bucketeer_async._options import LocalEvaluation, ProcessorConfig
+from bucketeer_async._options import LocalEvaluation, ProcessorConfig, check_kind
 from bucketeer_async._results import FlagChanges, LocalEvaluationStatistics, Statistics
 from bucketeer_async._transport._api import ApiClient
 
@@ -91,7 +91,7 @@ def connected(
     if local_evaluation is None:
         remote = RemoteEvaluator(api, tag=tag, timeout=timeout, metrics=metrics)
         return Parts(events=processor, evaluator=remote, logger=logger, api=api, remote=remote)
-    options = _checked(local_evaluation)
+    options = check_kind("Client.local_evaluation", local_evaluation, LocalEvaluation)
     poller = partial(FlagPoller, api, options, tag=tag, metrics=metrics, logger=logger)
     local = LocalEvaluator(poller, options.bootstrap, tag=tag, metrics=metrics, logger=logger)
     return Parts(events=processor, evaluator=local, logger=logger, api=api, local=local)
@@ -103,17 +103,10 @@ def disabled() -> Parts:
     return Parts(events=DisabledProcessor(), evaluator=evaluator, logger=logging.getLogger(_LOGGER), local=evaluator)
 
 
-def _checked(options: object) -> LocalEvaluation:
-    if not isinstance(options, LocalEvaluation):
-        raise ConfigurationError(f"Client.local_evaluation must be a LocalEvaluation, not {type(options).__name__}")
-    return options
-
-
 def _tagged(events: object, tag: object) -> ProcessorConfig:
-    if not isinstance(events, ProcessorConfig):
-        raise ConfigurationError(f"Client.events must be a ProcessorConfig, not {type(events).__name__}")
+    config = check_kind("Client.events", events, ProcessorConfig)
     if not isinstance(tag, str):
         raise ConfigurationError(f"Client.tag must be a str, not {type(tag).__name__}")
-    if events.tag not in {"", tag}:
-        raise ConfigurationError(f"ProcessorConfig.tag must be the client's, {tag!r}, or left out, not {events.tag!r}")
-    return replace(events, tag=tag)
+    if config.tag not in {"", tag}:
+        raise ConfigurationError(f"ProcessorConfig.tag must be the client's, {tag!r}, or left out, not {config.tag!r}")
+    return replace(config, tag=tag)

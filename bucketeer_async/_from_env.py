@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from bucketeer_async._errors import ConfigurationError
-from bucketeer_async._options import LocalEvaluation, Spool
+from bucketeer_async._options import LocalEvaluation, Spool, check_kind
 
 _SWITCHES: Final = dict.fromkeys(("1", "true", "yes", "on"), True) | dict.fromkeys(("0", "false", "no", "off"), False)
 
@@ -97,7 +97,8 @@ def local_evaluation(environ: Mapping[str, str], default: LocalEvaluation | None
     wanted = switch(environ, EVALUATED_LOCALLY)
     if wanted is False or (wanted is None and default is None):
         return None
-    return replace(default or LocalEvaluation(), **options(environ, LOCAL))
+    default = LocalEvaluation() if default is None else check_kind("local_evaluation", default, LocalEvaluation)
+    return replace(default, **options(environ, LOCAL))
 
 
 def require(environ: Mapping[str, str]) -> None:

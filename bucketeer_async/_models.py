@@ -15,6 +15,7 @@ from typing import Final, Generic, TypeVar
 _T = TypeVar("_T")
 _E = TypeVar("_E", bound=IntEnum)
 
+_LONGEST_REPR: Final = 200  # characters, in error messages
 _REPAIRED_NAMES: Final = frozenset({"userAttributesUpdated", "user_attributes_updated"})
 
 
@@ -66,6 +67,15 @@ class EventKind(StrEnum):
     __hash__ = str.__hash__
 
 
+def shown(value: object) -> str:
+    """Return the repr of a value for an error message, shortened; the name of its type if it has no repr."""
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001 - an int of more than 4300 digits, or a method of the application's
+        return f"{type(value).__name__}(...)"
+    return text if len(text) <= _LONGEST_REPR else f"{text[:_LONGEST_REPR]}..."
+
+
 def check_text(name: str, value: object, *, empty: bool = True) -> str:
     """Return ``value`` if it is a str that the gateway can decode.
 
@@ -101,7 +111,7 @@ def check_int32(name: str, value: object, *, minimum: int = -(2**31)) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name} must be an int, not {type(value).__name__}")
     if not minimum <= value < 2**31:
-        raise ValueError(f"{name} must be from {minimum} to {2**31 - 1}, not {value}")
+        raise ValueError(f"{name} must be from {minimum} to {2**31 - 1}, not {shown(value)}")
     return value
 
 

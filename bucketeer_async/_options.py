@@ -7,11 +7,13 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, Literal, get_args
+from typing import Final, Literal, TypeVar, get_args
 
 from bucketeer_async._errors import ConfigurationError
-from bucketeer_async._models import check_text
+from bucketeer_async._models import check_text, shown
 from bucketeer_async._results import Drop
+
+_T = TypeVar("_T")
 
 Overflow = Literal["drop_newest", "drop_oldest", "wait"]
 Scope = Literal["auto", "tag", "environment"]
@@ -20,16 +22,39 @@ Scope = Literal["auto", "tag", "environment"]
 SERVER_WINDOW: Final = 744 * 3600.0
 
 _LONGEST_COMMIT_INTERVAL: Final = 0.05  # seconds
+_LARGEST_SIZE: Final = 2**40  # bytes
+#: The least and the largest values of the integers in `ProcessorConfig`.
+_RANGES: Final = {
+    "queue_capacity": (1, 10_000_000),
+    "queue_max_bytes": (1, _LARGEST_SIZE),
+    "num_flush_workers": (1, 1000),  # each is a task
+    "flush_size": (1, 1000),
+    "max_batch_size": (1, 1000),  # a larger batch would block the event loop for too long
+    "flush_max_bytes": (1024, 3 * 2**20),  # the gateway rejects requests of more than 4 MiB
+}
 
 
-def _require(name: str, value: object, kind: type) -> None:
+def check_kind(name: str, value: object, kind: type[_T]) -> _T:
+    """Return ``value`` if it is an instance of ``kind``.
+
+    Raises:
+        ConfigurationError: If it is not; the message contains ``name``.
+    """
     if not isinstance(value, kind):
-        raise ConfigurationError(f"{name} must be a {kind.__name__}, not {value!r}")
+        raise ConfigurationError(f"{name} must be a {kind.__name__}, not {shown(value)}")
+    return value
 
 
-def _require_int(name: str, value: object, *, minimum: int = 1) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
-        raise ConfigurationError(f"{name} must be an int of at least {minimum}, not {value!r}")
+def check_int(name: str, value: object, *, minimum: int = 1, maximum: int | None = None) -> None:
+    """Check that ``value`` is an int from ``minimum`` to ``maximum``.
+
+    Raises:
+        ConfigurationError: If it is not; the message contains ``name``.
+    """
+    if isinstance(value, int) and not isinstance(value, bool) and minimum <= value <= (maximum or value):
+        return
+    form = f"of at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
+    raise ConfigurationError(f"{name} must be an int {form}, not {shown(value)}")
 
 
 def check_seconds(name: str, value: object, *, zero: bool = False) -> None:
@@ -38,10 +63,41 @@ def check_seconds(name: str, value: object, *, zero: bool = False) -> None:
     Raises:
         ConfigurationError: If the value is not such a number; the message contains ``name``.
     """
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        raise ConfigurationError(f"{name} must be a finite number of seconds, not {value!r}")
+    if not isinstance(value, int | float) or isinstance(value, bool) or not _is_finite(value):
+        raise ConfigurationError(f"{name} must be a finite number of seconds, not {shown(value)}")
     if value < 0 or (value == 0 and not zero):
         raise ConfigurationError(f"{name} must be {'at least' if zero else 'more than'} 0 seconds, not {value!r}")
+
+
+def _is_finite(number: float) -> bool:
+    try:
+        return math.isfinite(number)
+    except OverflowError:  # an int beyond the range of a float
+        return False
+
+
+def _is_path(path: object) -> bool:
+    return isinstance(path, str) and path != "" and "\0" not in path
+
+
+def check_timeout(timeout: object) -> float | None:
+    """Return the timeout of a call in seconds; None for no timeout, which infinity means too.
+
+    A negative number means 0: it is what a caller with a deadline computes once the deadline is over.
+
+    Raises:
+        TypeError: If the timeout is neither a number nor None.
+        ValueError: If the timeout is NaN.
+    """
+    if timeout is None:
+        return None
+    if not isinstance(timeout, int | float) or isinstance(timeout, bool):
+        raise TypeError(f"timeout must be a number of seconds or None, not {shown(timeout)}")
+    if timeout <= 0:
+        return 0.0
+    if not timeout > 0:
+        raise ValueError("timeout must be a number of seconds or None, not NaN")
+    return float(timeout) if _is_finite(timeout) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +142,7 @@ class Spool:
         path: The directory. A missing directory is created with mode 0700; the files in it have mode 0600.
         durable: If True, every accepted event is written within 100 milliseconds, so that it survives a crash of the
             process or a loss of power. If False, only the events that are left at the end of a drain are written.
-        max_bytes: Largest size of the file in bytes, at least 65,536. Events that do not fit stay in memory.
+        max_bytes: Largest size of the file in bytes, from 65,536 to 2**40. Events that do not fit stay in memory.
         commit_interval: With ``durable``: seconds for which writes are collected before a commit, from 0 to 0.05.
 
     Raises:
@@ -99,17 +155,17 @@ class Spool:
     commit_interval: float = field(default=0.02, kw_only=True)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.path, str | os.PathLike) or not os.fspath(self.path):
+        if not isinstance(self.path, str | os.PathLike) or not _is_path(os.fspath(self.path)):
             raise ConfigurationError(
-                f"Spool.path must be a non-empty path of a directory, a str or os.PathLike, not {self.path!r}"
+                f"Spool.path must be a non-empty path of a directory, a str or os.PathLike, not {shown(self.path)}"
             )
-        _require("Spool.durable", self.durable, bool)
-        _require_int("Spool.max_bytes", self.max_bytes, minimum=64 * 1024)
+        check_kind("Spool.durable", self.durable, bool)
+        check_int("Spool.max_bytes", self.max_bytes, minimum=64 * 1024, maximum=_LARGEST_SIZE)
         check_seconds("Spool.commit_interval", self.commit_interval, zero=True)
         if self.commit_interval > _LONGEST_COMMIT_INTERVAL:
             raise ConfigurationError(
                 f"Spool.commit_interval must be at most {_LONGEST_COMMIT_INTERVAL} seconds, "
-                f"not {self.commit_interval!r}: events must be written within 100 ms"
+                f"not {self.commit_interval}: events must be written within 100 ms"
             )
 
 
@@ -119,13 +175,13 @@ class ProcessorConfig:
 
     Args:
         tag: Tag of every event, in printable ASCII.
-        queue_capacity: Largest number of events that are accepted and not settled, at least 1. Beyond this number,
-            ``overflow`` applies.
-        queue_max_bytes: Largest size of these events in bytes, at least 1. Beyond this size, ``overflow`` applies.
+        queue_capacity: Largest number of events that are accepted and not settled, from 1 to 10,000,000. Beyond this
+            number, ``overflow`` applies.
+        queue_max_bytes: Largest size of these events in bytes, from 1 to 2**40. Beyond this size, ``overflow`` applies.
         overflow: What a push does while the queue is full. ``"drop_newest"`` refuses the new event. ``"drop_oldest"``
             drops the oldest queued events. ``"wait"`` makes an awaited push wait for room, and refuses a ``_nowait``
             push.
-        num_flush_workers: Largest number of batches in flight, at least 1.
+        num_flush_workers: Largest number of batches in flight, from 1 to 1000.
         flush_interval: Seconds after its first event at which a batch is sent, more than 0.
         flush_size: Number of events at which a batch is sent at once, at most ``max_batch_size`` and
             ``queue_capacity``. While other batches are in flight, the batch is sent when its first event is 50 ms old.
@@ -170,9 +226,8 @@ class ProcessorConfig:
 
     def __post_init__(self) -> None:
         self._check_values()
-        for name in ("queue_capacity", "queue_max_bytes", "num_flush_workers", "flush_size", "max_batch_size"):
-            _require_int(f"ProcessorConfig.{name}", getattr(self, name))
-        _require_int("ProcessorConfig.flush_max_bytes", self.flush_max_bytes, minimum=1024)
+        for name, (minimum, maximum) in _RANGES.items():
+            check_int(f"ProcessorConfig.{name}", getattr(self, name), minimum=minimum, maximum=maximum)
         for name in ("flush_interval", "request_timeout", "event_lifetime"):
             check_seconds(f"ProcessorConfig.{name}", getattr(self, name))
         if self.drain_timeout is not None:
@@ -188,16 +243,16 @@ class ProcessorConfig:
             raise ConfigurationError(f"ProcessorConfig.tag must be printable ASCII without line breaks, not {tag!r}")
         if self.overflow not in get_args(Overflow):
             raise ConfigurationError(
-                f"ProcessorConfig.overflow must be one of {get_args(Overflow)}, not {self.overflow!r}"
+                f"ProcessorConfig.overflow must be one of {get_args(Overflow)}, not {shown(self.overflow)}"
             )
-        _require("ProcessorConfig.retry", self.retry, RetryPolicy)
-        _require("ProcessorConfig.strict", self.strict, bool)
+        check_kind("ProcessorConfig.retry", self.retry, RetryPolicy)
+        check_kind("ProcessorConfig.strict", self.strict, bool)
         if self.spool is not None:
-            _require("ProcessorConfig.spool", self.spool, Spool)
+            check_kind("ProcessorConfig.spool", self.spool, Spool)
         if self.logger is not None:
-            _require("ProcessorConfig.logger", self.logger, logging.Logger)
+            check_kind("ProcessorConfig.logger", self.logger, logging.Logger)
         if self.on_drop is not None and not callable(self.on_drop):
-            raise ConfigurationError(f"ProcessorConfig.on_drop must be callable, not {self.on_drop!r}")
+            raise ConfigurationError(f"ProcessorConfig.on_drop must be callable, not {shown(self.on_drop)}")
 
     def _check_limits(self) -> None:
         if self.flush_size > min(self.max_batch_size, self.queue_capacity):
@@ -205,15 +260,10 @@ class ProcessorConfig:
                 f"ProcessorConfig.flush_size ({self.flush_size}) must be at most max_batch_size ({self.max_batch_size}) "
                 f"and queue_capacity ({self.queue_capacity})"
             )
-        if self.max_batch_size > 1000:
+        if self.flush_max_bytes > self.queue_max_bytes:
             raise ConfigurationError(
-                f"ProcessorConfig.max_batch_size must be at most 1000, not {self.max_batch_size}: a larger batch would "
-                "block the event loop for too long"
-            )
-        if self.flush_max_bytes > min(3 * 2**20, self.queue_max_bytes):
-            raise ConfigurationError(
-                f"ProcessorConfig.flush_max_bytes ({self.flush_max_bytes}) must be at most 3 MiB "
-                f"and queue_max_bytes ({self.queue_max_bytes})"
+                f"ProcessorConfig.flush_max_bytes ({self.flush_max_bytes}) must be at most queue_max_bytes "
+                f"({self.queue_max_bytes})"
             )
         if self.event_lifetime > SERVER_WINDOW:
             raise ConfigurationError(
@@ -261,8 +311,8 @@ class LocalEvaluation:
                 f"not {self.full_refresh_interval}"
             )
         if self.scope not in get_args(Scope):
-            raise ConfigurationError(f"LocalEvaluation.scope must be one of {get_args(Scope)}, not {self.scope!r}")
-        _require("LocalEvaluation.retry", self.retry, RetryPolicy)
+            raise ConfigurationError(f"LocalEvaluation.scope must be one of {get_args(Scope)}, not {shown(self.scope)}")
+        check_kind("LocalEvaluation.retry", self.retry, RetryPolicy)
         if self.bootstrap is not None and not (
             isinstance(self.bootstrap, str | bytes | os.PathLike) and os.fspath(self.bootstrap)
         ):

@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import json
 import logging
+import math
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -563,6 +564,22 @@ async def test_closing_with_a_timeout_gives_questions_up() -> None:
     assert [each.reason.type for each in answers] == [ReasonType.ERROR_EXCEPTION]
 
 
+@pytest.mark.parametrize("timeout", ["1", False, math.nan], ids=repr)
+async def test_a_wrong_timeout_is_refused_before_anything_happens(timeout: Any) -> None:
+    async with world() as here:
+        for call in (here.client.aclose, here.client.flush):
+            with pytest.raises((TypeError, ValueError), match="timeout must be"):
+                await call(timeout)
+
+        assert await here.client.bool_variation(USER, "bool", False) is True
+        assert await here.client.flush(math.inf)
+
+    disabled = Client.disabled()
+    with pytest.raises((TypeError, ValueError), match="timeout must be"):
+        await disabled.aclose(timeout)
+    assert repr(disabled) == "<Client new>"
+
+
 def test_another_loop_is_an_error_of_the_program() -> None:
     client = Client(endpoint="127.0.0.1", api_key="client-key", tag="shop", http=httpx.AsyncClient(transport=World()))
     loop = VirtualLoop()
@@ -587,7 +604,7 @@ def test_a_client_may_be_made_where_no_loop_runs() -> None:
         ({"tag": ""}, r"Client\.tag must not be empty: the gateway .* refuses"),
         ({"tag": None}, r"Client\.tag must be a str"),
         ({"tag": "a\nb"}, r"ProcessorConfig\.tag must be printable"),
-        ({"events": None}, r"Client\.events must be a ProcessorConfig"),
+        ({"events": None}, r"Client\.events must be a ProcessorConfig, not None"),
         ({"events": ProcessorConfig(tag="other")}, r"ProcessorConfig\.tag must be the client's, 'shop', .*'other'"),
         ({"timeout": 0}, r"ApiClient\.timeout must be more than 0"),
         ({"endpoint": ""}, r"ApiClient\.endpoint must be"),

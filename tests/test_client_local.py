@@ -183,7 +183,7 @@ def test_local_evaluation_needs_no_tag() -> None:
 
 
 def test_something_else_than_local_evaluation_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match=r"Client\.local_evaluation must be a LocalEvaluation, not bool"):
+    with pytest.raises(ConfigurationError, match=r"Client\.local_evaluation must be a LocalEvaluation, not True"):
         Server().client(local_evaluation=True)
 
 

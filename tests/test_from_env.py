@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bucketeer_async import ConfigurationError, LocalEvaluation, ProcessorConfig, Spool
+from bucketeer_async import Client, ConfigurationError, LocalEvaluation, ProcessorConfig, Spool
 from bucketeer_async._from_env import (
     CLIENT,
     DISABLED,
@@ -70,6 +70,13 @@ def test_an_empty_variable_counts_as_not_set() -> None:
 def test_a_value_that_cannot_be_read_is_told_with_its_variable(variable: str, value: str, form: str) -> None:
     with pytest.raises(ConfigurationError, match=f"{variable} must be {form}, not '{value}'"):
         options({variable: value}, {**CLIENT, **EVENTS})
+
+
+def test_options_of_the_wrong_type_are_told() -> None:
+    environ = {"BUCKETEER_API_ENDPOINT": "api.example.com", "BUCKETEER_API_KEY": "key", "BUCKETEER_TAG": "shop"}
+    for wrong in ({"events": {}}, {"local_evaluation": True}):
+        with pytest.raises(ConfigurationError, match=rf"{next(iter(wrong))} must be a "):
+            Client.from_env(environ, **wrong)  # type: ignore[arg-type]
 
 
 def test_all_that_is_missing_is_named_at_once() -> None:

@@ -147,19 +147,30 @@ def test_error_reasons() -> None:
     [
         ({"tag": 5}, r"ProcessorConfig\.tag must be a str, not int"),
         ({"tag": "\ud800"}, r"ProcessorConfig\.tag has a lone surrogate"),
-        ({"queue_capacity": 0}, r"ProcessorConfig\.queue_capacity must be an int of at least 1, not 0"),
+        ({"queue_capacity": 0}, r"ProcessorConfig\.queue_capacity must be an int from 1 to 10000000, not 0"),
         ({"queue_capacity": 10.0}, r"ProcessorConfig\.queue_capacity must be an int"),
+        (
+            {"queue_capacity": 10**7 + 1},
+            r"ProcessorConfig\.queue_capacity must be an int from 1 to 10000000, not 10000001",
+        ),
+        (
+            {"queue_max_bytes": 10**400},
+            r"ProcessorConfig\.queue_max_bytes must be an int from 1 to 1099511627776, not 1",
+        ),
+        ({"num_flush_workers": 1001}, r"ProcessorConfig\.num_flush_workers must be an int from 1 to 1000, not 1001"),
+        ({"flush_size": 10**30}, r"ProcessorConfig\.flush_size must be an int from 1 to 1000"),
         ({"num_flush_workers": True}, r"ProcessorConfig\.num_flush_workers must be an int"),
         ({"overflow": "block"}, r"ProcessorConfig\.overflow must be one of"),
         ({"flush_interval": 0}, r"ProcessorConfig\.flush_interval must be more than 0 seconds"),
         ({"flush_interval": math.nan}, r"ProcessorConfig\.flush_interval must be a finite number"),
+        ({"flush_interval": 10**400}, r"ProcessorConfig\.flush_interval must be a finite number of seconds, not 1000"),
         ({"flush_interval": "1"}, r"ProcessorConfig\.flush_interval must be a finite number"),
         ({"flush_size": 501}, r"ProcessorConfig\.flush_size \(501\) must be at most max_batch_size \(500\)"),
         ({"queue_capacity": 50}, r"and queue_capacity \(50\)"),
-        ({"max_batch_size": 1001}, r"ProcessorConfig\.max_batch_size must be at most 1000"),
-        ({"flush_max_bytes": 100}, r"ProcessorConfig\.flush_max_bytes must be an int of at least 1024"),
-        ({"flush_max_bytes": 4 * 2**20}, r"ProcessorConfig\.flush_max_bytes .* must be at most 3 MiB"),
-        ({"queue_max_bytes": 2000}, r"and queue_max_bytes \(2000\)"),
+        ({"max_batch_size": 1001}, r"ProcessorConfig\.max_batch_size must be an int from 1 to 1000"),
+        ({"flush_max_bytes": 100}, r"ProcessorConfig\.flush_max_bytes must be an int from 1024 to 3145728, not 100"),
+        ({"flush_max_bytes": 4 * 2**20}, r"ProcessorConfig\.flush_max_bytes must be an int from 1024 to 3145728"),
+        ({"queue_max_bytes": 2000}, r"flush_max_bytes \(1048576\) must be at most queue_max_bytes \(2000\)"),
         ({"event_lifetime": 32 * 86400}, r"ProcessorConfig\.event_lifetime must be at most 2678400 seconds"),
         ({"drain_timeout": -1}, r"ProcessorConfig\.drain_timeout must be at least 0 seconds"),
         ({"retry": None}, r"ProcessorConfig\.retry must be a RetryPolicy"),
@@ -181,8 +192,10 @@ def test_wrong_options_name_the_field_and_the_form(options: dict[str, Any], matc
     [
         ("", {}, r"Spool\.path must be a non-empty path"),
         (b"bytes", {}, r"Spool\.path must be a non-empty path"),
+        ("a\0b", {}, r"Spool\.path must be a non-empty path"),
         ("spool", {"durable": 1}, r"Spool\.durable must be a bool"),
-        ("spool", {"max_bytes": 1000}, r"Spool\.max_bytes must be an int of at least 65536"),
+        ("spool", {"max_bytes": 1000}, r"Spool\.max_bytes must be an int from 65536 to 1099511627776, not 1000"),
+        ("spool", {"max_bytes": 10**30}, r"Spool\.max_bytes must be an int from 65536 to 1099511627776"),
         ("spool", {"commit_interval": -1}, r"Spool\.commit_interval must be at least 0"),
         ("spool", {"commit_interval": 0.06}, r"Spool\.commit_interval must be at most 0\.05 seconds"),
     ],
@@ -192,8 +205,23 @@ def test_wrong_options_of_a_spool_name_the_field_and_the_form(path: Any, options
         Spool(path, **options)
 
 
+def test_a_message_about_a_wrong_value_is_short_and_never_fails() -> None:
+    class Nasty:
+        def __repr__(self) -> str:
+            raise RuntimeError("no repr")
+
+    for name in ("queue_capacity", "drain_timeout"):  # no str of such an int can be made
+        with pytest.raises(ConfigurationError, match=rf"ProcessorConfig\.{name} must be .*, not int\(\.\.\.\)$"):
+            ProcessorConfig(**{name: 10**5000})  # type: ignore[arg-type]
+    for wrong, words in ((Nasty(), r"not Nasty\(\.\.\.\)$"), ("x" * 10**6, r"not 'x{199}\.\.\.$")):
+        with pytest.raises(ConfigurationError, match=words):
+            ProcessorConfig(overflow=wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"feature_version must be from 0 to 2147483647, not int\("):
+        Evaluation(feature_id="f", variation_id="v", reason=Reason(ReasonType.DEFAULT), feature_version=10**5000)
+
+
 def test_right_options_pass() -> None:
-    ProcessorConfig(drain_timeout=None)
+    ProcessorConfig(drain_timeout=None, queue_capacity=10**7, num_flush_workers=1000)
     ProcessorConfig(drain_timeout=0, on_drop=print, logger=logging.getLogger("mine"))
 
 

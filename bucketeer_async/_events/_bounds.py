@@ -81,7 +81,7 @@ class Bounds:
         held, held_bytes = self.held + 1, self.held_bytes + size
         if held <= self.free_capacity and held_bytes <= self.free_max_bytes:
             return Admission.ACCEPT
-        if kind in _YIELDING:
+        if kind in _YIELDING and self.held:  # into an empty queue any event may come: its share is at least one
             return Admission.YIELD
         if held <= self._capacity and held_bytes <= self._max_bytes:
             return Admission.ACCEPT

@@ -19,8 +19,8 @@ from bucketeer_async._events._encoder import EncodedEvent, EventFactory, IdPool,
 from bucketeer_async._events._pipeline import Pipeline
 from bucketeer_async._events._receipt import Receipt
 from bucketeer_async._lifecycle import State
-from bucketeer_async._models import ApiId, Evaluation, EventKind, ReasonType, User
-from bucketeer_async._options import ProcessorConfig
+from bucketeer_async._models import ApiId, Evaluation, EventKind, ReasonType, User, shown
+from bucketeer_async._options import ProcessorConfig, check_kind, check_timeout
 from bucketeer_async._results import DrainReport, RefusedReason, Statistics
 from bucketeer_async._transport._api import ApiClient
 
@@ -53,7 +53,7 @@ class Processor:
         config: The options.
 
     Raises:
-        ConfigurationError: If ``config`` is not a `ProcessorConfig`.
+        ConfigurationError: If an argument has the wrong type.
     """
 
     # The private arguments are for tests: the wall clock (Unix seconds), a maker of event ids, a maker of the source of
@@ -67,8 +67,9 @@ class Processor:
         _new_ids: Callable[[], Callable[[], str]] = IdPool,
         _new_rng: Callable[[], random.Random] = random.Random,
     ) -> None:
-        if not isinstance(config, ProcessorConfig):
-            raise ConfigurationError(f"config must be a ProcessorConfig, not {type(config).__name__}")
+        if not hasattr(api_client, "lease"):  # not `isinstance`: a test may have a client of its own
+            raise ConfigurationError(f"api_client must be an ApiClient, not {shown(api_client)}")
+        check_kind("config", config, ProcessorConfig)
         self._api_client = api_client
         self._config = config
         self._now, self._new_ids, self._new_rng = _now, _new_ids, _new_rng
@@ -128,15 +129,18 @@ class Processor:
         """Send what waits now, and wait until every event accepted before this call is settled.
 
         Args:
-            timeout: Seconds to wait; None for as long as it takes.
+            timeout: Seconds to wait; None or infinity for as long as it takes.
 
         Returns:
             Whether all of them are settled; False when the time ran out first.
 
         Raises:
+            TypeError: If the timeout is neither a number nor None.
+            ValueError: If the timeout is NaN.
             ClosedError: If the processor was never started.
             WrongLoopError: If the processor was started on another event loop.
         """
+        timeout = check_timeout(timeout)
         pipeline = self._pipeline
         pipeline.life.require_loop()
         match pipeline.life.state:
@@ -152,24 +156,27 @@ class Processor:
         The drain goes on when a caller is cancelled. Every caller waits for the same drain and gets the same report.
 
         Args:
-            timeout: Seconds that the drain may still take, if that is less than ``drain_timeout``.
+            timeout: Seconds that the drain may still take, if that is less than ``drain_timeout``. Less than 0 counts
+                as 0.
 
         Returns:
             What became of the events that were waiting.
 
         Raises:
+            TypeError: If the timeout is neither a number nor None.
+            ValueError: If the timeout is NaN.
             WrongLoopError: If the processor was started on another event loop.
         """
+        limit = None if isinstance(timeout, EllipsisType) else check_timeout(timeout)
         pipeline = self._pipeline
         pipeline.life.require_loop()
-        self._limit_drain(timeout)
+        self._limit_drain(limit)
         pipeline.life.begin_closing()
         return await pipeline.closed()
 
-    def _limit_drain(self, timeout: float | EllipsisType | None) -> None:
-        """Let the drain take at most so many seconds from now on, whether it has begun or not."""
-        if timeout is not None and not isinstance(timeout, EllipsisType):
-            self._pipeline.limit_drain(max(timeout, 0.0))
+    def _limit_drain(self, timeout: float | None) -> None:
+        """Let the drain take at most ``timeout`` seconds from now on, whether it has begun or not."""
+        self._pipeline.limit_drain(timeout)
 
     def statistics(self) -> Statistics:
         """Return all counters, exact to the event and consistent with each other; from any thread."""

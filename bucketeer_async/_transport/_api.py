@@ -15,10 +15,10 @@ from typing import Final, Self, TypeVar
 from bucketeer_async._background import PerProcess
 from bucketeer_async._errors import ConfigurationError, ConnectionFailedError, RequestTimeoutError
 from bucketeer_async._models import User, check_int32, check_text
-from bucketeer_async._options import check_seconds
+from bucketeer_async._options import check_int, check_seconds
 from bucketeer_async._transport import _codec
 from bucketeer_async._transport._connections import Connections, Hold
-from bucketeer_async._transport._endpoint import ApiKey, check_header, normalize_endpoint
+from bucketeer_async._transport._endpoint import ApiKey, check_connecting, check_header, normalize_endpoint
 from bucketeer_async._transport._http import Deadline, HttpClient, Request, client_factory, send_request
 from bucketeer_async._transport._responses import (
     GetEvaluationResponse,
@@ -88,12 +88,8 @@ class ApiClient:
         self._timeout = timeout
         self._source_id = _configured_source(source_id)
         self._sdk_version = check_header("ApiClient.sdk_version", __version__ if sdk_version is None else sdk_version)
-        if not isinstance(max_connections, int) or isinstance(max_connections, bool) or max_connections < 1:
-            raise ConfigurationError(f"ApiClient.max_connections must be an int of at least 1, not {max_connections!r}")
-        if http is not None and (ssl_context is not None or proxy is not None):
-            raise ConfigurationError(
-                "ApiClient.ssl_context and proxy belong to the client given as http: set them there"
-            )
+        check_int("ApiClient.max_connections", max_connections)
+        check_connecting(ssl_context, proxy, http)
         new_client = client_factory(ssl_context, proxy)
         self._connections = PerProcess(lambda: Connections(new_client, http, max_connections))
 

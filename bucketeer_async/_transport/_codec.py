@@ -18,7 +18,7 @@ from typing import Any, Final, TypeVar
 
 from bucketeer_async._errors import DecodeError
 from bucketeer_async._go_numbers import integer
-from bucketeer_async._models import Evaluation, Reason, ReasonType, User
+from bucketeer_async._models import Evaluation, Reason, ReasonType, User, shown
 from bucketeer_async._transport._json_reader import UnicodeReader
 from bucketeer_async._transport._responses import (
     Definitions,
@@ -71,7 +71,7 @@ def _int64(name: str, value: object) -> str:
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name} must be an int, not {type(value).__name__}")
     if not -(2**63) <= value < 2**63:
-        raise ValueError(f"{name} must be a signed 64-bit integer, not {value}")
+        raise ValueError(f"{name} must be a signed 64-bit integer, not {shown(value)}")
     return str(value) if value else ""
 
 

@@ -1,12 +1,15 @@
-"""Validation of the endpoint and the API key of `ApiClient`. The key is redacted wherever it is printed or pickled."""
+"""Validation of the arguments of `ApiClient`. The key is redacted wherever it is printed or pickled."""
 
 from __future__ import annotations
 
 import ipaddress
+import ssl
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
 from bucketeer_async._errors import ConfigurationError
+from bucketeer_async._models import shown
+from bucketeer_async._options import check_kind
 
 _FORM: Final = "a host such as 'api.example.com', or a URL such as 'https://api.example.com:9000' without a path"
 
@@ -44,12 +47,31 @@ def check_header(name: str, value: object) -> str:
     return value
 
 
-def normalize_endpoint(endpoint: object, *, allow_http: bool) -> str:
+def check_connecting(ssl_context: object, proxy: object, http: object) -> None:
+    """Check the arguments that say how the gateway is connected to.
+
+    Raises:
+        ConfigurationError: If one of them has the wrong type, or there are an HTTP client and another of them.
+    """
+    if not isinstance(ssl_context, ssl.SSLContext | None):
+        raise ConfigurationError(f"ApiClient.ssl_context must be an ssl.SSLContext, not {shown(ssl_context)}")
+    if not isinstance(proxy, str | None):  # not shown, as it may have a password
+        raise ConfigurationError(f"ApiClient.proxy must be a URL, a str, not {type(proxy).__name__}")
+    if http is None:
+        return
+    if not all(hasattr(http, name) for name in ("build_request", "send", "aclose")):  # a sync client has no `aclose`
+        raise ConfigurationError(f"ApiClient.http must be an httpx.AsyncClient, not {shown(http)}")
+    if ssl_context is not None or proxy is not None:
+        raise ConfigurationError("ApiClient.ssl_context and proxy belong to the client given as http: set them there")
+
+
+def normalize_endpoint(endpoint: object, *, allow_http: object) -> str:
     """Return the base URL of a gateway: scheme, host and port, without a trailing slash.
 
     Raises:
         ConfigurationError: If the endpoint is not a host or a URL in an accepted form; the message contains the form.
     """
+    allowed = check_kind("ApiClient.allow_http", allow_http, bool)
     if not isinstance(endpoint, str) or not endpoint:
         raise ConfigurationError(f"ApiClient.endpoint must be {_FORM}")
     if not all("!" <= character <= "~" for character in endpoint):
@@ -59,7 +81,7 @@ def normalize_endpoint(endpoint: object, *, allow_http: bool) -> str:
         raise ConfigurationError(f"ApiClient.endpoint must use https (or http), not {parts.scheme!r}")
     if "@" in parts.netloc or parts.query or parts.fragment or parts.path.strip("/"):
         raise ConfigurationError(f"ApiClient.endpoint must have no user, path, query or fragment: {_FORM}")
-    if parts.scheme == "http" and not allow_http and not _is_loopback(host):
+    if parts.scheme == "http" and not allowed and not _is_loopback(host):
         raise ConfigurationError(
             "ApiClient.endpoint must use https, because http would send the API key unencrypted; "
             "http is accepted for loopback addresses, or with allow_http=True"

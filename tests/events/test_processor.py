@@ -7,6 +7,7 @@ import contextlib
 import gc
 import itertools
 import logging
+import math
 import re
 import sys
 import threading
@@ -840,6 +841,25 @@ async def test_metrics_events_give_way_above_90_percent() -> None:
         assert accepted.accepted
 
 
+async def test_an_empty_queue_has_room_for_a_metrics_event_however_small_it_is() -> None:
+    client = FakeClient()
+    async with Processor(client, ProcessorConfig(queue_capacity=1, flush_size=1)) as processor:
+        first = await processor.push_internal_error_count_metrics_event()
+        second = await processor.push_internal_error_count_metrics_event()
+
+        assert (await first.settled()).fate is Fate.DELIVERED
+        assert second.outcome is not None
+        assert second.outcome.reason == RefusedReason.METRICS_YIELD
+
+
+async def test_the_largest_bounds_work() -> None:
+    config = ProcessorConfig(queue_capacity=10**7, queue_max_bytes=2**40, num_flush_workers=1000)
+    async with Processor(FakeClient(), config) as processor:
+        receipt = await processor.push_goal_event(USER, "goal")
+
+    assert (await receipt.settled()).fate is Fate.DELIVERED
+
+
 async def test_a_tight_loop_of_pushes_lets_the_loop_turn() -> None:
     turns = 0
 
@@ -1020,15 +1040,39 @@ async def test_a_later_closer_can_only_shorten_the_drain() -> None:
     assert (await first) is await processor.aclose(5.0)
 
 
-async def test_close_with_zero_timeout_is_immediate() -> None:
+@pytest.mark.parametrize("timeout", [0, -1.5, -(10**400)], ids=["0", "-1.5", "-10**400"])
+async def test_close_with_no_time_left_is_immediate(timeout: float) -> None:
     processor = Processor(FakeClient(hang), ProcessorConfig(flush_size=1))
     await processor.start()
     await push_many(processor, 5000)
 
-    report = await processor.aclose(0)
+    report = await processor.aclose(timeout)
 
     assert now() <= 0.05
     assert report.total.undelivered + report.total.unconfirmed == 5000
+
+
+@pytest.mark.parametrize("timeout", ["1", True, math.nan, [1]], ids=repr)
+async def test_a_wrong_timeout_is_refused_before_anything_happens(timeout: Any) -> None:
+    async with Processor(FakeClient()) as processor:
+        for call in (processor.aclose, processor.flush):
+            with pytest.raises((TypeError, ValueError), match="timeout must be a number of seconds or None, not "):
+                await call(timeout)
+
+        assert (await processor.push_goal_event(USER, "goal")).accepted
+        assert await processor.flush()
+
+
+@pytest.mark.parametrize("timeout", [math.inf, 10**400, None, ...], ids=["inf", "10**400", "None", "..."])
+async def test_an_endless_timeout_leaves_the_drain_its_own(timeout: Any) -> None:
+    processor = Processor(FakeClient(hang), ProcessorConfig(flush_size=1, drain_timeout=10.0))
+    await processor.start()
+    await push_many(processor, 1)
+
+    report = await processor.aclose(timeout)
+
+    assert report.total.unconfirmed == 1
+    assert now() == pytest.approx(10.0, abs=0.1)
 
 
 async def test_close_during_an_outage_tries_at_once_and_then_every_second() -> None:
@@ -1281,7 +1325,9 @@ async def test_an_error_without_a_metrics_message_is_refused_also_when_strict() 
 
 
 def test_a_config_of_the_wrong_type_is_told() -> None:
-    with pytest.raises(ConfigurationError, match="must be a ProcessorConfig, not dict"):
+    with pytest.raises(ConfigurationError, match="api_client must be an ApiClient, not 'api'"):
+        Processor("api")  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match=r"config must be a ProcessorConfig, not \{\}"):
         Processor(FakeClient(), {})  # type: ignore[arg-type]
 
 
