@@ -22,7 +22,7 @@ from bucketeer_async._flags._local import LocalEvaluator
 from bucketeer_async._flags._own_metrics import OwnMetrics
 from bucketeer_async._flags._poller import FlagPoller
 from bucketeer_async._flags._remote import RemoteEvaluator
-from bucketeer_async._models import User
+from bucketeer_async._models import User, check_tag
 from bucketeer_async._options import LocalEvaluation, ProcessorConfig, check_kind
 from bucketeer_async._results import FlagChanges, LocalEvaluationStatistics, Statistics
 from bucketeer_async._transport._api import ApiClient
@@ -105,8 +105,10 @@ def disabled() -> Parts:
 
 def _tagged(events: object, tag: object) -> ProcessorConfig:
     config = check_kind("Client.events", events, ProcessorConfig)
-    if not isinstance(tag, str):
-        raise ConfigurationError(f"Client.tag must be a str, not {type(tag).__name__}")
+    try:
+        tag = check_tag("Client.tag", tag)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(str(error)) from None
     if config.tag not in {"", tag}:
         raise ConfigurationError(f"ProcessorConfig.tag must be the client's, {tag!r}, or left out, not {config.tag!r}")
     return replace(config, tag=tag)

@@ -5,6 +5,7 @@ This module has no clock and no event loop. Encoding is left to `_events/_encode
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from enum import IntEnum, StrEnum
@@ -15,6 +16,7 @@ from typing import Final, Generic, TypeVar
 _T = TypeVar("_T")
 _E = TypeVar("_E", bound=IntEnum)
 
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # the characters of Unicode's category Cc
 _LONGEST_REPR: Final = 200  # characters, in error messages
 _REPAIRED_NAMES: Final = frozenset({"userAttributesUpdated", "user_attributes_updated"})
 
@@ -99,6 +101,24 @@ def check_text(name: str, value: object, *, empty: bool = True) -> str:
         except UnicodeEncodeError as error:
             raise ValueError(f"{name} has a lone surrogate at index {error.start}; it must be valid Unicode") from None
     return value
+
+
+def check_tag(name: str, value: object, *, empty: bool = True) -> str:
+    """Return ``value`` if it is a tag: text that is neither blank nor has control characters; "" is no tag.
+
+    Args:
+        name: Name of the value in error messages.
+        value: The value to check.
+        empty: Whether the empty string is accepted.
+
+    Raises:
+        TypeError: If the value is not a str.
+        ValueError: If the value consists of blanks, contains a control character, or is not valid Unicode.
+    """
+    tag = check_text(name, value, empty=empty)
+    if tag and (not tag.strip() or _CONTROL.search(tag)):
+        raise ValueError(f"{name} must be text without control characters that is not blank, not {shown(tag)}")
+    return tag
 
 
 def check_int32(name: str, value: object, *, minimum: int = -(2**31)) -> int:

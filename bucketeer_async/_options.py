@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, TypeVar, get_args
 
 from bucketeer_async._errors import ConfigurationError
-from bucketeer_async._models import check_text, shown
+from bucketeer_async._models import check_tag, shown
 from bucketeer_async._results import Drop
 
 _T = TypeVar("_T")
@@ -174,7 +174,7 @@ class ProcessorConfig:
     """Options of a `Processor`.
 
     Args:
-        tag: Tag of every event, in printable ASCII.
+        tag: Tag of every event, text without control characters that is not blank; "" for no tag.
         queue_capacity: Largest number of events that are accepted and not settled, from 1 to 10,000,000. Beyond this
             number, ``overflow`` applies.
         queue_max_bytes: Largest size of these events in bytes, from 1 to 2**40. Beyond this size, ``overflow`` applies.
@@ -236,11 +236,9 @@ class ProcessorConfig:
 
     def _check_values(self) -> None:
         try:
-            tag = check_text("ProcessorConfig.tag", self.tag)
+            check_tag("ProcessorConfig.tag", self.tag)
         except (TypeError, ValueError) as error:
             raise ConfigurationError(str(error)) from None
-        if not (tag.isascii() and tag.isprintable()):
-            raise ConfigurationError(f"ProcessorConfig.tag must be printable ASCII without line breaks, not {tag!r}")
         if self.overflow not in get_args(Overflow):
             raise ConfigurationError(
                 f"ProcessorConfig.overflow must be one of {get_args(Overflow)}, not {shown(self.overflow)}"

@@ -14,7 +14,7 @@ from typing import Final, Self, TypeVar
 
 from bucketeer_async._background import PerProcess
 from bucketeer_async._errors import ConfigurationError, ConnectionFailedError, RequestTimeoutError
-from bucketeer_async._models import User, check_int32, check_text
+from bucketeer_async._models import User, check_int32, check_tag, check_text
 from bucketeer_async._options import check_int, check_seconds
 from bucketeer_async._transport import _codec
 from bucketeer_async._transport._connections import Connections, Hold
@@ -178,7 +178,7 @@ class ApiClient:
 
         Raises:
             TypeError: If an argument has the wrong type.
-            ValueError: If the feature id or the tag is empty.
+            ValueError: If the feature id is empty, or the tag is empty or blank.
             ApiError: If there was no usable answer; a `StatusError` with 404 if the flag is unknown.
             ClosedError: If the client is closed.
         """
@@ -208,7 +208,7 @@ class ApiClient:
         body = _codec.get_evaluation_body(
             _checked_user(user),
             check_text("feature_id", feature_id, empty=False),
-            tag=check_text("tag", tag, empty=False),
+            tag=check_tag("tag", tag, empty=False),
             source_id=self._source_id,
             sdk_version=self._sdk_version,
         )
@@ -240,13 +240,13 @@ class ApiClient:
 
         Raises:
             TypeError: If an argument has the wrong type.
-            ValueError: If the tag is empty.
+            ValueError: If the tag is empty or blank.
             ApiError: If there was no usable answer.
             ClosedError: If the client is closed.
         """
         body = _codec.get_evaluations_body(
             _checked_user(user),
-            tag=check_text("tag", tag, empty=False),
+            tag=check_tag("tag", tag, empty=False),
             user_evaluations_id=check_text("user_evaluations_id", user_evaluations_id),
             evaluated_at=evaluated_at,
             user_attributes_updated=user_attributes_updated,
@@ -275,11 +275,12 @@ class ApiClient:
 
         Raises:
             TypeError: If an argument has the wrong type.
+            ValueError: If the tag is blank.
             ApiError: If there was no usable answer.
             ClosedError: If the client is closed.
         """
         body = _codec.get_feature_flags_body(
-            tag=check_text("tag", tag),
+            tag=check_tag("tag", tag),
             feature_flags_id=check_text("feature_flags_id", feature_flags_id),
             requested_at=requested_at,
             source_id=self._source_id or POLLING_SOURCE_ID,

@@ -153,7 +153,10 @@ MATRIX: Final[dict[str, Row]] = {
         "10 % of the queue is kept for other events; a post creates at most one metrics event",
     ),
     "F69": Row("uvloop; eager tasks", "the same promises hold"),
-    "F70": Row("key, tag or header with line breaks or beyond ASCII", "refused at construction; no request is sent"),
+    "F70": Row(
+        "key or version beyond printable ASCII; tag that is blank or has line breaks",
+        "refused at construction; no request is sent",
+    ),
     "F71": Row(
         "the gateway takes all events but one (500, 403, 400 or 429, a reset, silence)",
         "the others delivered within 30 s; the one in quarantine, and not waited for by `aclose()`",

@@ -578,11 +578,14 @@ async def test_a_borrowed_client_that_was_closed_is_a_connection_error(library: 
         (lambda api: api.get_evaluation(USER, "flag", tag=""), ValueError),
         (lambda api: api.get_evaluation(USER, "", tag="shop"), ValueError),
         (lambda api: api.get_evaluation("user", "flag", tag="shop"), TypeError),
+        (lambda api: api.get_evaluation(USER, "flag", tag=" "), ValueError),
         (lambda api: api.get_evaluations(USER, tag=""), ValueError),
+        (lambda api: api.get_evaluations(USER, tag="a\nb"), ValueError),
+        (lambda api: api.get_feature_flags(tag="\u3000"), ValueError),
         (lambda api: api.get_segment_users(segment_ids=[5]), TypeError),
         (lambda api: api.ping(timeout=-1), ConfigurationError),
     ],
-    ids=range(6),
+    ids=range(9),
 )
 async def test_wrong_arguments_raise_before_anything_is_sent(call: Call, error: type[Exception]) -> None:
     requests: list[Any] = []
