@@ -11,7 +11,7 @@ import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import EllipsisType, TracebackType
-from typing import Any, Self, overload
+from typing import Any, Self, SupportsFloat, overload
 
 from bucketeer_async import _composition as parts
 from bucketeer_async import _from_env as _environment
@@ -385,19 +385,20 @@ class Client:
 
     # Goals
 
-    async def track(self, user: User, goal_id: str, *, value: float = 0.0) -> Receipt:
+    async def track(self, user: User, goal_id: str, *, value: SupportsFloat = 0.0) -> Receipt:
         """Record that a user reached a goal.
 
         Args:
             user: The user.
             goal_id: The goal; not empty.
-            value: A finite number; the gateway stores it as a 32-bit float.
+            value: A finite real number, such as a float, an int or a ``Decimal``; the gateway stores it as a 32-bit
+                float.
 
         Raises:
             WrongLoopError: If the client was started on another event loop.
         """
         return await self._events.push_goal_event(user, goal_id, value)
 
-    def track_nowait(self, user: User, goal_id: str, *, value: float = 0.0) -> Receipt:
+    def track_nowait(self, user: User, goal_id: str, *, value: SupportsFloat = 0.0) -> Receipt:
         """As `track`; never waits, and may be called from any thread."""
         return self._events.push_goal_event_nowait(user, goal_id, value)

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final, Protocol
+from typing import Final, Protocol, SupportsFloat
 
 from bucketeer_async._client_life import EventsLife
 from bucketeer_async._disabled import DisabledEvaluator, DisabledProcessor
@@ -36,8 +36,8 @@ class ClientEvents(EventsLife, EvaluationEvents, Protocol):
 
     def _notice_lost_loop(self) -> None: ...
     def statistics(self) -> Statistics: ...
-    async def push_goal_event(self, user: User, goal_id: str, value: float) -> Receipt: ...
-    def push_goal_event_nowait(self, user: User, goal_id: str, value: float) -> Receipt: ...
+    async def push_goal_event(self, user: User, goal_id: str, value: SupportsFloat) -> Receipt: ...
+    def push_goal_event_nowait(self, user: User, goal_id: str, value: SupportsFloat) -> Receipt: ...
 
 
 class LocalFlags(Protocol):

@@ -12,7 +12,7 @@ import struct
 import time
 from collections.abc import Callable, Mapping
 from json.encoder import encode_basestring as _text
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, SupportsFloat, TypeGuard
 
 from bucketeer_async._events._error_metrics import error_detail
 from bucketeer_async._models import (
@@ -141,11 +141,11 @@ class EventFactory:
         )
         return EncodedEvent(EventKind.EVALUATION, body.encode())
 
-    def goal(self, user: User, goal_id: str, value: float) -> EncodedEvent:
+    def goal(self, user: User, goal_id: str, value: SupportsFloat) -> EncodedEvent:
         """Encode a goal event: ``user`` reached the goal.
 
         Raises:
-            TypeError: If an argument has the wrong type.
+            TypeError: If an argument has the wrong type; the value may be any real number, but not a bool.
             ValueError: If the goal id is empty or not valid Unicode, or the value is not a finite double.
         """
         check_text("goal_id", goal_id, empty=False)
@@ -300,8 +300,8 @@ def _finite(name: str, value: object) -> float:
     """Return a number as a float.
 
     Raises:
-        TypeError: If it is not a number.
-        ValueError: If it is not finite.
+        TypeError: If it is not a real number.
+        ValueError: If it is not finite, or does not fit into a double.
     """
     number = value if type(value) is float else _as_float(name, value)
     if not math.isfinite(number):
@@ -310,12 +310,19 @@ def _finite(name: str, value: object) -> float:
 
 
 def _as_float(name: str, value: object) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise TypeError(f"{name} must be a float or an int, not {type(value).__name__}")
+    if isinstance(value, bool) or not (isinstance(value, int | float) or _is_other_real(value)):
+        raise TypeError(f"{name} must be a real number, not {type(value).__name__}")
     try:
         return float(value)
-    except OverflowError:
-        raise ValueError(f"{name} must fit into a double") from None
+    except (OverflowError, ValueError):  # 10**400; Decimal("sNaN")
+        raise ValueError(f"{name} must be finite and fit into a double") from None
+
+
+def _is_other_real(value: object) -> TypeGuard[SupportsFloat]:
+    from decimal import Decimal  # noqa: PLC0415 - an application that has such a number has loaded its module
+    from numbers import Real  # noqa: PLC0415 - likewise
+
+    return isinstance(value, Real | Decimal)
 
 
 def _seconds(duration: object) -> float:

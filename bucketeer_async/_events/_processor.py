@@ -10,7 +10,7 @@ import random
 import time
 from collections.abc import Callable
 from types import EllipsisType, TracebackType
-from typing import Final, NamedTuple, Self, TypeVarTuple
+from typing import Final, NamedTuple, Self, SupportsFloat, TypeVarTuple
 
 from bucketeer_async._background import PerProcess
 from bucketeer_async._errors import ClosedError, ConfigurationError
@@ -221,17 +221,18 @@ class Processor:
         """As `push_default_evaluation_event`, from any thread."""
         return self._push_nowait(EventKind.EVALUATION, EventFactory.default_evaluation, user, feature_id, reason)
 
-    async def push_goal_event(self, user: User, goal_id: str, value: float = 0.0) -> Receipt:
+    async def push_goal_event(self, user: User, goal_id: str, value: SupportsFloat = 0.0) -> Receipt:
         """Record that ``user`` reached a goal.
 
         Args:
             user: The user.
             goal_id: The goal; not empty.
-            value: A finite number; the gateway stores it as a 32-bit float.
+            value: A finite real number, such as a float, an int or a ``Decimal``; the gateway stores it as a 32-bit
+                float.
         """
         return await self._push(EventKind.GOAL, EventFactory.goal, user, goal_id, value)
 
-    def push_goal_event_nowait(self, user: User, goal_id: str, value: float = 0.0) -> Receipt:
+    def push_goal_event_nowait(self, user: User, goal_id: str, value: SupportsFloat = 0.0) -> Receipt:
         """As `push_goal_event`, from any thread."""
         return self._push_nowait(EventKind.GOAL, EventFactory.goal, user, goal_id, value)
 

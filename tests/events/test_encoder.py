@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import numbers
 import re
 import threading
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any, SupportsFloat
 
 import pytest
 from google.protobuf import json_format
@@ -47,7 +50,7 @@ evaluations = st.builds(
     feature_version=int32s,
     reason=st.builds(Reason, st.sampled_from(ReasonType), texts),
 )
-numbers = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**60), 2**60)
+values = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**60), 2**60)
 sources = st.integers(-(2**31), 2**31 - 1)
 
 
@@ -139,7 +142,7 @@ def test_a_default_evaluation_is_what_protobuf_makes_of_it(
 
 @example("backend", User("user"), "goal", -0.0)
 @example("backend", User("user"), "goal", 1e308)
-@given(texts, users, ids, numbers)
+@given(texts, users, ids, values)
 def test_a_goal_is_what_protobuf_makes_of_it(tag: str, user: User, goal_id: str, value: float) -> None:
     encoded = factory(tag).goal(user, goal_id, value)
 
@@ -158,6 +161,29 @@ def test_a_goal_is_what_protobuf_makes_of_it(tag: str, user: User, goal_id: str,
     )
     sent = json.loads(encoded.body)["event"].get("value", 0.0)
     assert math.copysign(1.0, sent) == math.copysign(1.0, float(value))
+
+
+@numbers.Real.register
+class Scalar:
+    """A number as numpy's scalars are: no float, and registered as real."""
+
+    def __float__(self) -> float:
+        return 1.5
+
+
+@pytest.mark.parametrize(
+    ("value", "sent"),
+    [
+        (Scalar(), 1.5),
+        (Decimal("49.90"), 49.9),
+        (Decimal("1e-400"), None),
+        (Fraction(1, 3), 1 / 3),
+        (Fraction(-(10**300)), -1e300),
+        (2**53 + 1, 2.0**53),
+    ],
+)
+def test_a_goal_may_have_any_real_number(value: SupportsFloat, sent: float | None) -> None:
+    assert json.loads(factory().goal(USER, "goal", value).body)["event"].get("value") == sent
 
 
 def check_metrics(encoded: EncodedEvent, detail: Any) -> None:
@@ -263,11 +289,15 @@ USER = User("user")
         (lambda: factory().goal(USER, "", 1), ValueError, "goal_id must not be empty"),
         (lambda: factory().goal(USER, "g\udfff", 1), ValueError, "goal_id has a lone surrogate at index 1"),
         (lambda: factory().goal(USER, 5, 1), TypeError, "goal_id must be a str, not int"),  # type: ignore[arg-type]
-        (lambda: factory().goal(USER, "goal", "1"), TypeError, "value must be a float or an int, not str"),  # type: ignore[arg-type]
-        (lambda: factory().goal(USER, "goal", True), TypeError, "value must be a float or an int, not bool"),
+        (lambda: factory().goal(USER, "goal", "1"), TypeError, "value must be a real number, not str"),  # type: ignore[arg-type]
+        (lambda: factory().goal(USER, "goal", True), TypeError, "value must be a real number, not bool"),
         (lambda: factory().goal(USER, "goal", math.nan), ValueError, "value must be finite, not nan"),
         (lambda: factory().goal(USER, "goal", -math.inf), ValueError, "value must be finite, not -inf"),
-        (lambda: factory().goal(USER, "goal", 10**400), ValueError, "value must fit into a double"),
+        (lambda: factory().goal(USER, "goal", 10**400), ValueError, "value must be finite and fit into a double"),
+        (lambda: factory().goal(USER, "goal", Fraction(10**400)), ValueError, "value must be finite and fit"),
+        (lambda: factory().goal(USER, "goal", Decimal("sNaN")), ValueError, "value must be finite and fit into"),
+        (lambda: factory().goal(USER, "goal", Decimal("1e400")), ValueError, "value must be finite, not inf"),
+        (lambda: factory().goal(USER, "goal", 1j), TypeError, "value must be a real number, not complex"),  # type: ignore[arg-type]
         (lambda: factory().evaluation(USER, None), TypeError, "evaluation must be an Evaluation"),  # type: ignore[arg-type]
         (lambda: factory().default_evaluation(USER, "", ReasonType.CLIENT), ValueError, "feature_id must not be empty"),
         (lambda: factory().default_evaluation(USER, "f", ReasonType.RULE), ValueError, "CLIENT or one of ERROR_"),
@@ -278,7 +308,7 @@ USER = User("user")
         ),  # type: ignore[arg-type]
         (lambda: factory().get_evaluation_latency(-1), ValueError, "duration must be from 0"),
         (lambda: factory().get_evaluation_latency(1e300), ValueError, "to 315576000000 seconds, not 1e"),
-        (lambda: factory().get_evaluation_latency(timedelta(1)), TypeError, "duration must be a float"),  # type: ignore[arg-type]
+        (lambda: factory().get_evaluation_latency(timedelta(1)), TypeError, "duration must be a real number"),  # type: ignore[arg-type]
         (lambda: factory().get_evaluation_size(2**31), ValueError, "size_byte must be from 0 to 2147483647"),
         (lambda: factory().get_evaluation_size(-1), ValueError, "size_byte must be from 0"),
         (lambda: factory().size(1.5, ApiId.GET_EVALUATION), TypeError, "size_byte must be an int, not float"),  # type: ignore[arg-type]

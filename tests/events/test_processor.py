@@ -12,6 +12,7 @@ import re
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from fractions import Fraction
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -1289,19 +1290,22 @@ async def test_bad_input_is_refused_and_counted() -> None:
             await processor.push_goal_event(USER, "goal", float("nan")),
             await processor.push_goal_event(USER, "goal", float("inf")),
             await processor.push_goal_event(USER, "goal", 10**400),
+            await processor.push_goal_event(USER, "goal", Fraction(10**400)),
             await processor.push_goal_event(None, "goal"),  # type: ignore[arg-type]
             await processor.push_goal_event(USER, b"goal"),  # type: ignore[arg-type]
         ]
 
         assert all(receipt.outcome.reason == RefusedReason.INVALID for receipt in receipts if receipt.outcome)
         assert all(receipt.outcome and receipt.outcome.message for receipt in receipts)
-        assert processor.statistics().goal.refused_by == {RefusedReason.INVALID: 7}
+        assert processor.statistics().goal.refused_by == {RefusedReason.INVALID: 8}
 
 
 async def test_strict_raises_for_bad_input() -> None:
     async with Processor(FakeClient(), ProcessorConfig(strict=True, flush_max_bytes=1024)) as processor:
         with pytest.raises(ValueError, match="goal_id must not be empty"):
             await processor.push_goal_event(USER, "")
+        with pytest.raises(ValueError, match="value must be finite and fit into a double"):
+            await processor.push_goal_event(USER, "goal", Fraction(10**400))
         with pytest.raises(ValueError, match="flush_max_bytes"):
             processor.push_goal_event_nowait(User("u", {"big": "x" * 2000}), "goal")
 

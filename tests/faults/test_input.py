@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import decimal
+import fractions
 import json
 import math
 from collections import Counter
@@ -52,8 +53,27 @@ TEXTS = [
     " ",
 ]
 LONE_SURROGATES = ["\ud800", "\udfff", "a\udc80b", "\ude00\ud83d"]
-NUMBERS = [0.0, -0.0, 5e-324, -1.7976931348623157e308, 0.1, 1e16, 1e-7, 2**53 + 1, -(2**70), 10**300, 10**308]
-NOT_FINITE = [math.nan, math.inf, -math.inf, 1e309, 10**309, -(10**5000)]
+NUMBERS: list[Any] = [
+    0.0,
+    -0.0,
+    5e-324,
+    -1.7976931348623157e308,
+    0.1,
+    1e16,
+    1e-7,
+    2**53 + 1,
+    -(2**70),
+    10**300,
+    10**308,
+]
+NUMBERS += [decimal.Decimal("49.90"), decimal.Decimal("-0"), fractions.Fraction(1, 3)]
+NOT_FINITE: list[Any] = [math.nan, math.inf, -math.inf, 1e309, 10**309, -(10**5000)]
+NOT_FINITE += [
+    fractions.Fraction(10**400),
+    decimal.Decimal("sNaN"),
+    decimal.Decimal("-Infinity"),
+    decimal.Decimal("1e400"),
+]
 
 
 class CountingLoop(VirtualLoop):
@@ -233,7 +253,7 @@ async def test_a_finite_number_arrives_exactly_and_others_are_refused(measured: 
         for number, receipt in good:
             value = arrived[receipt.event_id].value
             assert value == float(number)
-            assert math.copysign(1.0, value) == math.copysign(1.0, number)
+            assert math.copysign(1.0, value) == math.copysign(1.0, float(number))
         assert refusals(bad) == {RefusedReason.INVALID: len(bad)}
         assert statuses == {200: 1}
         measured(f"{len(good)} numbers arrive exactly, {len(bad)} refused, no 400")
@@ -380,7 +400,7 @@ async def test_a_push_of_a_wrong_type_never_raises(measured: Measured) -> None:
                 await push.push_latency_metrics_event(1.0, wrong),
                 push.push_goal_event_nowait(wrong, "goal"),
             ]
-        for wrong in [None, b"1", "1", True, decimal.Decimal(1), 1j, [1], NastyFloat(1.0), Nasty(), LazyProxy()]:
+        for wrong in [None, b"1", "1", True, datetime.timedelta(1), 1j, [1], NastyFloat(1.0), Nasty(), LazyProxy()]:
             bad += [
                 await push.push_goal_event(USER, "goal", wrong),
                 await push.push_latency_metrics_event(wrong, ApiId.GET_EVALUATION),

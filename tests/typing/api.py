@@ -1,5 +1,7 @@
 """What type checkers must say about the public surface. Read by them only, never run."""
 
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any, TypedDict, assert_type
 
 import httpx
@@ -73,6 +75,7 @@ async def use_processor() -> None:
         assert_type(processor, Processor)
         assert_type(await processor.push_evaluation_event(user, evaluation), Receipt)
         assert_type(processor.push_goal_event_nowait(user, "goal", 1), Receipt)
+        assert_type(processor.push_goal_event_nowait(user, "goal", Fraction(1, 3)), Receipt)
         receipt = await processor.push_latency_metrics_event(0.1, ApiId.GET_EVALUATION)
         assert_type(receipt.outcome, Outcome | None)
         assert_type(await receipt.settled(), Outcome)
@@ -118,6 +121,8 @@ async def use_client() -> None:
         assert_type((await client.json_variation_details(user, "flag", Layout(columns=3))).value, Layout)
         assert_type((await client.bool_variation_details(user, "flag", False)).reason, Reason)
         assert_type(await client.track(user, "goal", value=1), Receipt)
+        assert_type(await client.track(user, "goal", value=Decimal("49.90")), Receipt)
+        await client.track(user, "goal", value="49.90")  # type: ignore[arg-type]
         assert_type(client.track_nowait(user, "goal"), Receipt)
         assert_type(await client.flush(1.0), bool)
         assert_type(client.statistics(), Statistics)
