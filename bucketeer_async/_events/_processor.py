@@ -6,6 +6,7 @@ This file has the pushes, and the part of the lifecycle that a caller sees. Deli
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import Callable
@@ -342,13 +343,19 @@ class Processor:
         except Exception as error:
             if self._config.strict:
                 raise
-            # Other errors come from a method of an argument, such as a proxy whose object is gone.
-            is_ours = isinstance(error, TypeError | ValueError)
-            message = str(error) if is_ours else f"an argument raised {type(error).__name__}"
-            return ledger.refuse(kind, RefusedReason.INVALID, message)
+            return ledger.refuse(kind, RefusedReason.INVALID, _words(error))
         if len(event.body) > limit:
             message = f"the event has {len(event.body)} bytes; flush_max_bytes is {limit}"
             if self._config.strict:
                 raise ValueError(message)
             return ledger.refuse(kind, RefusedReason.TOO_LARGE, message)
         return event
+
+
+def _words(error: Exception) -> str:
+    """Return what is wrong with an argument of a push."""
+    if type(error) in {TypeError, ValueError}:  # of our checks, as a rule
+        with contextlib.suppress(Exception):
+            return str(error)
+    # Others come from a method of an argument, such as a proxy whose object is gone; its text may raise, too.
+    return f"an argument raised {type(error).__name__}"

@@ -111,6 +111,22 @@ class NastyError(Exception):
     __repr__ = __str__
 
 
+class NastyValueError(ValueError, NastyError):
+    """An error like one of our own, whose text cannot be had."""
+
+
+class NastyProxy(Nasty):
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        raise NastyValueError
+
+
+class NastierProxy(Nasty):
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        raise ValueError(Nasty())
+
+
 class NastyInt(int):
     def __format__(self, _spec: str) -> str:
         raise RuntimeError("nasty")
@@ -386,7 +402,7 @@ async def test_a_push_of_a_wrong_type_never_raises(measured: Measured) -> None:
         here.sky.weather = noting(statuses)
         push = here.processor
         bad: list[Receipt] = []
-        for wrong in WRONG:
+        for wrong in [*WRONG, NastyProxy(), NastierProxy()]:
             bad += [
                 await push.push_goal_event(wrong, "goal"),
                 await push.push_goal_event(USER, wrong),
@@ -400,13 +416,25 @@ async def test_a_push_of_a_wrong_type_never_raises(measured: Measured) -> None:
                 await push.push_latency_metrics_event(1.0, wrong),
                 push.push_goal_event_nowait(wrong, "goal"),
             ]
-        for wrong in [None, b"1", "1", True, datetime.timedelta(1), 1j, [1], NastyFloat(1.0), Nasty(), LazyProxy()]:
+        for wrong in [
+            None,
+            b"1",
+            "1",
+            True,
+            datetime.timedelta(1),
+            1j,
+            [1],
+            NastyFloat(1.0),
+            Nasty(),
+            LazyProxy(),
+            NastyProxy(),
+        ]:
             bad += [
                 await push.push_goal_event(USER, "goal", wrong),
                 await push.push_latency_metrics_event(wrong, ApiId.GET_EVALUATION),
                 await push.push_get_evaluation_latency_metrics_event(wrong),
             ]
-        for wrong in [None, b"1", "1", True, 1.0, decimal.Decimal(1), NastyInt(1), Nasty(), LazyProxy()]:
+        for wrong in [None, b"1", "1", True, 1.0, decimal.Decimal(1), NastyInt(1), Nasty(), LazyProxy(), NastyProxy()]:
             bad += [
                 await push.push_size_metrics_event(wrong, ApiId.GET_EVALUATION),
                 await push.push_get_evaluation_size_metrics_event(wrong),
