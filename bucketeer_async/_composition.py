@@ -6,7 +6,6 @@ Events and flags do not know each other; this file joins the two. Starting and c
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,12 +21,12 @@ from bucketeer_async._flags._local import LocalEvaluator
 from bucketeer_async._flags._own_metrics import OwnMetrics
 from bucketeer_async._flags._poller import FlagPoller
 from bucketeer_async._flags._remote import RemoteEvaluator
+from bucketeer_async._log import GuardedLogger
 from bucketeer_async._models import User, check_tag
 from bucketeer_async._options import LocalEvaluation, ProcessorConfig, check_kind
 from bucketeer_async._results import FlagChanges, LocalEvaluationStatistics, Statistics
 from bucketeer_async._transport._api import ApiClient
 
-_LOGGER: Final = "bucketeer_async"
 _ERRORS_SHARE: Final = 0.1  # of the queue's capacity that error metrics may hold
 
 
@@ -63,7 +62,7 @@ class Parts:
 
     events: ClientEvents
     evaluator: Evaluator
-    logger: logging.Logger
+    logger: GuardedLogger
     api: ApiClient | None = None
     local: LocalFlags | None = None
     remote: RemoteEvaluator | None = None
@@ -86,7 +85,7 @@ def connected(
     """
     config = _tagged(events, tag)
     processor = Processor(api, config)
-    logger = config.logger or logging.getLogger(_LOGGER)
+    logger = GuardedLogger(config.logger)
     metrics = OwnMetrics(processor, max_errors=max(int(config.queue_capacity * _ERRORS_SHARE), 1))
     if local_evaluation is None:
         remote = RemoteEvaluator(api, tag=tag, timeout=timeout, metrics=metrics)
@@ -100,7 +99,7 @@ def connected(
 def disabled() -> Parts:
     """Return the parts of a disabled client."""
     evaluator = DisabledEvaluator()
-    return Parts(events=DisabledProcessor(), evaluator=evaluator, logger=logging.getLogger(_LOGGER), local=evaluator)
+    return Parts(events=DisabledProcessor(), evaluator=evaluator, logger=GuardedLogger(None), local=evaluator)
 
 
 def _tagged(events: object, tag: object) -> ProcessorConfig:

@@ -1,19 +1,42 @@
-"""Rate-limited logging: a problem is logged once when it begins, and then at most once per interval.
+"""Logging that cannot harm: a logger that never raises, and rate-limited logging of problems.
 
-The caller keeps API keys, users and payloads out of the messages.
+A problem is logged once when it begins, and then at most once per interval. The caller keeps API keys, users and
+payloads out of the messages.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-_WARNING_INTERVAL: Final = 60.0  # seconds between two warnings about the same topic
+_LOGGER: Final = "bucketeer_async"
+_WARNING_INTERVAL: Final = 60.0  # seconds between two warnings about the same topic and detail
+_MOST_DETAILS: Final = 100  # at once, of all topics together
+
+
+class GuardedLogger(logging.LoggerAdapter[logging.Logger]):
+    """A logger that never raises: a filter or handler of the application must not end a task or a thread of ours.
+
+    Args:
+        logger: The application's logger; None for the package's.
+    """
+
+    def __init__(self, logger: logging.Logger | None) -> None:
+        super().__init__(logger or logging.getLogger(_LOGGER), {})
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        """Write a line; whatever a filter or handler raises is ignored, but for Ctrl-C."""
+        kwargs.setdefault("stacklevel", 2)
+        try:
+            self.logger.log(level, msg, *args, **kwargs)
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # noqa: BLE001, S110 - sys.exit() and CancelledError of a handler included
+            pass
 
 
 @dataclass(slots=True)
@@ -32,17 +55,28 @@ class RateLimitedLog:
     Args:
         logger: The logger that the lines are written to.
         clock: Returns monotonic seconds.
+
+    Attributes:
+        problems: The problems by topic and detail.
     """
 
-    def __init__(self, logger: logging.Logger, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, logger: GuardedLogger, clock: Callable[[], float] = time.monotonic) -> None:
         self._logger = logger
         self._clock = clock
         self._lock = threading.RLock()  # reentrant: the garbage collector may run a push while the lock is held
-        self.problems: dict[str, _Problem] = {}
+        self.problems: dict[tuple[str, str], _Problem] = {}
 
-    def report_warning(self, topic: str, message: str, *args: object) -> None:
-        """Log a warning, at most once a minute per topic; the next line has the number of suppressed warnings."""
-        self._report(topic, logging.WARNING, _WARNING_INTERVAL, message, args)
+    def report_warning(self, topic: str, message: str, *args: object, detail: str = "") -> None:
+        """Log a warning, at most once a minute per topic and detail; the next line has the number of suppressed ones.
+
+        Args:
+            topic: What goes wrong.
+            message: The line.
+            args: Its arguments.
+            detail: Tells apart what goes wrong for different reasons. At most 100 details are told apart at once; all
+                further ones count as one.
+        """
+        self._report(topic, logging.WARNING, _WARNING_INTERVAL, message, args, detail=detail)
 
     def report(self, topic: str, level: int, interval: float, message: str, *args: object) -> None:
         """Log a problem; while it lasts, log it again only after ``interval`` seconds or at a higher level."""
@@ -50,28 +84,39 @@ class RateLimitedLog:
 
     def report_recovery(self, topic: str, message: str) -> None:
         """Log the end of a topic's problem at DEBUG; do nothing if the topic has no problem."""
-        if topic not in self.problems:
+        if (topic, "") not in self.problems:
             return
         with self._lock:
-            ended = self.problems.pop(topic, None)
+            ended = self.problems.pop((topic, ""), None)
         if ended is not None:
-            self._write(logging.DEBUG, message)
+            self._logger.debug(message)
 
-    def _report(self, topic: str, level: int, interval: float, message: str, args: tuple[object, ...]) -> None:
+    def _report(
+        self, topic: str, level: int, interval: float, message: str, args: tuple[object, ...], *, detail: str = ""
+    ) -> None:
         now = self._clock()
         with self._lock:
-            problem = self.problems.get(topic)
+            key = self._key(topic, detail, now)
+            problem = self.problems.get(key)
             if problem is not None and level <= problem.level and now - problem.logged_at < interval:
                 problem.suppressed += 1
                 return
             suppressed = problem.suppressed if problem is not None else 0
-            self.problems[topic] = _Problem(level, now)
+            self.problems[key] = _Problem(level, now)
         if suppressed:
             message += " (and %d more times since the last line)"
             args = (*args, suppressed)
-        self._write(level, message, *args)
+        self._logger.log(level, message, *args)
 
-    def _write(self, level: int, message: str, *args: object) -> None:
-        """Write a line; an exception of the application's filter or handler must not interrupt the caller."""
-        with contextlib.suppress(Exception):
-            self._logger.log(level, message, *args)
+    def _key(self, topic: str, detail: str, now: float) -> tuple[str, str]:
+        """Return the key of a problem: that of the topic alone if too many details are known already."""
+        key = (topic, detail)
+        if not detail or key in self.problems:
+            return key
+        details = [each for each in self.problems if each[1]]
+        if len(details) < _MOST_DETAILS:
+            return key
+        old = [each for each in details if now - self.problems[each].logged_at >= _WARNING_INTERVAL]
+        for each in old:
+            del self.problems[each]
+        return key if old else (topic, "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 import os
@@ -74,6 +75,14 @@ def _is_finite(number: float) -> bool:
         return math.isfinite(number)
     except OverflowError:  # an int beyond the range of a float
         return False
+
+
+def is_callback(value: object) -> bool:
+    """Whether a value can be called back: a function or another callable, but no coroutine function.
+
+    The call of a coroutine function would only make a coroutine, which would never run.
+    """
+    return callable(value) and not any(map(inspect.iscoroutinefunction, (value, type(value).__call__)))
 
 
 def _is_path(path: object) -> bool:
@@ -249,8 +258,10 @@ class ProcessorConfig:
             check_kind("ProcessorConfig.spool", self.spool, Spool)
         if self.logger is not None:
             check_kind("ProcessorConfig.logger", self.logger, logging.Logger)
-        if self.on_drop is not None and not callable(self.on_drop):
-            raise ConfigurationError(f"ProcessorConfig.on_drop must be callable, not {shown(self.on_drop)}")
+        if self.on_drop is not None and not is_callback(self.on_drop):
+            raise ConfigurationError(
+                f"ProcessorConfig.on_drop must be a function that is not a coroutine, not {shown(self.on_drop)}"
+            )
 
     def _check_limits(self) -> None:
         if self.flush_size > min(self.max_batch_size, self.queue_capacity):

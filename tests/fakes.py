@@ -1,9 +1,10 @@
-"""Fakes: an API client that responds by a script, without a network."""
+"""Fakes: an API client that responds by a script, without a network, and a logger that fails."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,17 @@ Script = Callable[[list[dict[str, Any]]], Awaitable[FakeAnswer]]
 
 async def accept(_events: list[dict[str, Any]]) -> FakeAnswer:
     return FakeAnswer()
+
+
+def failing_logger(error: type[BaseException]) -> logging.Logger:
+    """Return a logger with a filter of the application's that raises."""
+
+    def fail(_record: logging.LogRecord) -> bool:
+        raise error
+
+    logger = logging.Logger("failing")  # noqa: LOG001 - one of its own for each call
+    logger.addFilter(fail)
+    return logger
 
 
 class FakeLease:

@@ -16,10 +16,12 @@ from bucketeer_async import (
     FlagChanges,
     LocalEvaluation,
     NotReadyError,
+    ProcessorConfig,
     ReasonType,
     User,
 )
 from tests.clock import VirtualLoop
+from tests.fakes import failing_logger
 from tests.flag_server import flags_response, segments_response
 
 USER = User("user-1")
@@ -97,6 +99,20 @@ async def test_flags_are_evaluated_here_with_a_latency_and_an_event_each() -> No
     assert (details.variation_name, details.user_id, details.reason.type) == ("name", "user-1", ReasonType.DEFAULT)
     assert server.events == {**POLLED, ("EvaluationEvent", 0): 3, ("LatencyMetricsEvent", 100): 3}
     assert "/get_evaluation" not in server.paths
+
+
+@pytest.mark.parametrize("error", [RuntimeError, SystemExit, asyncio.CancelledError])
+async def test_a_log_filter_that_raises_ends_no_poll(error: type[BaseException]) -> None:
+    server = Server()
+    server.down = True
+    async with server.client(events=ProcessorConfig(logger=failing_logger(error))) as client:
+        client.on_change(lambda _: {}["a bug of the application's"])
+        await asyncio.sleep(300)  # each failed poll is logged, or would be
+        server.down = False
+        await client.wait_ready()
+
+        assert await client.bool_variation(USER, "bool", False) is True
+        assert await client.bool_variation(USER, "unknown", False) is False
 
 
 async def test_an_unknown_flag_is_an_error_of_the_evaluation() -> None:

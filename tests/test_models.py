@@ -8,6 +8,7 @@ import logging
 import math
 import pickle
 from dataclasses import asdict, fields, replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from bucketeer_async import (
     ConfigurationError,
     DrainCounts,
     DrainReport,
+    Drop,
     Evaluation,
     ProcessorConfig,
     Reason,
@@ -175,7 +177,7 @@ def test_error_reasons() -> None:
         ({"drain_timeout": -1}, r"ProcessorConfig\.drain_timeout must be at least 0 seconds"),
         ({"retry": None}, r"ProcessorConfig\.retry must be a RetryPolicy"),
         ({"strict": 1}, r"ProcessorConfig\.strict must be a bool"),
-        ({"on_drop": 1}, r"ProcessorConfig\.on_drop must be callable"),
+        ({"on_drop": 1}, r"ProcessorConfig\.on_drop must be a function that is not a coroutine, not 1"),
         ({"logger": "name"}, r"ProcessorConfig\.logger must be a Logger"),
         ({"tag": "line\nbreak"}, r"ProcessorConfig\.tag must be text without control characters"),
         ({"tag": " "}, r"ProcessorConfig\.tag must be text without control characters that is not blank"),
@@ -204,6 +206,23 @@ def test_wrong_options_name_the_field_and_the_form(options: dict[str, Any], matc
 def test_wrong_options_of_a_spool_name_the_field_and_the_form(path: Any, options: dict[str, Any], match: str) -> None:
     with pytest.raises(ConfigurationError, match=match):
         Spool(path, **options)
+
+
+async def coroutine(_drop: Drop) -> None:
+    pass
+
+
+class Awaited:
+    async def __call__(self, _drop: Drop) -> None:
+        pass
+
+
+@pytest.mark.parametrize("callback", [coroutine, partial(coroutine), Awaited(), Awaited().__call__], ids=range(4))
+def test_a_callback_that_would_have_to_be_awaited_is_refused(callback: Any) -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"ProcessorConfig\.on_drop must be a function that is not a coroutine"
+    ):
+        ProcessorConfig(on_drop=callback)
 
 
 def test_a_message_about_a_wrong_value_is_short_and_never_fails() -> None:

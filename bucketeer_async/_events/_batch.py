@@ -25,7 +25,7 @@ from bucketeer_async._events._ledger import Ledger
 from bucketeer_async._events._limits import ByteLimit
 from bucketeer_async._events._quarantine import Part, suspicion_of
 from bucketeer_async._events._receipt import Receipt
-from bucketeer_async._log import RateLimitedLog
+from bucketeer_async._log import GuardedLogger, RateLimitedLog
 from bucketeer_async._options import ProcessorConfig
 from bucketeer_async._results import Fate, Outcome
 from bucketeer_async._retry import Action, Decision, PauseKind, backoff, decide, is_throttled
@@ -100,7 +100,7 @@ class Delivery:
         rng: random.Random,
         on_flushed: Callable[[], None],
         on_suspect: Callable[[Receipt], None],
-        logger: logging.Logger,
+        logger: GuardedLogger,
         log: RateLimitedLog,
     ) -> None:
         self._lease = lease
@@ -279,7 +279,7 @@ class Delivery:
             # A message of the decoder may quote the payload; the gateway's own words do not.
             words = message if message.startswith("gateway: ") else "it cannot take this event"
             self._log.report_warning(
-                "rejected", "the gateway rejected %s event %s: %s", record.kind, record.event_id, words
+                "rejected", "the gateway rejected %s event %s: %s", record.kind, record.event_id, words, detail=words
             )
         self._ledger.settle(records, Outcome(Fate.REJECTED, message=message))
 

@@ -7,7 +7,6 @@ left to `_batch.py`.
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import random
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from bucketeer_async._events._circuit import Circuit, CircuitState
 from bucketeer_async._events._ledger import Ledger
 from bucketeer_async._events._quarantine import Part
 from bucketeer_async._events._receipt import Receipt
+from bucketeer_async._log import GuardedLogger
 from bucketeer_async._options import ProcessorConfig
 
 _PER_TURN: Final = 1000  # records handled between two turns of the loop
@@ -52,7 +52,7 @@ class Collector:
         clock: Callable[[], float],
         rng: random.Random,
         wake: asyncio.Event,
-        logger: logging.Logger,
+        logger: GuardedLogger,
     ) -> None:
         self._ledger = ledger
         self._circuit = circuit

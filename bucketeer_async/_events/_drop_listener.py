@@ -7,12 +7,12 @@ The pipeline does not wait for a call, and an exception of a call is only logged
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Final
 
+from bucketeer_async._log import GuardedLogger
 from bucketeer_async._results import Drop
 
 _MOST_WAITING: Final = 100_000  # drops that wait for the callback; further ones are only counted
@@ -26,7 +26,7 @@ class DropListener:
         logger: Where exceptions of the callback are logged.
     """
 
-    def __init__(self, callback: Callable[[Drop], None], logger: logging.Logger) -> None:
+    def __init__(self, callback: Callable[[Drop], None], logger: GuardedLogger) -> None:
         self._callback = callback
         self._logger = logger
         self._drops: SimpleQueue[Drop | Callable[[], None]] = SimpleQueue()
@@ -61,7 +61,7 @@ class DropListener:
                 return
             try:
                 self._callback(item)
-            except Exception:
+            except BaseException:  # sys.exit() in the callback, too, would end the thread, and with it all later calls
                 self._logger.exception("on_drop raised an exception")
 
     def close(self, done: Callable[[], None] = lambda: None) -> bool:

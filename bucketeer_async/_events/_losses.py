@@ -5,13 +5,12 @@ Calling ``on_drop`` is left to `_drop_listener.py`.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Final
 
 from bucketeer_async._events._drop_listener import DropListener
 from bucketeer_async._events._receipt import Receipt
-from bucketeer_async._log import RateLimitedLog
+from bucketeer_async._log import GuardedLogger, RateLimitedLog
 from bucketeer_async._results import DrainReport, Drop, DroppedReason, Fate
 
 _ON_DROP_PATIENCE: Final = 0.2  # seconds that the end of the drain waits for the last calls of on_drop
@@ -28,7 +27,7 @@ class LossReporter:
         log: Where lost events are logged.
     """
 
-    def __init__(self, on_drop: Callable[[Drop], None] | None, logger: logging.Logger, log: RateLimitedLog) -> None:
+    def __init__(self, on_drop: Callable[[Drop], None] | None, logger: GuardedLogger, log: RateLimitedLog) -> None:
         self._listener = DropListener(on_drop, logger) if on_drop else None
         self._logger = logger
         self._log = log
@@ -41,7 +40,13 @@ class LossReporter:
         if outcome.fate is Fate.REFUSED:
             article = "an" if record.kind[0] in "aeiou" else "a"
             self._log.report_warning(
-                reason, "%s %s event was refused (%s) %s", article, record.kind, reason, outcome.message
+                reason,
+                "%s %s event was refused (%s) %s",
+                article,
+                record.kind,
+                reason,
+                outcome.message,
+                detail=outcome.message,
             )
         elif outcome.fate is Fate.DROPPED and reason not in _REPORTED_TOGETHER:
             self._log.report_warning(reason, "%s event %s was dropped (%s)", record.kind, record.event_id, reason)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import math
 import random
 import warnings
@@ -30,7 +29,7 @@ from bucketeer_async._events._losses import LossReporter
 from bucketeer_async._events._receipt import Receipt
 from bucketeer_async._events._wakeups import Wakeups
 from bucketeer_async._lifecycle import Lifecycle, State
-from bucketeer_async._log import RateLimitedLog
+from bucketeer_async._log import GuardedLogger, RateLimitedLog
 from bucketeer_async._models import EventKind
 from bucketeer_async._options import ProcessorConfig, Spool
 from bucketeer_async._results import DrainReport, EventCounts
@@ -63,7 +62,7 @@ class Pipeline:
         self._client: ApiClient | None = client  # None once the pipeline is abandoned
         self._config = config
         self._rng = rng
-        self._logger = config.logger or logging.getLogger("bucketeer_async")
+        self._logger = GuardedLogger(config.logger)
         self._log = RateLimitedLog(self._logger)
         self._losses = LossReporter(config.on_drop, self._logger, self._log)
         self._wakeups = Wakeups(self._room)

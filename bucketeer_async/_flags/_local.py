@@ -9,7 +9,6 @@ The source and the tasks belong to one process, and have to be started in each. 
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import random
 import time
@@ -25,6 +24,7 @@ from bucketeer_async._flags import _snapshot_file
 from bucketeer_async._flags._own_metrics import OwnMetrics
 from bucketeer_async._flags._published import Coverage, PublishedFlags
 from bucketeer_async._lifecycle import Lifecycle, State
+from bucketeer_async._log import GuardedLogger
 from bucketeer_async._models import ApiId, Evaluation, User
 from bucketeer_async._results import FlagChanges, LocalEvaluationStatistics, SnapshotSource
 
@@ -80,7 +80,7 @@ class LocalEvaluator:
         *,
         tag: str,
         metrics: OwnMetrics,
-        logger: logging.Logger,
+        logger: GuardedLogger,
         new_rng: Callable[[], random.Random] = random.Random,
         clock: Callable[[], float] = time.monotonic,
         work_clock: Callable[[], float] = time.perf_counter,

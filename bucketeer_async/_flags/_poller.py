@@ -22,7 +22,7 @@ from bucketeer_async._flags._own_metrics import OwnMetrics
 from bucketeer_async._flags._published import Coverage, PublishedFlags
 from bucketeer_async._flags._schedule import pause
 from bucketeer_async._flags._sync import CachedFlags, CachedSegments
-from bucketeer_async._log import RateLimitedLog
+from bucketeer_async._log import GuardedLogger, RateLimitedLog
 from bucketeer_async._models import ApiId
 from bucketeer_async._options import LocalEvaluation
 from bucketeer_async._results import SnapshotSource
@@ -68,7 +68,7 @@ class FlagPoller:
         *,
         tag: str,
         metrics: OwnMetrics,
-        logger: logging.Logger,
+        logger: GuardedLogger,
         work_clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.polls = self.failed_polls = 0

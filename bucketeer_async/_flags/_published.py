@@ -7,8 +7,6 @@ A forked child keeps the flags and the callbacks of its parent; callers that wai
 
 from __future__ import annotations
 
-import inspect
-import logging
 from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import NamedTuple
@@ -17,6 +15,9 @@ from bucketeer_async._background import PerProcess, Progress
 from bucketeer_async._evaluation import Snapshot
 from bucketeer_async._flags._definitions import FlagDefinition, SegmentDefinition
 from bucketeer_async._flags._sync import CachedFlags, CachedSegments, changes, snapshot_of
+from bucketeer_async._log import GuardedLogger
+from bucketeer_async._models import shown
+from bucketeer_async._options import is_callback
 from bucketeer_async._results import FlagChanges, LocalEvaluationStatistics, SnapshotSource
 
 
@@ -71,7 +72,7 @@ class PublishedFlags:
         clock: As in the arguments.
     """
 
-    def __init__(self, *, tag: str, logger: logging.Logger, clock: Callable[[], float]) -> None:
+    def __init__(self, *, tag: str, logger: GuardedLogger, clock: Callable[[], float]) -> None:
         self.current: Published | None = None
         self.clock = clock
         self._tag = tag
@@ -115,8 +116,8 @@ class PublishedFlags:
         Raises:
             TypeError: If it is not callable, or a coroutine function.
         """
-        if not callable(callback) or inspect.iscoroutinefunction(callback):
-            raise TypeError(f"on_change takes a function that is not a coroutine, not {callback!r}")
+        if not is_callback(callback):
+            raise TypeError(f"on_change takes a function that is not a coroutine, not {shown(callback)}")
         self._callbacks.append(callback)
 
     def _call_back(self, changed: FlagChanges) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 
 import pytest
@@ -11,8 +12,8 @@ import pytest
 from bucketeer_async import Drop, EventKind, Processor, ProcessorConfig, User
 from bucketeer_async._events import _drop_listener as listener_module
 from bucketeer_async._events._drop_listener import DropListener
-from bucketeer_async._log import RateLimitedLog
-from tests.fakes import FakeClient
+from bucketeer_async._log import GuardedLogger, RateLimitedLog
+from tests.fakes import FakeClient, failing_logger
 
 LOGGER = logging.getLogger("bucketeer_async")
 DROP = Drop(EventKind.GOAL, "expired", "id-1")
@@ -41,6 +42,54 @@ def test_lost_data_is_told_at_once_and_then_once_a_minute(caplog: pytest.LogCapt
     ]
 
 
+def test_details_of_a_topic_are_told_apart_up_to_a_bound(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    log = RateLimitedLog(LOGGER, clock)
+    for _ in range(2):
+        for number in range(103):
+            log.report_warning("invalid", "refused: %d", number, detail=f"message {number}")
+    log.report_warning("other", "another topic")
+    lines = [record.getMessage() for record in caplog.records]
+
+    assert lines == [*(f"refused: {number}" for number in range(101)), "another topic"]
+    assert len(log.problems) == 102
+
+    clock.now = 60.0
+    log.report_warning("invalid", "refused: %d", 102, detail="message 102")
+    log.report_warning("invalid", "refused: %d", 500, detail="message 500")
+
+    assert [record.getMessage() for record in caplog.records[102:]] == ["refused: 102", "refused: 500"]
+    assert len(log.problems) == 4
+
+
+@pytest.mark.parametrize("error", [RuntimeError, SystemExit, asyncio.CancelledError])
+def test_a_guarded_logger_never_raises(error: type[BaseException]) -> None:
+    logger = GuardedLogger(failing_logger(error))
+
+    logger.warning("not written")
+    RateLimitedLog(logger).report_warning("topic", "not written")
+
+
+def test_a_guarded_logger_passes_an_interruption_on() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        GuardedLogger(failing_logger(KeyboardInterrupt)).warning("not written")
+
+
+def test_a_guarded_line_has_the_place_of_the_call(caplog: pytest.LogCaptureFixture) -> None:
+    logger = GuardedLogger(None)
+    logger.warning("%d events", 3)
+    try:
+        int("a number")
+    except ValueError:
+        logger.exception("a bug")
+
+    assert [(record.getMessage(), record.funcName) for record in caplog.records] == [
+        ("3 events", "test_a_guarded_line_has_the_place_of_the_call"),
+        ("a bug", "test_a_guarded_line_has_the_place_of_the_call"),
+    ]
+    assert caplog.records[1].exc_info is not None
+
+
 def test_a_spell_is_told_again_when_it_gets_worse_or_after_its_end(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, logger="bucketeer_async")
     log = RateLimitedLog(LOGGER, Clock())
@@ -54,12 +103,15 @@ def test_a_spell_is_told_again_when_it_gets_worse_or_after_its_end(caplog: pytes
     assert [record.levelname for record in caplog.records] == ["WARNING", "ERROR", "DEBUG", "WARNING"]
 
 
-async def test_on_drop_is_called_on_a_thread_of_its_own_and_may_raise(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt])
+async def test_on_drop_is_called_on_a_thread_of_its_own_and_may_raise(
+    error: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
     heard: list[tuple[Drop, str]] = []
 
     def callback(drop: Drop) -> None:
         heard.append((drop, threading.current_thread().name))
-        raise ValueError("mine")
+        raise error
 
     listener = DropListener(callback, LOGGER)
     listener.put(DROP)
@@ -68,6 +120,45 @@ async def test_on_drop_is_called_on_a_thread_of_its_own_and_may_raise(caplog: py
 
     assert heard == [(DROP, "bucketeer-on-drop")] * 2
     assert caplog.text.count("on_drop raised an exception") == 2
+
+
+@pytest.mark.parametrize("error", [RuntimeError, SystemExit])
+async def test_a_log_filter_that_raises_ends_neither_the_drain_nor_calls_of_on_drop(
+    error: type[BaseException],
+) -> None:
+    heard: list[str] = []
+    enough = threading.Event()
+
+    def on_drop(drop: Drop) -> None:
+        heard.append(drop.reason)
+        if len(heard) == 2:
+            enough.set()
+        raise error
+
+    config = ProcessorConfig(flush_size=1, drain_timeout=0, on_drop=on_drop, logger=failing_logger(error))
+    processor = Processor(FakeClient(lambda _: asyncio.Event().wait()), config)  # type: ignore[arg-type, return-value]
+    await processor.start()
+    refused = processor.push_goal_event_nowait(User("user"), "")
+    left = processor.push_goal_event_nowait(User("user"), "goal")
+    report = await processor.aclose()
+
+    assert not refused.accepted
+    assert left.accepted
+    assert report.total.undelivered == 1
+    assert await asyncio.to_thread(enough.wait, 10)
+    assert heard == ["invalid", "undelivered"]
+
+
+async def test_each_mistake_is_told_however_many_there_are(caplog: pytest.LogCaptureFixture) -> None:
+    async with Processor(FakeClient()) as processor:
+        for _ in range(2):
+            for value in ("1", None, [1], 1j, math.nan, math.inf, 10**400):
+                await processor.push_goal_event(User("user"), "goal", value)  # type: ignore[arg-type]
+            for goal_id in ("", None, 5, "\ud800"):
+                await processor.push_goal_event(User("user"), goal_id)  # type: ignore[arg-type]
+
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == len(set(lines)) == 11
 
 
 async def test_a_listener_without_drops_has_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,10 +48,11 @@ from bucketeer_async import (
     WrongLoopError,
 )
 from bucketeer_async._events._batch import Delivery
+from bucketeer_async._events._collector import Collector
 from bucketeer_async._events._encoder import EncodedEvent
 from bucketeer_async._events._ledger import Ledger
 from tests.clock import VirtualLoop
-from tests.fakes import FakeAnswer, FakeClient, FakeEventError, accept
+from tests.fakes import FakeAnswer, FakeClient, FakeEventError, accept, failing_logger
 
 USER = User("user-1", {"plan": "pro"})
 EVALUATION = Evaluation(feature_id="flag", variation_id="on", reason=Reason(ReasonType.DEFAULT))
@@ -639,21 +640,19 @@ async def test_a_bug_after_the_answer_loses_nothing(monkeypatch: pytest.MonkeyPa
             raise bugs.pop()
 
     monkeypatch.setattr(Delivery, "_compare_clocks", compare)
-    client = FakeClient()
+    client = FakeClient(answers(FakeAnswer(server_time=0.0)))
     async with Processor(client, ProcessorConfig(flush_size=10)) as processor:
         receipts = await push_many(processor, 10)
         await processor.flush()
 
+        assert bugs == []
         assert {receipt.outcome.fate for receipt in receipts} == {Fate.DELIVERED}
         assert processor.statistics().goal.in_flight == 0
 
 
-async def test_a_log_filter_that_raises_loses_nothing() -> None:
-    def broken(_record: logging.LogRecord) -> bool:
-        raise RuntimeError("a bug of the application's")
-
-    logger = logging.getLogger("broken")
-    logger.addFilter(broken)
+@pytest.mark.parametrize("error", [RuntimeError, SystemExit, asyncio.CancelledError])
+async def test_a_log_filter_that_raises_loses_nothing(error: type[BaseException]) -> None:
+    logger = failing_logger(error)
     async with Processor(
         FakeClient(answers(StatusError(400, code=3, detail="proto: bad"))), ProcessorConfig(logger=logger)
     ) as processor:
@@ -662,6 +661,30 @@ async def test_a_log_filter_that_raises_loses_nothing() -> None:
 
         assert receipts[0].outcome.fate is Fate.REJECTED
         assert processor.statistics().goal.in_flight == 0
+
+
+@pytest.mark.parametrize("error", [RuntimeError, SystemExit, asyncio.CancelledError])
+async def test_a_log_filter_that_raises_ends_no_task(
+    error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bugs = [RuntimeError("in a flush task"), RuntimeError("in the collector")]
+
+    def buggy(method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            if bugs:
+                raise bugs.pop()
+            return method(*args)
+
+        return call
+
+    monkeypatch.setattr(Collector, "_pause", buggy(Collector._pause))
+    monkeypatch.setattr(Delivery, "_compare_clocks", buggy(Delivery._compare_clocks))
+    config = ProcessorConfig(num_flush_workers=1, drain_timeout=60.0, logger=failing_logger(error))
+    async with Processor(FakeClient(answers(FakeAnswer(server_time=0.0))), config) as processor:
+        receipts = await push_many(processor, 10)
+
+    assert bugs == []
+    assert {receipt.outcome.fate for receipt in receipts} == {Fate.DELIVERED}
 
 
 async def test_a_finalizer_that_pushes_amid_a_push_is_no_deadlock() -> None:

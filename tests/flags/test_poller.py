@@ -944,7 +944,11 @@ def test_a_callback_is_a_plain_function(server: FlagServer) -> None:
     async def coroutine(_changes: FlagChanges) -> None:
         pass
 
-    for wrong in (coroutine, None):
+    class Awaited:
+        async def __call__(self, _changes: FlagChanges) -> None:
+            pass
+
+    for wrong in (coroutine, Awaited(), None):
         with pytest.raises(TypeError, match="on_change takes"):
             local(server).on_change(wrong)  # type: ignore[arg-type]
 
