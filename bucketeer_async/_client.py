@@ -11,7 +11,7 @@ import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import EllipsisType, TracebackType
-from typing import Any, Self, SupportsFloat, overload
+from typing import Any, Final, Self, SupportsFloat, overload
 
 from bucketeer_async import _composition as parts
 from bucketeer_async import _from_env as _environment
@@ -28,6 +28,8 @@ from bucketeer_async._options import LocalEvaluation, ProcessorConfig, check_kin
 from bucketeer_async._results import DrainReport, FlagChanges, Statistics
 from bucketeer_async._transport._api import ApiClient
 from bucketeer_async._transport._http import HttpClient
+
+_LOGGED_FLAGS: Final = 200  # reasons and flags that the log lines about defaults tell apart
 
 
 class Client:
@@ -100,7 +102,10 @@ class Client:
         self._local = composed.local
         self._remote = composed.remote
         self._life = ClientLife(composed.events, composed.api, composed.evaluator)
-        self._evaluations = Evaluations(self._life.evaluator, composed.events, RateLimitedLog(composed.logger))
+        log = RateLimitedLog(composed.logger, max_details=_LOGGED_FLAGS)
+        self._evaluations = Evaluations(
+            self._life.evaluator, composed.events, log, tag=composed.tag, strict=composed.strict
+        )
 
     @classmethod
     def from_env(
@@ -127,7 +132,7 @@ class Client:
         """
         environ = os.environ if environ is None else environ
         if _environment.switch(environ, _environment.DISABLED):
-            return cls.disabled()
+            return cls.disabled(strict=events.strict)
         _environment.require(environ)
         options = {"tag": "", **_environment.options(environ, _environment.CLIENT)}
         return cls(
@@ -140,13 +145,16 @@ class Client:
         )
 
     @classmethod
-    def disabled(cls) -> Self:
+    def disabled(cls, *, strict: bool = False) -> Self:
         """Make a client that returns the default of every evaluation and sends nothing.
 
         The reason is ``CLIENT``. Goals are refused with the reason ``disabled``.
+
+        Args:
+            strict: As in `ProcessorConfig`.
         """
         client = cls.__new__(cls)
-        client._compose(parts.disabled())  # noqa: SLF001 - of this class
+        client._compose(parts.disabled(strict=strict))  # noqa: SLF001 - of this class
         return client
 
     def __repr__(self) -> str:

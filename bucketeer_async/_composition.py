@@ -22,7 +22,7 @@ from bucketeer_async._flags._own_metrics import OwnMetrics
 from bucketeer_async._flags._poller import FlagPoller
 from bucketeer_async._flags._remote import RemoteEvaluator
 from bucketeer_async._log import GuardedLogger
-from bucketeer_async._models import User, check_tag
+from bucketeer_async._models import EventKind, User, check_tag
 from bucketeer_async._options import LocalEvaluation, ProcessorConfig, check_kind
 from bucketeer_async._results import FlagChanges, LocalEvaluationStatistics, Statistics
 from bucketeer_async._transport._api import ApiClient
@@ -55,6 +55,8 @@ class Parts:
         events: Takes the events.
         evaluator: Evaluates flags.
         logger: Where the client logs.
+        tag: The tag of the flags; "" if the client is disabled.
+        strict: Whether arguments of the wrong type raise.
         api: The connections under both; None if the client is disabled.
         local: The flags of local evaluation; None if the gateway evaluates.
         remote: Has the gateway evaluate; None if flags are evaluated locally.
@@ -63,6 +65,8 @@ class Parts:
     events: ClientEvents
     evaluator: Evaluator
     logger: GuardedLogger
+    tag: str
+    strict: bool
     api: ApiClient | None = None
     local: LocalFlags | None = None
     remote: RemoteEvaluator | None = None
@@ -84,22 +88,25 @@ def connected(
         ConfigurationError: If an option is wrong.
     """
     config = _tagged(events, tag)
-    processor = Processor(api, config)
+    # The only pushes of the application are goals: what the client pushes by itself never raises.
+    processor = Processor(api, config, _strict_kinds=frozenset({EventKind.GOAL}))
     logger = GuardedLogger(config.logger)
     metrics = OwnMetrics(processor, max_errors=max(int(config.queue_capacity * _ERRORS_SHARE), 1))
     if local_evaluation is None:
         remote = RemoteEvaluator(api, tag=tag, timeout=timeout, metrics=metrics)
-        return Parts(events=processor, evaluator=remote, logger=logger, api=api, remote=remote)
+        return Parts(
+            events=processor, evaluator=remote, logger=logger, tag=tag, strict=config.strict, api=api, remote=remote
+        )
     options = check_kind("Client.local_evaluation", local_evaluation, LocalEvaluation)
     poller = partial(FlagPoller, api, options, tag=tag, metrics=metrics, logger=logger)
     local = LocalEvaluator(poller, options.bootstrap, tag=tag, metrics=metrics, logger=logger)
-    return Parts(events=processor, evaluator=local, logger=logger, api=api, local=local)
+    return Parts(events=processor, evaluator=local, logger=logger, tag=tag, strict=config.strict, api=api, local=local)
 
 
-def disabled() -> Parts:
+def disabled(*, strict: bool) -> Parts:
     """Return the parts of a disabled client."""
-    evaluator = DisabledEvaluator()
-    return Parts(events=DisabledProcessor(), evaluator=evaluator, logger=GuardedLogger(None), local=evaluator)
+    evaluator, events = DisabledEvaluator(), DisabledProcessor(strict=strict)
+    return Parts(events=events, evaluator=evaluator, logger=GuardedLogger(None), tag="", strict=strict, local=evaluator)
 
 
 def _tagged(events: object, tag: object) -> ProcessorConfig:

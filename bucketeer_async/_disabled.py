@@ -11,7 +11,7 @@ from bucketeer_async._events._counters import statistics_of
 from bucketeer_async._events._ledger import Ledger
 from bucketeer_async._events._receipt import Receipt
 from bucketeer_async._flags._reasons import DisabledError
-from bucketeer_async._models import EventKind
+from bucketeer_async._models import EventKind, User, check_user
 from bucketeer_async._results import DrainReport, RefusedReason, Statistics
 
 
@@ -43,9 +43,14 @@ class DisabledEvaluator:
 
 
 class DisabledProcessor:
-    """Refuses every push, whatever is in it."""
+    """Refuses every push.
 
-    def __init__(self) -> None:
+    Args:
+        strict: Whether a goal of what is no `User` raises.
+    """
+
+    def __init__(self, *, strict: bool = False) -> None:
+        self._strict = strict
         self._ledger = Ledger(
             Bounds(0, 0, "drop_newest"),
             lifetime=math.inf,
@@ -83,13 +88,23 @@ class DisabledProcessor:
         """Refuse the push."""
         return self._refuse(EventKind.EVALUATION)
 
-    async def push_goal_event(self, *_event: object, **_named: object) -> Receipt:
+    async def push_goal_event(self, user: User, *_goal: object, **_named: object) -> Receipt:
         """Refuse the push."""
+        return self.push_goal_event_nowait(user)
+
+    def push_goal_event_nowait(self, user: User, *_goal: object, **_named: object) -> Receipt:
+        """Refuse the push; that of a goal without a user as `INVALID`.
+
+        Raises:
+            TypeError: If ``user`` is no `User`, and the client is strict.
+        """
+        try:
+            check_user(user)
+        except TypeError as error:
+            if self._strict:
+                raise
+            return self._refuse(EventKind.GOAL, RefusedReason.INVALID, str(error))
         return self._refuse(EventKind.GOAL)
 
-    def push_goal_event_nowait(self, *_event: object, **_named: object) -> Receipt:
-        """Refuse the push."""
-        return self._refuse(EventKind.GOAL)
-
-    def _refuse(self, kind: EventKind) -> Receipt:
-        return self._ledger.refuse(kind, RefusedReason.DISABLED)
+    def _refuse(self, kind: EventKind, reason: RefusedReason = RefusedReason.DISABLED, message: str = "") -> Receipt:
+        return self._ledger.refuse(kind, reason, message)

@@ -15,7 +15,6 @@ from typing import Any, Final
 
 _LOGGER: Final = "bucketeer_async"
 _WARNING_INTERVAL: Final = 60.0  # seconds between two warnings about the same topic and detail
-_MOST_DETAILS: Final = 100  # at once, of all topics together
 
 
 class GuardedLogger(logging.LoggerAdapter[logging.Logger]):
@@ -55,14 +54,18 @@ class RateLimitedLog:
     Args:
         logger: The logger that the lines are written to.
         clock: Returns monotonic seconds.
+        max_details: Details that are told apart at once, of all topics together.
 
     Attributes:
         problems: The problems by topic and detail.
     """
 
-    def __init__(self, logger: GuardedLogger, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, logger: GuardedLogger, clock: Callable[[], float] = time.monotonic, *, max_details: int = 100
+    ) -> None:
         self._logger = logger
         self._clock = clock
+        self._max_details = max_details
         self._lock = threading.RLock()  # reentrant: the garbage collector may run a push while the lock is held
         self.problems: dict[tuple[str, str], _Problem] = {}
 
@@ -73,7 +76,7 @@ class RateLimitedLog:
             topic: What goes wrong.
             message: The line.
             args: Its arguments.
-            detail: Tells apart what goes wrong for different reasons. At most 100 details are told apart at once; all
+            detail: Tells apart what goes wrong for different reasons. At most ``max_details`` are told apart; all
                 further ones count as one.
         """
         self._report(topic, logging.WARNING, _WARNING_INTERVAL, message, args, detail=detail)
@@ -114,7 +117,7 @@ class RateLimitedLog:
         if not detail or key in self.problems:
             return key
         details = [each for each in self.problems if each[1]]
-        if len(details) < _MOST_DETAILS:
+        if len(details) < self._max_details:
             return key
         old = [each for each in details if now - self.problems[each].logged_at >= _WARNING_INTERVAL]
         for each in old:

@@ -195,6 +195,20 @@ class User(_Encodable):
         return (User, (self.id, dict(self.attributes)))
 
 
+def check_user(user: object) -> User:
+    """Return ``user`` if it is a `User`.
+
+    Raises:
+        TypeError: If it is anything else, or cannot even say what it is, as a proxy whose object is gone.
+    """
+    try:
+        if isinstance(user, User):
+            return user
+    except Exception:  # noqa: BLE001, S110 - whatever the argument's own code raises
+        pass
+    raise TypeError(f"user must be a User, not {type(user).__name__}")
+
+
 @dataclass(frozen=True, slots=True)
 class Reason:
     """Why a variation was chosen.
@@ -303,6 +317,7 @@ class EvaluationDetails(Generic[_T]):
         feature_version: Version of the flag; 0 if the value is the default.
         variation_id: Id of the variation; "" if the value is the default.
         variation_name: Name of the variation; "" if the value is the default.
+        error: Why the value is the default, in words; "" if nothing failed. It contains no API key, user or payload.
     """
 
     feature_id: str
@@ -312,3 +327,4 @@ class EvaluationDetails(Generic[_T]):
     feature_version: int = 0
     variation_id: str = ""
     variation_name: str = ""
+    error: str = ""

@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import itertools
 import json
-import logging
 import math
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -258,7 +258,10 @@ async def test_a_failure_is_answered_with_the_default_and_told_once(
         details = await here.client.int_variation_details(USER, "int", 5)
         events = await here.events()
 
-    assert details == EvaluationDetails(feature_id="int", value=5, reason=Reason(reason), user_id=USER.id)
+    assert replace(details, error="") == EvaluationDetails(
+        feature_id="int", value=5, reason=Reason(reason), user_id=USER.id
+    )
+    assert details.error
     assert events.keys() == {"evaluation", message}
     [evaluation], [error] = events["evaluation"], events[message]
     assert evaluation["reason"] == {"type": reason.name}
@@ -309,33 +312,113 @@ async def test_a_value_of_the_wrong_type_is_no_error_of_the_request() -> None:
         counts = await here.counts()
 
     assert details == EvaluationDetails(
-        feature_id="string", value=False, reason=Reason(ReasonType.ERROR_WRONG_TYPE), user_id=USER.id
+        feature_id="string",
+        value=False,
+        reason=Reason(ReasonType.ERROR_WRONG_TYPE),
+        user_id=USER.id,
+        error="the value is not a bool",
     )
     assert counts == {"evaluation": 1, "LatencyMetricsEvent": 1, "SizeMetricsEvent": 1}
 
 
+class Gone:
+    """A proxy whose object is gone: it cannot even say what it is."""
+
+    @property
+    def __class__(self) -> type:
+        raise RuntimeError("working outside of the request")
+
+    @__class__.setter
+    def __class__(self, _cls: type) -> None: ...
+
+
+NO_USER, NO_FLAG = ReasonType.ERROR_USER_ID_NOT_SPECIFIED, ReasonType.ERROR_FEATURE_FLAG_ID_NOT_SPECIFIED
+
+
 @pytest.mark.parametrize(
-    ("user", "feature_id", "details"),
+    ("user", "feature_id", "reason", "error"),
     [
-        (None, "bool", ("bool", "", ReasonType.ERROR_USER_ID_NOT_SPECIFIED)),
-        ("user-1", "bool", ("bool", "", ReasonType.ERROR_USER_ID_NOT_SPECIFIED)),
-        (None, "", ("", "", ReasonType.ERROR_USER_ID_NOT_SPECIFIED)),
-        (USER, "", ("", USER.id, ReasonType.ERROR_FEATURE_FLAG_ID_NOT_SPECIFIED)),
-        (USER, None, ("", USER.id, ReasonType.ERROR_FEATURE_FLAG_ID_NOT_SPECIFIED)),
-        (USER, "\ud800", ("\ud800", USER.id, ReasonType.ERROR_FEATURE_FLAG_ID_NOT_SPECIFIED)),
+        ("user-of-the-test", "bool", NO_USER, "user must be a User, not str"),
+        (None, "bool", NO_USER, "user must be a User, not NoneType"),
+        (None, "", NO_USER, "user must be a User, not NoneType"),
+        (USER, "", NO_FLAG, "feature_id must not be empty"),
+        (USER, None, NO_FLAG, "feature_id must be a str, not NoneType"),
+        (USER, ["bool"], NO_FLAG, "feature_id must be a str, not list"),
+        (USER, "\ud800", NO_FLAG, "feature_id has a lone surrogate at index 0; it must be valid Unicode"),
     ],
 )
+@pytest.mark.parametrize("disabled", [False, True])
 async def test_a_wrong_user_or_flag_id_is_answered_without_a_request_and_without_an_event(
-    user: Any, feature_id: Any, details: tuple[str, str, ReasonType], caplog: pytest.LogCaptureFixture
+    user: Any, feature_id: Any, reason: ReasonType, error: str, disabled: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with world() as here:
-        found = await here.client.bool_variation_details(user, feature_id, True)
+        client = Client.disabled() if disabled else here.client
+        async with client:
+            found = await client.bool_variation_details(user, feature_id, True)
 
         assert here.questions == 0
         assert here.client.statistics().total.pushed == 0
-    assert (found.feature_id, found.user_id, found.reason.type) == details
-    assert found.value is True
-    assert details[2].name in caplog.text
+    assert found == EvaluationDetails(
+        feature_id=feature_id if isinstance(feature_id, str) else "",
+        value=True,
+        reason=Reason(reason),
+        user_id=USER.id if user is USER else "",
+        error=error,
+    )
+    flag = repr(feature_id) if isinstance(feature_id, str) else f"of type {type(feature_id).__name__}"
+    assert f"the evaluation of flag {flag} returned the default: {error}" in caplog.text
+    assert "of-the-test" not in caplog.text
+
+
+async def test_a_user_that_cannot_say_what_it_is_is_no_user() -> None:
+    gone: Any = Gone()
+    async with world() as here:
+        details = await here.client.bool_variation_details(gone, "bool", True)
+        receipt = await here.client.track(gone, "goal")
+
+    assert (details.value, details.error) == (True, "user must be a User, not Gone")
+    assert receipt.outcome is not None
+    assert receipt.outcome.reason is RefusedReason.INVALID
+
+
+@pytest.mark.parametrize("disabled", [False, True])
+async def test_a_strict_client_raises_for_a_user_or_a_flag_id_of_the_wrong_type(disabled: bool) -> None:
+    nobody: Any = "user-42"
+    number: Any = 5
+    async with world(events=ProcessorConfig(strict=True)) as here:
+        client = Client.disabled(strict=True) if disabled else here.client
+        async with client:
+            with pytest.raises(TypeError, match="user must be a User, not str"):
+                await client.bool_variation(nobody, "bool", False)
+            with pytest.raises(TypeError, match="feature_id must be a str, not int"):
+                await client.bool_variation(USER, number, False)
+            with pytest.raises(TypeError, match="user must be a User, not str"):
+                await client.track(nobody, "goal")
+            with pytest.raises(TypeError, match="user must be a User, not str"):
+                client.track_nowait(nobody, "goal")
+            assert await client.bool_variation(USER, "", True) is True
+
+
+def test_a_disabled_client_from_the_environment_is_as_strict_as_the_other() -> None:
+    async def ask() -> None:
+        client = Client.from_env({"BUCKETEER_DISABLED": "1"}, events=ProcessorConfig(strict=True))
+        async with client:
+            await client.track("user-42", "goal")  # type: ignore[arg-type]
+
+    with pytest.raises(TypeError, match="user must be a User, not str"):
+        asyncio.run(ask())
+
+
+async def test_a_variation_never_raises_because_of_its_own_events() -> None:
+    large = User("user", {"attribute": "x" * 2**20})
+    async with world(events=ProcessorConfig(strict=True)) as here:
+        assert await here.client.bool_variation(large, "bool", False) is True
+        assert await here.client.bool_variation(large, "unknown", True) is True
+        with pytest.raises(ValueError, match="flush_max_bytes"):
+            await here.client.track(large, "goal")
+
+        refused = here.client.statistics().evaluation.refused_by
+    assert refused == {RefusedReason.TOO_LARGE: 2}
 
 
 @pytest.mark.parametrize(
@@ -379,19 +462,52 @@ async def test_a_question_takes_at_most_its_timeout_and_the_client_is_as_good_as
         assert await here.client.int_variation(USER, "int", 5) == 42
 
 
-async def test_defaults_are_logged_once_in_a_while_and_without_users(caplog: pytest.LogCaptureFixture) -> None:
+async def test_defaults_are_logged_once_in_a_while_per_flag_and_without_users(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async with world() as here:
         here.weather = says(503)
         for _ in range(10):
             await here.client.bool_variation(USER, "bool", False)
         await here.client.bool_variation(USER, "unknown", False)
 
-    lines = [record for record in caplog.records if "returned the default" in record.getMessage()]
-    assert len(lines) == 1
-    assert lines[0].levelno == logging.WARNING
-    assert "the evaluation of flag 'bool' returned the default: the gateway answered 503" in lines[0].getMessage()
+    lines = [record.getMessage() for record in caplog.records if "returned the default" in record.getMessage()]
+    assert lines == [
+        f"the evaluation of flag {flag} returned the default: the gateway answered 503"
+        for flag in ("'bool'", "'unknown'")
+    ]
     assert "of-the-test" not in caplog.text
     assert "client-key" not in caplog.text
+
+
+async def test_more_flags_than_are_told_apart_share_a_line(caplog: pytest.LogCaptureFixture) -> None:
+    async with world() as here:
+        here.weather = says(503)
+        for number in range(300):
+            await here.client.bool_variation(USER, f"flag-{number}", False)
+
+    lines = [record for record in caplog.records if "returned the default" in record.getMessage()]
+    assert len(lines) == 201
+
+
+@pytest.mark.parametrize(
+    ("weather", "error"),
+    [
+        (fair, "the gateway answered 404: gateway: feature not found (no flag with this id has the tag 'shop')"),
+        (says(404), "the gateway answered 404 (not by a Bucketeer gateway: is the endpoint right?)"),
+        (says(401), "the gateway answered 401 (remote evaluation needs a client key that is enabled)"),
+        (refused, "the gateway cannot be reached (ConnectError: refused)"),
+    ],
+)
+async def test_the_details_say_why_the_default_is_served(
+    weather: Any, error: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with world() as here:
+        here.weather = weather
+        details = await here.client.bool_variation_details(USER, "unknown", True)
+
+    assert details.error == error
+    assert f"the evaluation of flag 'unknown' returned the default: {error}" in caplog.text
 
 
 # Bounds

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from types import EllipsisType, TracebackType
 from typing import Final, NamedTuple, Self, SupportsFloat, TypeVarTuple
 
@@ -67,6 +67,7 @@ class Processor:
         _now: Callable[[], float] = time.time,
         _new_ids: Callable[[], Callable[[], str]] = IdPool,
         _new_rng: Callable[[], random.Random] = random.Random,
+        _strict_kinds: Container[EventKind] = frozenset(EventKind),
     ) -> None:
         if not hasattr(api_client, "lease"):  # not `isinstance`: a test may have a client of its own
             raise ConfigurationError(f"api_client must be an ApiClient, not {shown(api_client)}")
@@ -74,6 +75,7 @@ class Processor:
         self._api_client = api_client
         self._config = config
         self._now, self._new_ids, self._new_rng = _now, _new_ids, _new_rng
+        self._strict_kinds: Container[EventKind] = _strict_kinds if config.strict else ()
         self._pushes = self._pushed_bytes = 0
         self._life = PerProcess(self._new_life)
         self._life.get()  # an error of the configuration is raised now
@@ -341,12 +343,12 @@ class Processor:
         except UnreportedError as error:
             return ledger.refuse(kind, RefusedReason.UNREPORTED, str(error))
         except Exception as error:
-            if self._config.strict:
+            if kind in self._strict_kinds:
                 raise
             return ledger.refuse(kind, RefusedReason.INVALID, _words(error))
         if len(event.body) > limit:
             message = f"the event has {len(event.body)} bytes; flush_max_bytes is {limit}"
-            if self._config.strict:
+            if kind in self._strict_kinds:
                 raise ValueError(message)
             return ledger.refuse(kind, RefusedReason.TOO_LARGE, message)
         return event

@@ -11,14 +11,17 @@ from collections.abc import Callable
 from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 from bucketeer_async._errors import BucketeerError, StatusError, WrongLoopError
+from bucketeer_async._evaluation import EvaluationCause, EvaluationError
 from bucketeer_async._flags._conversion import WrongTypeError
 from bucketeer_async._flags._reasons import DisabledError, reason_for
 from bucketeer_async._log import RateLimitedLog
-from bucketeer_async._models import Evaluation, EvaluationDetails, Reason, ReasonType, User, check_text
+from bucketeer_async._models import Evaluation, EvaluationDetails, Reason, ReasonType, User, check_text, check_user
 
 _T = TypeVar("_T")
 
 _LOG_INTERVAL: Final = 60.0  # seconds between two lines about bugs of ours
+_LONGEST_ID: Final = 200  # characters of a flag's id in a line
+_LINE: Final = "the evaluation of flag %s returned the default: %s"
 
 
 class Evaluator(Protocol):
@@ -45,22 +48,29 @@ class EvaluationResult(NamedTuple, Generic[_T]):
         source: The evaluation that the value comes from, or the reason for the default.
         user: The user, as given.
         feature_id: The flag, as given.
+        error: Why there is no value, in words; "" if there is one, or if the client is disabled.
     """
 
     value: _T
     source: Evaluation | ReasonType
     user: User
     feature_id: str
+    error: str = ""
 
     def details(self) -> EvaluationDetails[_T]:
         """Return the value with where it comes from."""
-        value, source, user, feature_id = self
+        value, source, user, feature_id, error = self
         if isinstance(source, ReasonType):
+            try:
+                user_id = check_user(user).id
+            except TypeError:
+                user_id = ""
             return EvaluationDetails(
                 feature_id=feature_id if isinstance(feature_id, str) else "",
                 value=value,
                 reason=Reason(source),
-                user_id=user.id if isinstance(user, User) else "",
+                user_id=user_id,
+                error=error,
             )
         return EvaluationDetails(
             feature_id=source.feature_id,
@@ -79,13 +89,25 @@ class Evaluations:
     Args:
         evaluator: Returns the evaluator, or raises why flags cannot be evaluated.
         events: The processor of the evaluation events.
-        log: Where to log the reasons of defaults.
+        log: Where to log why a default was returned: once a minute for each reason and flag.
+        tag: The tag of the flags.
+        strict: Whether a user or a flag of the wrong type raises.
     """
 
-    def __init__(self, evaluator: Callable[[], Evaluator], events: EvaluationEvents, log: RateLimitedLog) -> None:
+    def __init__(
+        self,
+        evaluator: Callable[[], Evaluator],
+        events: EvaluationEvents,
+        log: RateLimitedLog,
+        *,
+        tag: str,
+        strict: bool,
+    ) -> None:
         self._evaluator = evaluator
         self._events = events
         self._log = log
+        self._tag = tag
+        self._strict = strict
 
     async def evaluate(
         self, user: User, feature_id: str, default: _T, convert: Callable[[str], _T]
@@ -99,48 +121,62 @@ class Evaluations:
             convert: From the text of a variation to its value; raises a `WrongTypeError`.
 
         Raises:
+            TypeError: If user or flag have the wrong type, and the client is strict.
             WrongLoopError: If the evaluator belongs to another event loop.
         """
-        is_plain = isinstance(user, User) and isinstance(feature_id, str) and feature_id and feature_id.isascii()
-        if not is_plain and (reason := _reason_to_refuse(user, feature_id)) is not None:
-            self._log.report_warning(reason.name, "an evaluation returned the default: %s", reason.name)
-            return EvaluationResult(default, reason, user, feature_id)
+        if type(user) is not User or type(feature_id) is not str or not feature_id or not feature_id.isascii():
+            refused = self._refuse(user, feature_id, default)
+            if refused is not None:
+                return refused
         try:
             evaluation = await self._evaluator().evaluate(user, feature_id)
             value = convert(evaluation.variation_value)
         except WrongLoopError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller wants to go on
-            reason = reason_for(error)
-            self._log_default(feature_id, error, reason)
+            reason, why = reason_for(error), self._why(error)
+            if isinstance(error, BucketeerError | WrongTypeError):
+                self._log_default(reason, feature_id, why)
+            else:
+                self._log.report("bug", logging.ERROR, _LOG_INTERVAL, _LINE, repr(feature_id[:_LONGEST_ID]), why)
             self._events.push_default_evaluation_event_nowait(user, feature_id, reason)
-            return EvaluationResult(default, reason, user, feature_id)
+            return EvaluationResult(default, reason, user, feature_id, why)
         self._events.push_evaluation_event_nowait(user, evaluation)
         return EvaluationResult(value, evaluation, user, feature_id)
 
-    def _log_default(self, feature_id: str, error: Exception, reason: ReasonType) -> None:
-        if isinstance(error, DisabledError):
-            return
-        if isinstance(error, BucketeerError | WrongTypeError):
-            text = "the evaluation of flag %r returned the default: %s%s"
-            self._log.report_warning(reason.name, text, feature_id, error, _hint(error))
-        else:
-            text = "a bug in bucketeer_async: the evaluation of flag %r returned the default because of a %s"
-            self._log.report("bug", logging.ERROR, _LOG_INTERVAL, text, feature_id, type(error).__name__)
+    def _refuse(self, user: User, feature_id: str, default: _T) -> EvaluationResult[_T] | None:
+        """Return the default for arguments with which no flag can be evaluated, None for all others."""
+        try:
+            reason = ReasonType.ERROR_USER_ID_NOT_SPECIFIED
+            check_user(user)
+            reason = ReasonType.ERROR_FEATURE_FLAG_ID_NOT_SPECIFIED
+            check_text("feature_id", feature_id, empty=False)
+        except (TypeError, ValueError) as error:
+            if self._strict and isinstance(error, TypeError):
+                raise
+            why = str(error)
+            self._log_default(reason, feature_id, why)
+            return EvaluationResult(default, reason, user, feature_id, why)
+        return None
 
+    def _why(self, error: Exception) -> str:
+        """Return in words why there is no value; without API key, user, and payload."""
+        match error:
+            case DisabledError():
+                return ""
+            case StatusError(status_code=401 | 403):
+                return f"{error} (remote evaluation needs a client key that is enabled)"
+            case StatusError(status_code=404, code=None):
+                return f"{error} (not by a Bucketeer gateway: is the endpoint right?)"
+            case StatusError(status_code=404) | EvaluationError(cause=EvaluationCause.FLAG_NOT_FOUND) if self._tag:
+                return f"{error} (no flag with this id has the tag {self._tag!r})"
+            case BucketeerError() | WrongTypeError():
+                return str(error)
+        return f"a bug in bucketeer_async: {type(error).__name__}"
 
-def _reason_to_refuse(user: object, feature_id: object) -> ReasonType | None:
-    """Return why a flag cannot be evaluated, or None if the arguments are valid; a `User` always has an id."""
-    if not isinstance(user, User):
-        return ReasonType.ERROR_USER_ID_NOT_SPECIFIED
-    try:
-        check_text("feature_id", feature_id, empty=False)
-    except (TypeError, ValueError):
-        return ReasonType.ERROR_FEATURE_FLAG_ID_NOT_SPECIFIED
-    return None
-
-
-def _hint(error: Exception) -> str:
-    if isinstance(error, StatusError) and error.status_code in {401, 403}:
-        return " (remote evaluation needs a client key that is enabled)"
-    return ""
+    def _log_default(self, reason: ReasonType, feature_id: object, why: str) -> None:
+        if why:
+            flag = f"of type {type(feature_id).__name__}"
+            if isinstance(feature_id, str):
+                flag = repr(feature_id[:_LONGEST_ID])
+            self._log.report_warning(reason.name, _LINE, flag, why, detail=flag)

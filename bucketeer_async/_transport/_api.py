@@ -14,7 +14,7 @@ from typing import Final, Self, TypeVar
 
 from bucketeer_async._background import PerProcess
 from bucketeer_async._errors import ConfigurationError, ConnectionFailedError, RequestTimeoutError
-from bucketeer_async._models import User, check_int32, check_tag, check_text
+from bucketeer_async._models import User, check_int32, check_tag, check_text, check_user
 from bucketeer_async._options import check_int, check_seconds
 from bucketeer_async._transport import _codec
 from bucketeer_async._transport._connections import Connections, Hold
@@ -206,7 +206,7 @@ class ApiClient:
         Raises: As `get_evaluation`.
         """
         body = _codec.get_evaluation_body(
-            _checked_user(user),
+            check_user(user),
             check_text("feature_id", feature_id, empty=False),
             tag=check_tag("tag", tag, empty=False),
             source_id=self._source_id,
@@ -245,7 +245,7 @@ class ApiClient:
             ClosedError: If the client is closed.
         """
         body = _codec.get_evaluations_body(
-            _checked_user(user),
+            check_user(user),
             tag=check_tag("tag", tag, empty=False),
             user_evaluations_id=check_text("user_evaluations_id", user_evaluations_id),
             evaluated_at=evaluated_at,
@@ -418,9 +418,3 @@ def _configured_source(source_id: object) -> int:
         return check_int32("ApiClient.source_id", source_id)
     except (TypeError, ValueError) as error:
         raise ConfigurationError(str(error)) from None
-
-
-def _checked_user(user: object) -> User:
-    if not isinstance(user, User):
-        raise TypeError(f"user must be a User, not {type(user).__name__}")
-    return user

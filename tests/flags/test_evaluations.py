@@ -11,7 +11,7 @@ from bucketeer_async import Evaluation, Reason, ReasonType, User, WrongLoopError
 from bucketeer_async._disabled import DisabledProcessor
 from bucketeer_async._flags._conversion import to_bool
 from bucketeer_async._flags._evaluations import Evaluations
-from bucketeer_async._log import RateLimitedLog
+from bucketeer_async._log import GuardedLogger, RateLimitedLog
 
 USER = User("user-of-the-test")
 
@@ -34,7 +34,8 @@ class FakeEvaluator:
 
 
 def evaluations(error: Exception | None, events: DisabledProcessor) -> Evaluations:
-    return Evaluations(lambda: FakeEvaluator(error), events, RateLimitedLog(logging.getLogger("bucketeer_async")))
+    log = RateLimitedLog(GuardedLogger(None))
+    return Evaluations(lambda: FakeEvaluator(error), events, log, tag="shop", strict=False)
 
 
 async def test_a_bug_of_ours_results_in_the_default_too(caplog: pytest.LogCaptureFixture) -> None:
@@ -47,7 +48,7 @@ async def test_a_bug_of_ours_results_in_the_default_too(caplog: pytest.LogCaptur
     assert [(record.levelno, record.getMessage()) for record in caplog.records] == [
         (
             logging.ERROR,
-            "a bug in bucketeer_async: the evaluation of flag 'bool' returned the default because of a KeyError",
+            "the evaluation of flag 'bool' returned the default: a bug in bucketeer_async: KeyError",
         )
     ]
 
