@@ -7,7 +7,6 @@ from typing import NoReturn
 
 from bucketeer_async._errors import NotReadyError
 from bucketeer_async._events._bounds import Bounds
-from bucketeer_async._events._counters import statistics_of
 from bucketeer_async._events._ledger import Ledger
 from bucketeer_async._events._receipt import Receipt
 from bucketeer_async._flags._reasons import DisabledError
@@ -78,7 +77,7 @@ class DisabledProcessor:
 
     def statistics(self) -> Statistics:
         """Return the counts of refused pushes."""
-        return statistics_of(self._ledger.counts())
+        return self._ledger.statistics()
 
     def push_evaluation_event_nowait(self, *_event: object, **_named: object) -> Receipt:
         """Refuse the push."""

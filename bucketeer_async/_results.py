@@ -156,7 +156,7 @@ class SpoolStatistics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statistics:
-    """Counters of a processor since its start.
+    """Counters of a processor since its start, all of the same moment.
 
     Attributes:
         goal: Counters of the goal events.

@@ -83,9 +83,6 @@ class Delivery:
     Attributes:
         limit: Bytes of the events in one batch.
         longest_pause: Seconds of the longest backoff of single events; lowered when the processor closes.
-        posts: Requests sent.
-        posted_events: Events in those requests.
-        protocol_anomalies: Ids in answers that were not in the request.
         suspects_in_flight: Batches from the quarantine that are being delivered.
     """
 
@@ -116,9 +113,6 @@ class Delivery:
         self.limit = ByteLimit(config.flush_max_bytes)
         self.longest_pause = config.retry.maximum
         self._tasks: weakref.WeakSet[Any] = weakref.WeakSet()  # the flush tasks
-        self.posts = 0
-        self.posted_events = 0
-        self.protocol_anomalies = 0
         self.suspects_in_flight = 0
         self._lone_refusals = 0
         self._is_abandoned = False
@@ -194,8 +188,9 @@ class Delivery:
         bodies = [record._body for record in records]
         self._circuit.last_post += 1
         part.post = number = self._circuit.last_post
-        self.posts += 1
-        self.posted_events += len(records)
+        with self._ledger.lock:  # statistics are consistent from any thread
+            self._ledger.posts.requests += 1
+            self._ledger.posts.events += len(records)
         try:
             answer = await self._lease.register_events(bodies, timeout=self._config.request_timeout)
             batch.resent = False
@@ -244,7 +239,9 @@ class Delivery:
                 again.append(record)
             else:
                 self._reject([record], error.message)
-        self.protocol_anomalies += len(errors.keys() - {record.event_id for record in part})
+        anomalies = len(errors.keys() - {record.event_id for record in part})
+        with self._ledger.lock:
+            self._ledger.posts.anomalies += anomalies
         self._ledger.settle(delivered)
         self._shelve(again)
 

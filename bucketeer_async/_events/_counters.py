@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from bucketeer_async._models import EventKind
@@ -68,6 +69,21 @@ class Counters:
         )
 
 
+@dataclass(slots=True)
+class PostCounters:
+    """The counters of posts, as they change.
+
+    Attributes:
+        requests: Requests sent.
+        events: Events in those requests.
+        anomalies: Ids in responses that were not in the request.
+    """
+
+    requests: int = 0
+    events: int = 0
+    anomalies: int = 0
+
+
 def total_counts(counts: Iterable[EventCounts]) -> EventCounts:
     """Add up the counters of several classes."""
     counts = list(counts)
@@ -93,22 +109,19 @@ def total_counts(counts: Iterable[EventCounts]) -> EventCounts:
 
 def statistics_of(
     counts: Mapping[EventKind, EventCounts],
-    *,
-    held_bytes: int = 0,
-    posts: int = 0,
-    posted_events: int = 0,
-    protocol_anomalies: int = 0,
-    circuit: str = "closed",
-    spool: SpoolStatistics | None = None,
+    held_bytes: int,
+    posts: PostCounters,
+    circuit: str,
+    spool: SpoolStatistics | None,
 ) -> Statistics:
     """Return the statistics of a processor with these counters."""
     return Statistics(
         **_by_field(counts),
         total=total_counts(counts.values()),
         held_bytes=held_bytes,
-        posts=posts,
-        posted_events=posted_events,
-        protocol_anomalies=protocol_anomalies,
+        posts=posts.requests,
+        posted_events=posts.events,
+        protocol_anomalies=posts.anomalies,
         circuit=circuit,
         spool=spool,
     )

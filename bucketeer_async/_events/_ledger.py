@@ -13,18 +13,27 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
+from copy import copy
 from operator import attrgetter
 from typing import Final
 
 from bucketeer_async._events._bounds import Admission, Bounds
-from bucketeer_async._events._counters import Counters
+from bucketeer_async._events._counters import Counters, PostCounters, statistics_of
 from bucketeer_async._events._encoder import EVENT_ID, EncodedEvent
 from bucketeer_async._events._epochs import Epochs
 from bucketeer_async._events._quarantine import ANY_OPENING, Part, suspicion_of
 from bucketeer_async._events._queue import RecordQueue
 from bucketeer_async._events._receipt import Receipt, wake_waiter
 from bucketeer_async._models import EventKind
-from bucketeer_async._results import DroppedReason, EventCounts, Fate, Outcome, RefusedReason
+from bucketeer_async._results import (
+    DroppedReason,
+    EventCounts,
+    Fate,
+    Outcome,
+    RefusedReason,
+    SpoolStatistics,
+    Statistics,
+)
 
 _DELIVERED: Final = Outcome(Fate.DELIVERED)
 _SPOOLED: Final = Outcome(Fate.SPOOLED)
@@ -58,6 +67,8 @@ class Ledger:
         on_settled: Called with accepted records that were settled, on the thread where that happened.
 
     Attributes:
+        lock: Held while anything changes, the counters of posts included.
+        posts: The counters of posts; whoever posts counts, under the lock.
         bounds: How much is held; for reading.
         queue: The waiting records; for reading their number, bytes and next time due.
         quarantine: The waiting suspects; for reading when the next of them is due.
@@ -79,8 +90,9 @@ class Ledger:
         self._on_lost = on_lost
         self._on_due = on_due
         self._on_settled = on_settled
+        self.posts = PostCounters()
         # Re-entrant: the garbage collector, or a signal, may run a push of the application's while the lock is held.
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._now: Callable[[], float]  # this and the next two are known once the ledger is open
         self._is_over: Callable[[], bool]
@@ -106,7 +118,7 @@ class Ledger:
 
     def close(self) -> None:
         """Refuse every push from now on; what another thread is pushing meanwhile is either in or out afterwards."""
-        with self._lock:
+        with self.lock:
             self._is_open = False
 
     # In
@@ -118,7 +130,7 @@ class Ledger:
         bounds = self.bounds
         displaced: Sequence[Receipt] = ()
         refused: RefusedReason | None = None
-        with self._lock:
+        with self.lock:
             if not self._is_open or self._is_over():
                 refused = RefusedReason.NOT_RUNNING
             elif bounds.held + 1 > bounds.free_capacity or bounds.held_bytes + size > bounds.free_max_bytes:
@@ -179,7 +191,7 @@ class Ledger:
         """Count a push that is not accepted."""
         receipt = Receipt(kind, b"", None, 0.0, 0)
         receipt.outcome = Outcome(Fate.REFUSED, reason, message)
-        with self._lock:
+        with self.lock:
             self._counters[kind].refused[reason] += 1
         self._on_lost(receipt)
         return receipt
@@ -193,7 +205,7 @@ class Ledger:
         kind, body = event
         size, counters = len(body), self._counters[kind]
         is_due = False
-        with self._lock:
+        with self.lock:
             expired = pushed_at + self._lifetime <= self._now()
             dropped = _EXPIRED if expired else None if self.bounds.fits(size) else _DISPLACED
             if not self._is_open or not (dropped or self.bounds.has_room_for_recovered(size)):
@@ -223,7 +235,7 @@ class Ledger:
 
     def watch(self, waiting: float, waiting_bytes: float) -> None:
         """Have ``on_due`` called once when so many records wait, or bytes of them."""
-        with self._lock:
+        with self.lock:
             self._watched, self._watched_bytes = waiting, waiting_bytes
 
     def take(self, max_events: int, max_bytes: int, now: float) -> list[Receipt]:
@@ -231,7 +243,7 @@ class Ledger:
 
         None of them is past its lifetime, if the first is not: events from a spool are older than those before them.
         """
-        with self._lock:
+        with self.lock:
             batch = self.queue.take_batch(max_events, max_bytes, now - self._lifetime)
             self._in_flight.update(batch)
             for counters, number in self._by_kind(batch):
@@ -241,7 +253,7 @@ class Ledger:
 
     def take_witness(self, rng: random.Random, now: float) -> Part | None:
         """Hand out one record of the queue at random, to check whether the gateway is available."""
-        with self._lock:
+        with self.lock:
             return self._hand_out_random(rng, ANY_OPENING, now)
 
     def _hand_out_random(self, rng: random.Random, opening: int, now: float) -> Part | None:
@@ -257,7 +269,7 @@ class Ledger:
 
         Records that have not failed as a probe during this opening of the circuit come first, and suspects after others.
         """
-        with self._lock:
+        with self.lock:
             for since in (opening, ANY_OPENING):
                 if (part := self._hand_out_random(rng, since, now)) is not None:
                     return part
@@ -275,7 +287,7 @@ class Ledger:
 
     def take_suspects(self, now: float) -> Part | None:
         """Hand out the next part of the quarantine, or a lone suspect, if one is due."""
-        with self._lock:
+        with self.lock:
             part = self.quarantine.take(now)
             if part is not None:
                 self._hand_out(part.records)
@@ -283,14 +295,14 @@ class Ledger:
 
     def put_in_quarantine(self, part: Part, *, first: bool = False) -> None:
         """Take back, as suspects, records that failed together although the gateway was well."""
-        with self._lock:
+        with self.lock:
             self._count_as_queued(part.records)
             self.quarantine.add(part, first=first)
 
     def put_alone(self, record: Receipt) -> None:
         """Take back, as a lone suspect, a record that has failed alone; over the bounds, drop the worst of them."""
         dropped: list[Receipt] = []
-        with self._lock:
+        with self.lock:
             self._count_as_queued([record])
             self.quarantine.add_lone(record)
             while (worst := self.quarantine.excess()) is not None:
@@ -300,31 +312,31 @@ class Ledger:
 
     def try_suspects_at_once(self) -> None:
         """Have every lone suspect tried as soon as a flush task is free."""
-        with self._lock:
+        with self.lock:
             self.quarantine.try_at_once()
 
     def put_at(self, record: Receipt, place: int) -> None:
         """Take one record back to its place in the queue."""
-        with self._lock:
+        with self.lock:
             self._count_as_queued([record])
             self.queue.put_at(record, place)
 
     def put_back(self, records: Sequence[Receipt]) -> None:
         """Take records back, at the head of the queue."""
-        with self._lock:
+        with self.lock:
             self.queue.put_first(records)
             self._count_as_queued(records)
 
     def shelve(self, records: Sequence[Receipt], due: float) -> None:
         """Take records back that must not be tried again before ``due``, unless one of them expires earlier."""
         due = min(due, min(record._pushed_at for record in records) + self._lifetime)
-        with self._lock:
+        with self.lock:
             self.queue.shelve(records, due)
             self._count_as_queued(records)
 
     def unshelve(self, now: float) -> None:
         """Put the records that are due at the head of the queue."""
-        with self._lock:
+        with self.lock:
             self.queue.unshelve(now)
 
     def _count_as_queued(self, records: Sequence[Receipt]) -> None:
@@ -337,14 +349,14 @@ class Ledger:
 
     def settle(self, records: Sequence[Receipt], outcome: Outcome = _DELIVERED) -> None:
         """Settle records in flight; as delivered, unless told otherwise."""
-        with self._lock:
+        with self.lock:
             self._in_flight.difference_update(records)
             self._settle(records, outcome, were_queued=False)
         self._report(records)
 
     def expire(self, now: float, limit: int) -> int:
         """Drop the suspects, and at most ``limit`` records from the head of the queue, that are past their lifetime."""
-        with self._lock:
+        with self.lock:
             suspects = self.quarantine.take_expired(now, self._lifetime)
             self._settle(suspects, _EXPIRED, were_queued=True)
         self._report(suspects)
@@ -355,7 +367,7 @@ class Ledger:
     def left(self) -> list[Receipt]:
         """Return the waiting records, those on the shelf and in quarantine included."""
         self._gather()
-        with self._lock:
+        with self.lock:
             return list(self.queue.records)
 
     def write_off(self, limit: int) -> int:
@@ -367,7 +379,7 @@ class Ledger:
         """Drop every record, those in flight included, because the loop is gone; return how many."""
         self.close()
         self._gather()
-        with self._lock:
+        with self.lock:
             queued = list(self.queue.records)
             lost = [*self._in_flight, *queued]
             self.queue = RecordQueue()
@@ -378,14 +390,14 @@ class Ledger:
 
     def _gather(self) -> None:
         """Put every waiting record into the queue, for the end."""
-        with self._lock:
+        with self.lock:
             self.queue.unshelve(math.inf)
             if self.quarantine.held:
                 self.queue.put_first(self.quarantine.take_all())
 
     def _end_oldest(self, limit: int, outcome_for: Callable[[Receipt], Outcome | None]) -> int:
         ended: list[Receipt] = []
-        with self._lock:
+        with self.lock:
             while len(ended) < limit and self.queue.records:
                 record = self.queue.records[0]
                 outcome = outcome_for(record)
@@ -429,24 +441,30 @@ class Ledger:
 
     def begin_epoch(self) -> int:
         """Return an epoch that every record accepted so far is older than; see `has_settled_before`."""
-        with self._lock:
+        with self.lock:
             return self._epochs.begin(self.bounds.held)
 
     def has_settled_before(self, epoch: int) -> bool:
         """Whether every record older than the epoch is settled."""
-        with self._lock:
+        with self.lock:
             return self._epochs.has_settled_before(epoch)
 
     def only_suspects_left_before(self, epoch: int, post: int) -> bool:
         """Whether each unsettled record older than the epoch has failed alone after the post with that number."""
-        with self._lock:
+        with self.lock:
             left = sum(number for past, number in self._epochs.past.items() if past < epoch)
             return left == self.quarantine.failed_since(post, epoch)
 
     def counts(self) -> dict[EventKind, EventCounts]:
         """Return a consistent copy of all counters."""
-        with self._lock:
+        with self.lock:
             return {kind: counters.frozen(self.quarantine.counts[kind]) for kind, counters in self._counters.items()}
+
+    def statistics(self, circuit: str = "closed", spool: SpoolStatistics | None = None) -> Statistics:
+        """Return a consistent copy of all counters, those of posts included, with the state of circuit and spool."""
+        with self.lock:
+            counts, held_bytes, posts = self.counts(), self.bounds.held_bytes, copy(self.posts)
+        return statistics_of(counts, held_bytes, posts, circuit, spool)
 
 
 def _outcome_after_drain(record: Receipt) -> Outcome:

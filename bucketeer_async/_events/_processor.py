@@ -15,7 +15,6 @@ from typing import Final, NamedTuple, Self, SupportsFloat, TypeVarTuple
 
 from bucketeer_async._background import PerProcess
 from bucketeer_async._errors import ClosedError, ConfigurationError
-from bucketeer_async._events._counters import statistics_of
 from bucketeer_async._events._encoder import EncodedEvent, EventFactory, IdPool, UnreportedError
 from bucketeer_async._events._pipeline import Pipeline
 from bucketeer_async._events._receipt import Receipt
@@ -185,16 +184,8 @@ class Processor:
         """Return all counters, exact to the event and consistent with each other; from any thread."""
         pipeline = self._pipeline
         pipeline.notice_lost_loop()
-        delivery = pipeline.delivery
-        return statistics_of(
-            pipeline.ledger.counts(),
-            held_bytes=pipeline.ledger.bounds.held_bytes,
-            posts=delivery.posts if delivery else 0,
-            posted_events=delivery.posted_events if delivery else 0,
-            protocol_anomalies=delivery.protocol_anomalies if delivery else 0,
-            circuit=pipeline.circuit.state,
-            spool=pipeline.spooler.statistics if pipeline.spooler else None,
-        )
+        spooler = pipeline.spooler
+        return pipeline.ledger.statistics(pipeline.circuit.state, spooler.statistics if spooler else None)
 
     # Pushes
 

@@ -36,14 +36,10 @@ class FlagSource(Protocol):
     """Fetches flags in one process, and publishes them.
 
     Attributes:
-        polls: As in `LocalEvaluationStatistics`.
-        failed_polls: As in `LocalEvaluationStatistics`.
-        last_error: As in `LocalEvaluationStatistics`.
+        statistics: ``polls``, ``failed_polls`` and ``last_error``, for any thread to read: replaced, never changed.
     """
 
-    polls: int
-    failed_polls: int
-    last_error: str
+    statistics: LocalEvaluationStatistics
 
     async def run(self) -> None:
         """Go on from what is published already, until cancelled."""
@@ -265,10 +261,10 @@ class LocalEvaluator:
 
     def statistics(self) -> LocalEvaluationStatistics:
         """Return how fresh the flags are, and how many polls this process made; from any thread."""
-        source = self._life.get().source
+        polled = self._life.get().source.statistics
         return replace(
             self._published.statistics(),
-            polls=source.polls,
-            failed_polls=source.failed_polls,
-            last_error=source.last_error,
+            polls=polled.polls,
+            failed_polls=polled.failed_polls,
+            last_error=polled.last_error,
         )

@@ -25,7 +25,7 @@ from bucketeer_async._flags._sync import CachedFlags, CachedSegments
 from bucketeer_async._log import GuardedLogger, RateLimitedLog
 from bucketeer_async._models import ApiId
 from bucketeer_async._options import LocalEvaluation
-from bucketeer_async._results import SnapshotSource
+from bucketeer_async._results import LocalEvaluationStatistics, SnapshotSource
 from bucketeer_async._retry import Action, decide
 from bucketeer_async._transport._api import ApiClient
 from bucketeer_async._transport._responses import GetFeatureFlagsResponse, GetSegmentUsersResponse
@@ -54,9 +54,7 @@ class FlagPoller:
         work_clock: Monotonic seconds, by which the work of one turn of the loop is bounded.
 
     Attributes:
-        polls: Polls that ended, each of flags and of segments.
-        failed_polls: Polls in which a request failed.
-        last_error: The error of the last poll; "" if it succeeded.
+        statistics: ``polls``, ``failed_polls`` and ``last_error``; replaced after each poll of flags and segments.
     """
 
     def __init__(
@@ -71,8 +69,7 @@ class FlagPoller:
         logger: GuardedLogger,
         work_clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.polls = self.failed_polls = 0
-        self.last_error = ""
+        self.statistics = LocalEvaluationStatistics()
         self._api = api
         self._options = options
         self._published = published
@@ -114,9 +111,12 @@ class FlagPoller:
         except Exception as error:
             self._logger.exception("polling failed for a bug of this package")
             errors = [error]
-        self.polls += 1
-        self.failed_polls += bool(errors)
-        self.last_error = _description(errors[0]) if errors else ""
+        before = self.statistics
+        self.statistics = LocalEvaluationStatistics(  # in one step, as other threads read it
+            polls=before.polls + 1,
+            failed_polls=before.failed_polls + bool(errors),
+            last_error=_description(errors[0]) if errors else "",
+        )
         self._failures = self._failures + 1 if errors else 0
         self._log_outcome()
         self._log_missing_yaml()
@@ -244,11 +244,12 @@ class FlagPoller:
     # Logging
 
     def _log_outcome(self) -> None:
-        if not self.last_error:
+        error = self.statistics.last_error
+        if not error:
             self._log.report_recovery(_TOPIC, "flags can be polled again")
             return
         text = "flags cannot be polled (%s); %s"
-        self._log.report(_TOPIC, logging.WARNING, _LOG_INTERVAL, text, self.last_error, self._fallback())
+        self._log.report(_TOPIC, logging.WARNING, _LOG_INTERVAL, text, error, self._fallback())
 
     def _log_missing_yaml(self) -> None:
         """Warn once if flags cannot be evaluated because their values are YAML."""

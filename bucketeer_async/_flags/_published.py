@@ -135,7 +135,10 @@ class PublishedFlags:
     def age(self) -> float | None:
         """Seconds since all flags and segments were known to be up to date; None before the first are published."""
         current = self.current
-        return None if current is None else max(0.0, self.clock() - current.fresh_at)
+        return None if current is None else self._age_of(current)
+
+    def _age_of(self, published: Published) -> float:
+        return max(0.0, self.clock() - published.fresh_at)
 
     def statistics(self) -> LocalEvaluationStatistics:
         """Return what is known of the flags themselves; the polls are left to their source."""
@@ -149,5 +152,5 @@ class PublishedFlags:
             flags=len(current.flags),
             segments=len(current.segments),
             unusable=unusable,
-            age=self.age,
+            age=self._age_of(current),
         )

@@ -690,7 +690,7 @@ async def test_a_log_filter_that_raises_ends_no_task(
 async def test_a_finalizer_that_pushes_amid_a_push_is_no_deadlock() -> None:
     async with Processor(FakeClient()) as processor:
         ledger = processor._pipeline.ledger
-        with ledger._lock:
+        with ledger.lock:
             receipt = processor.push_goal_event_nowait(USER, "goal")
         await processor.flush()
 
@@ -1441,8 +1441,10 @@ def test_events_in_flight_are_abandoned_with_the_others_and_told() -> None:
     processor, receipts = loop.run_until_complete(live())
     loop.close()
     with pytest.warns(ResourceWarning, match="15 events were abandoned"):
-        statistics = processor.statistics().goal
+        all_statistics = processor.statistics()
+    statistics = all_statistics.goal
 
+    assert (all_statistics.posts, all_statistics.posted_events, all_statistics.held_bytes) == (1, 10, 0)
     assert {receipt.outcome.reason for receipt in receipts if receipt.outcome} == {DroppedReason.ABANDONED}
     assert all(receipt.outcome for receipt in receipts)
     assert statistics.dropped_by == {DroppedReason.ABANDONED: 15}

@@ -438,8 +438,7 @@ def test_a_forked_child_does_not_wake_the_waiting_callers_of_its_parent(
 class Pushed:
     """A source that publishes one flag, and never polls."""
 
-    polls = failed_polls = 0
-    last_error = "none yet"
+    statistics = LocalEvaluationStatistics(last_error="none yet")
 
     def __init__(self, published: PublishedFlags, rng: random.Random) -> None:
         self._published = published
@@ -481,6 +480,23 @@ async def test_any_source_may_publish() -> None:
         source=SnapshotSource.POLLED, flags=1, age=5.0, last_error="none yet"
     )
     await evaluator.aclose()
+
+
+class Polling(Pushed):
+    """A source whose counters change each time that they are read."""
+
+    number = 0
+
+    @property
+    def statistics(self) -> LocalEvaluationStatistics:  # type: ignore[override]
+        self.number += 1
+        return LocalEvaluationStatistics(polls=self.number, failed_polls=self.number, last_error=str(self.number))
+
+
+def test_counters_of_polls_are_of_one_moment() -> None:
+    evaluator = LocalEvaluator(Polling, tag="shop", metrics=FakeMetrics(), logger=logging.getLogger())
+
+    assert evaluator.statistics() == LocalEvaluationStatistics(polls=1, failed_polls=1, last_error="1")
 
 
 # The bootstrap

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI
 
-from bucketeer_async import Fate, Processor, ProcessorConfig, Receipt, RefusedReason, User
+from bucketeer_async import Fate, Processor, ProcessorConfig, Receipt, RefusedReason, Statistics, User
 from tests.fakes import FakeAnswer, FakeClient
 from tests.faults.matrix import FULL
 
@@ -39,6 +40,77 @@ async def test_pushes_from_eight_threads_and_the_loop_are_exact() -> None:
     assert len({receipt.event_id for receipt in pushed}) == 18_000
     assert set(client.taken) == {receipt.event_id for receipt in pushed}
     assert statistics.pushed == statistics.delivered == 18_000
+
+
+class LockWithEnd:
+    """A lock that calls a function once, after it was let go on one thread."""
+
+    def __init__(self, lock: Any, call: Callable[[], object]) -> None:
+        self._lock = lock
+        self._call = call
+        self._depth = 0
+        self._thread = threading.get_ident()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        self._depth += threading.get_ident() == self._thread
+
+    def __exit__(self, *_: object) -> None:
+        is_here = threading.get_ident() == self._thread
+        self._depth -= is_here
+        self._lock.release()
+        if is_here and not self._depth:
+            self._depth = 1
+            self._call()
+
+
+async def test_statistics_are_of_one_moment_whatever_happens_while_they_are_made() -> None:
+    loop = asyncio.get_running_loop()
+
+    def read() -> Statistics:
+        def deliver() -> None:
+            assert asyncio.run_coroutine_threadsafe(processor.flush(), loop).result(30)
+
+        ledger = processor._pipeline.ledger
+        ledger.lock = LockWithEnd(ledger.lock, deliver)  # type: ignore[assignment]
+        return processor.statistics()
+
+    async with Processor(FakeClient(), ProcessorConfig(flush_interval=3600.0)) as processor:
+        receipt = processor.push_goal_event_nowait(USER, "goal")
+        size = len(receipt._body)
+        statistics = await asyncio.to_thread(read)
+
+        assert receipt.outcome is not None
+        assert (statistics.goal.queued, statistics.goal.delivered) == (1, 0)
+        assert (statistics.held_bytes, statistics.posts, statistics.posted_events) == (size, 0, 0)
+
+
+async def test_statistics_add_up_from_any_thread() -> None:
+    done = threading.Event()
+    processor = Processor(FakeClient(), ProcessorConfig(flush_size=10, num_flush_workers=4))
+
+    def watch() -> int:
+        readings = 0
+        while not done.is_set():
+            each = processor.statistics()
+            total, readings = each.goal, readings + 1
+            assert each.held_bytes == size * (total.queued + total.in_flight)
+            assert total.delivered <= each.posted_events <= total.delivered + total.in_flight
+            assert each.posts <= each.posted_events <= 10_000
+        return readings
+
+    async with processor:
+        first = await processor.push_goal_event(USER, "goal")
+        size = len(first._body)
+        watching = [asyncio.create_task(asyncio.to_thread(watch)) for _ in range(2)]
+        try:
+            for _ in range(9_999 if FULL else 1_999):
+                await processor.push_goal_event(USER, "goal")
+            assert await processor.flush(60)
+        finally:
+            done.set()
+        for each in watching:
+            assert await each > 0
 
 
 async def test_no_push_slips_by_unseen_between_two_threads() -> None:
