@@ -13,7 +13,9 @@ the owner gives the work as four functions.
 Invariants:
 
 - A state is only ever left for one further to the right.
-- ``prepare`` runs while STARTING, ``run`` while RUNNING and CLOSING, ``finish`` last, once, whatever happened before.
+- ``prepare`` runs while STARTING, ``run`` while RUNNING and CLOSING, ``finish`` last, whatever happened before.
+- Code that ends a loop may cancel all of its tasks, and more than once. The first time ends ``run``. After that, the host
+  only ends with ``finish``, which is called again each time that it is cancelled, ten times at most.
 - ``on_closing`` is called once, in the same step as the change to CLOSING.
 - The start belongs to all of its callers: a cancelled one only stops waiting, and the last one undoes the start.
 - A lifecycle belongs to one event loop of one process. In a forked child the copy of the host does nothing any more.
@@ -25,9 +27,12 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from enum import Enum
+from typing import Final
 
 from bucketeer_async._background import BackgroundTask, load_anyio
 from bucketeer_async._errors import ClosedError
+
+_MOST_CANCELLATIONS: Final = 10  # of the host's last work, which goes on after each
 
 
 class State(Enum):
@@ -52,7 +57,8 @@ class Lifecycle:
         task_name: Name of the host task.
         prepare: What has to be done before the object runs; interrupted when closing begins.
         run: The work itself, which ends some time after closing began. By default it ends at once then.
-        finish: What has to be done in the end; everything but an interruption by the loop's own end leads here.
+        finish: What has to be done in the end. It is called again if it was cancelled, and goes on from where it was.
+        conclude: Called once after ``finish``, also if ``finish`` has raised, or was cancelled too often.
         on_closing: Called when closing begins.
 
     Attributes:
@@ -68,6 +74,7 @@ class Lifecycle:
         prepare: Callable[[], Awaitable[None]] = _nothing,
         run: Callable[[], Awaitable[None]] | None = None,
         finish: Callable[[], Awaitable[None]] = _nothing,
+        conclude: Callable[[], None] = lambda: None,
         on_closing: Callable[[], None] = lambda: None,
     ) -> None:
         self.state: State = State.NEW
@@ -77,6 +84,7 @@ class Lifecycle:
         self._prepare = prepare
         self._run = run
         self._finish = finish
+        self._conclude = conclude
         self._on_closing = on_closing
         self._pid = os.getpid()
         self._host: BackgroundTask | None = None
@@ -194,11 +202,33 @@ class Lifecycle:
             # The copy of the host in a forked child is cancelled when the child ends: nothing of it is the child's. And
             # nothing can be done once the loop is closed: the garbage collector ends the host then.
             if os.getpid() == self._pid and self.loop is not None and not self.loop.is_closed():
-                self.begin_closing()  # an error, or the end of the loop, comes here while starting or running
                 try:
-                    await self._finish()
+                    self.begin_closing()  # an error, or the end of the loop, comes here while starting or running
+                    await self._finished()
                 finally:
-                    self.state = State.CLOSED
+                    self._end()
+
+    async def _finished(self) -> None:
+        """Finish; a cancellation of the host only begins it again."""
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - this is the host
+        before = task.cancelling()
+        for _ in range(_MOST_CANCELLATIONS):
+            try:
+                await self._finish()
+            except asyncio.CancelledError:
+                if task.cancelling() <= before:
+                    raise  # not of the host: of something that it waited for
+                task.uncancel()
+            else:
+                return
+        await self._finish()
+
+    def _end(self) -> None:
+        try:
+            self._conclude()
+        finally:
+            self.state = State.CLOSED
 
     async def _prepared(self) -> bool:
         """Prepare; return False if closing began before that was done."""

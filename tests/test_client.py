@@ -663,6 +663,24 @@ async def test_closing_waits_for_questions_and_loses_none_of_their_events() -> N
         assert here.state.counts()["evaluation"]["accepted"] == 1
 
 
+@pytest.mark.parametrize("times", [1, 2, 5])
+async def test_a_client_whose_tasks_are_cancelled_again_and_again_delivers(times: int) -> None:
+    before = asyncio.all_tasks()
+    async with world() as here:
+        here.events_weather = refused
+        receipts = [await here.client.track(USER, "goal") for _ in range(10)]
+        for _ in range(times):
+            for task in asyncio.all_tasks() - before:
+                task.cancel()
+            await asyncio.sleep(1)
+        here.events_weather = fair
+        report = await here.client.aclose()
+
+        assert {receipt.outcome.fate for receipt in receipts if receipt.outcome} == {Fate.DELIVERED}
+        assert report.total.delivered == 10
+        assert asyncio.all_tasks() == before
+
+
 async def test_closing_with_a_timeout_gives_questions_up() -> None:
     async with world() as here:
         here.weather = late(3.0)

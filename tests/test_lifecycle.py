@@ -29,12 +29,13 @@ class Thing:
     def __init__(self, *, prepare: float = 0.0, finish: float = 0.0) -> None:
         self.done: list[tuple[str, float]] = []
         self.prepare_seconds, self.finish_seconds = prepare, finish
-        self.failing: dict[str, Exception] = {}
+        self.failing: dict[str, BaseException] = {}
         self.life = Lifecycle(
             "thing",
             task_name="bucketeer-thing",
             prepare=self.prepare,
             finish=self.finish,
+            conclude=lambda: self.note("concluded"),
             on_closing=lambda: self.note("closing"),
         )
 
@@ -76,7 +77,7 @@ async def test_a_life_goes_through_all_states_once() -> None:
     states.append(thing.life.state)
 
     assert states == list(State)
-    assert thing.done == [("prepared", 1.0), ("closing", 1.5), ("finished", 2.5)]
+    assert thing.done == [("prepared", 1.0), ("closing", 1.5), ("finished", 2.5), ("concluded", 2.5)]
 
 
 async def test_a_start_that_is_joined_goes_on_when_the_first_caller_is_cancelled() -> None:
@@ -105,7 +106,7 @@ async def test_a_start_is_undone_when_every_caller_is_cancelled() -> None:
     await thing.life.closed()
 
     assert now() == 1.0
-    assert thing.names == ["closing", "finished"]
+    assert thing.names == ["closing", "finished", "concluded"]
     with pytest.raises(ClosedError, match="the thing is closed; make a new one"):
         await thing.life.start()
 
@@ -118,7 +119,7 @@ async def test_closing_interrupts_a_start_and_every_caller_is_told() -> None:
     await thing.close()
 
     assert now() == 1.0
-    assert thing.names == ["closing", "finished"]
+    assert thing.names == ["closing", "finished", "concluded"]
     errors = await asyncio.gather(*starts, return_exceptions=True)
     assert [str(error) for error in errors] == ["the thing was closed while it was starting"] * 3
 
@@ -130,7 +131,7 @@ async def test_closing_before_the_first_step_of_a_start_still_finishes() -> None
 
     await thing.close()
 
-    assert thing.names == ["closing", "finished"]
+    assert thing.names == ["closing", "finished", "concluded"]
     with pytest.raises(ClosedError):
         await start
 
@@ -155,7 +156,7 @@ async def test_an_error_of_the_start_reaches_every_caller_and_finishes() -> None
     errors = await asyncio.gather(*(thing.life.start() for _ in range(3)), return_exceptions=True)
 
     assert [str(error) for error in errors] == ["no such file"] * 3
-    assert thing.names == ["prepared", "closing", "finished"]
+    assert thing.names == ["prepared", "closing", "finished", "concluded"]
     assert thing.life.state is State.CLOSED
 
 
@@ -166,7 +167,7 @@ async def test_closing_twice_finishes_once() -> None:
     await asyncio.gather(thing.close(), thing.close(), thing.close())
     await thing.close()
 
-    assert thing.names == ["prepared", "closing", "finished"]
+    assert thing.names == ["prepared", "closing", "finished", "concluded"]
 
 
 async def test_an_error_of_the_end_is_raised_and_ends_all_the_same() -> None:
@@ -207,7 +208,59 @@ def test_the_end_of_the_loop_closes() -> None:
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         runner.run(thing.life.start())
 
-    assert thing.names == ["prepared", "closing", "finished"]
+    assert thing.names == ["prepared", "closing", "finished", "concluded"]
+
+
+async def cancel_host(thing: Thing) -> None:
+    """Cancel the host, as code that ends a loop does with all tasks."""
+    (host,) = [task for task in asyncio.all_tasks() if task.get_name() == "bucketeer-thing"]
+    host.cancel()
+    await asyncio.sleep(0.25)
+
+
+async def test_a_cancelled_end_is_begun_again() -> None:
+    thing = Thing(finish=1.0)
+    await thing.life.start()
+
+    for _ in range(4):  # the first one begins the end
+        await cancel_host(thing)
+    assert thing.names == ["prepared", "closing"]
+    await thing.life.closed()
+
+    assert thing.done == [("prepared", 0.0), ("closing", 0.0), ("finished", 1.75), ("concluded", 1.75)]
+
+
+async def test_an_end_that_is_cancelled_very_often_is_concluded() -> None:
+    thing = Thing(finish=1.0)
+    await thing.life.start()
+
+    for number in range(12):
+        assert ("concluded" in thing.names) is False, number
+        await cancel_host(thing)
+
+    assert thing.names == ["prepared", "closing", "concluded"]
+    assert thing.life.state is State.CLOSED
+
+
+async def test_an_end_that_waits_for_what_is_cancelled_is_concluded() -> None:
+    thing = Thing()
+    thing.failing["finished"] = asyncio.CancelledError()  # not of the host
+    await thing.life.start()
+
+    await thing.close()
+
+    assert thing.names == ["prepared", "closing", "finished", "concluded"]
+
+
+async def test_an_error_as_closing_begins_is_no_hindrance_to_the_end() -> None:
+    thing = Thing()
+    thing.failing["closing"] = RuntimeError("a bug")
+    await thing.life.start()
+
+    await cancel_host(thing)
+
+    assert thing.names[-1] == "concluded"
+    assert thing.life.state is State.CLOSED
 
 
 def test_a_copy_in_a_forked_child_does_nothing_at_its_end() -> None:

@@ -72,6 +72,7 @@ class Pipeline:
             prepare=self._prepare,
             run=self._pump,
             finish=self._finish,
+            conclude=self._conclude,
             on_closing=self._begin_drain,
         )
         self.ledger = Ledger(
@@ -90,6 +91,7 @@ class Pipeline:
         self._clock: Callable[[], float] = lambda: 0.0
         self._scope: anyio.CancelScope | None = None
         self._is_pumped = False
+        self._is_concluded = False
         self._deadline = math.inf
         self._closing_since = 0.0
         self._counts_at_closing: Mapping[EventKind, EventCounts] = {}
@@ -199,28 +201,32 @@ class Pipeline:
 
     async def _finish(self) -> None:
         """Account for what is left; the last thing that the host task does."""
-        try:
-            await self._pump()  # not done yet if the loop has cancelled it, as asyncio.run() does in the end, once
-            if self.spooler is not None:
-                await self.spooler.save(self.ledger.left())
-            while self.ledger.write_off(_PER_TURN):  # noqa: ASYNC110 - work in slices, not waiting
-                await asyncio.sleep(0)
-        finally:
-            self._conclude()
+        await self._pump()  # not done yet if the host was cancelled, as asyncio.run() does in the end
+        if self.spooler is not None:
+            await self.spooler.save(self.ledger.left())
+        while self.ledger.write_off(_PER_TURN):  # noqa: ASYNC110 - work in slices, not waiting
+            await asyncio.sleep(0)
+        self._conclude()
         if self.spooler is not None:
             await self.spooler.aclose()
         await self._losses.aclose()
 
     def _conclude(self) -> None:
-        """Settle whatever is still left, make the report, and let the connections go."""
-        while self.ledger.write_off(_PER_TURN):
-            pass
-        self._report = drain_report(self._counts_at_closing, self.ledger.counts(), self._clock() - self._closing_since)
-        if self.spooler is not None:
-            self.spooler.end()
-        if self._lease is not None:
-            self._lease.release()
-        self._wakeups.notify()
+        """Settle whatever is still left, make the report, and let the connections go; no effect the second time."""
+        if self._is_concluded:
+            return
+        self._is_concluded = True
+        try:
+            while self.ledger.write_off(_PER_TURN):
+                pass
+            duration = self._clock() - self._closing_since
+            self._report = drain_report(self._counts_at_closing, self.ledger.counts(), duration)
+            if self.spooler is not None:
+                self.spooler.end()
+        finally:
+            if self._lease is not None:
+                self._lease.release()  # the API client waits for it
+            self._wakeups.notify()
         self._losses.report_drain(self._report)
 
     # What callers wait for

@@ -29,6 +29,7 @@ from bucketeer_async import (
     ConfigurationError,
     ConnectionFailedError,
     DecodeError,
+    DrainReport,
     Drop,
     DroppedReason,
     Evaluation,
@@ -51,6 +52,7 @@ from bucketeer_async._events._batch import Delivery
 from bucketeer_async._events._collector import Collector
 from bucketeer_async._events._encoder import EncodedEvent
 from bucketeer_async._events._ledger import Ledger
+from bucketeer_async._lifecycle import State
 from tests.clock import VirtualLoop
 from tests.fakes import FakeAnswer, FakeClient, FakeEventError, accept, failing_logger
 
@@ -1097,6 +1099,61 @@ async def test_an_endless_timeout_leaves_the_drain_its_own(timeout: Any) -> None
 
     assert report.total.unconfirmed == 1
     assert now() == pytest.approx(10.0, abs=0.1)
+
+
+async def cancel_all(before: set[asyncio.Task[Any]]) -> None:
+    """Cancel all tasks but those from before, as code that ends a loop does; let a second pass."""
+    for task in asyncio.all_tasks() - before:
+        task.cancel()
+    await anyio.sleep(1)
+
+
+@pytest.mark.parametrize("times", [1, 2, 5])
+async def test_a_drain_whose_tasks_are_cancelled_again_and_again_delivers(times: int) -> None:
+    before = asyncio.all_tasks()
+    client = FakeClient(lambda _: always(StatusError(503)))
+    processor = Processor(client, ProcessorConfig(flush_size=10, drain_timeout=20.0))
+    await processor.start()
+    receipts = await push_many(processor, 25)
+    for _ in range(times):
+        await cancel_all(before)
+    client.script = accept
+    report = await processor.aclose()
+
+    assert {receipt.outcome.fate for receipt in receipts} == {Fate.DELIVERED}
+    assert report.total.delivered == 25
+    assert now() <= times + 2
+    assert asyncio.all_tasks() == before
+
+
+@pytest.mark.parametrize("times", [1, 2, 5])
+async def test_a_drain_whose_tasks_are_cancelled_again_and_again_keeps_its_deadline(times: int) -> None:
+    before = asyncio.all_tasks()
+    processor = Processor(FakeClient(hang), ProcessorConfig(flush_size=10, drain_timeout=20.0))
+    await processor.start()
+    await push_many(processor, 25)
+    for _ in range(times):
+        await cancel_all(before)
+    report = await processor.aclose()
+
+    assert now() == pytest.approx(20.0, abs=0.1)
+    assert (report.total.unconfirmed, report.total.undelivered) == (25, 0)
+    assert asyncio.all_tasks() == before
+
+
+async def test_a_bug_at_the_end_of_a_drain_lets_the_connections_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    def buggy(*_: object) -> DrainReport:
+        raise RuntimeError("a bug")
+
+    client = FakeClient()
+    processor = Processor(client)
+    await processor.start()
+    monkeypatch.setattr("bucketeer_async._events._pipeline.drain_report", buggy)
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        await processor.aclose()
+    assert client.leases[0].released
+    assert processor._pipeline.life.state is State.CLOSED
 
 
 async def test_close_during_an_outage_tries_at_once_and_then_every_second() -> None:

@@ -314,6 +314,30 @@ def _all_recovered(processor: Processor) -> bool:
 # Bad disks
 
 
+@pytest.mark.parametrize("drain_timeout", [0, 0.3])
+async def test_a_drain_whose_tasks_are_cancelled_again_and_again_spools_what_is_left(
+    sky: Sky, tmp_path: Path, drain_timeout: float
+) -> None:
+    async with httpx.AsyncClient(transport=sky) as http:
+        before = asyncio.all_tasks()
+        api_client = ApiClient(endpoint="http://127.0.0.1", api_key=KEY, http=http)
+        config = replace(CONFIG, spool=Spool(tmp_path), drain_timeout=drain_timeout)
+        processor = Processor(api_client, config)
+        await processor.start()
+        sky.weather = refused
+        pushed = push(processor, 2500)
+        for _ in range(6):
+            for task in asyncio.all_tasks() - before:
+                task.cancel()
+            await asyncio.sleep(0.01)
+        report = await processor.aclose()
+        await api_client.aclose()
+
+        assert report.total.spooled == len(pushed)
+        assert events_in(tmp_path) == len(pushed)
+        assert asyncio.all_tasks() == before
+
+
 @pytest.mark.fault("F62")
 async def test_a_second_owner_works_without_and_takes_over_later(
     sky: Sky, tmp_path: Path, caplog: pytest.LogCaptureFixture, measured: Measured, monkeypatch: pytest.MonkeyPatch
