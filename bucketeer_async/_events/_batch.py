@@ -30,6 +30,7 @@ from bucketeer_async._options import ProcessorConfig
 from bucketeer_async._results import Fate, Outcome
 from bucketeer_async._retry import Action, Decision, PauseKind, backoff, decide, is_throttled
 from bucketeer_async._transport._api import Lease
+from bucketeer_async._transport._http import NeverSentError
 from bucketeer_async._transport._responses import RegisterEventsResponse
 
 _TOPIC: Final = "delivery"
@@ -203,6 +204,8 @@ class Delivery:
             self._read(records, answer)
         except ApiError as error:
             return error
+        except NeverSentError:
+            raise  # the drain has ended, say, while the connection was being made
         except BaseException:
             _mark_maybe_stored(records)
             raise

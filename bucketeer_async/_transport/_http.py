@@ -47,6 +47,10 @@ class HttpClient(Protocol):
     async def aclose(self) -> None: ...
 
 
+class NeverSentError(asyncio.CancelledError):
+    """The task was cancelled before anything of its request was sent."""
+
+
 def client_factory(ssl_context: ssl.SSLContext | None, proxy: str | None) -> Callable[[int], HttpClient]:
     """Return a function that makes HTTP clients, each with at most so many connections.
 
@@ -107,6 +111,11 @@ class _Trace:
             self.stream = None
         elif event.endswith("receive_response_headers.complete"):
             self.answered = True
+
+    @property
+    def maybe_sent(self) -> bool:
+        """Whether the request itself may have left, as far as is known."""
+        return self.sending or not self.has_events
 
     async def close_unused(self) -> None:
         """Close a connection that was never used, as a cancelled TLS handshake leaves it."""
@@ -173,6 +182,7 @@ async def send_request(client: HttpClient, request: Request, deadline: Deadline)
         deadline: When the whole must be over: httpx's timeouts are per phase, and an answer may drip for ever.
 
     Raises:
+        NeverSentError: If the task is cancelled before anything was sent.
         ConnectionFailedError: If no complete answer arrived.
         RequestTimeoutError: If the deadline passed.
         StatusError: If the status is not 200.
@@ -198,10 +208,13 @@ async def send_request(client: HttpClient, request: Request, deadline: Deadline)
     except ApiError:
         raise
     except TimeoutError as error:
-        maybe_sent = trace.sending or not trace.has_events
         raise RequestTimeoutError(
-            f"the request took longer than {deadline.seconds:g} s", maybe_sent=maybe_sent
+            f"the request took longer than {deadline.seconds:g} s", maybe_sent=trace.maybe_sent
         ) from error
+    except asyncio.CancelledError as error:
+        if trace.maybe_sent:
+            raise
+        raise NeverSentError(*error.args) from error
     except Exception as error:
         translated = _translate(error, trace)
         if translated is None:

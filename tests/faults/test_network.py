@@ -413,8 +413,7 @@ async def test_a_resolver_that_hangs_does_not_hold_up_the_close(
         seconds = time.monotonic() - begun
         assert not hanging.is_set()
         assert sent_nothing
-        assert report.total.undelivered + report.total.unconfirmed == N
-        assert report.total.unconfirmed <= 100  # the batch that was in flight at the end of the time
+        assert report.total.undelivered == N
         measured(f"aclose({allowed:g}) took {seconds:.2f} s")
 
 

@@ -206,6 +206,29 @@ async def test_a_certificate_that_does_not_hold_gets_no_request(authority: trust
     assert not heard
 
 
+@pytest.mark.parametrize("is_sent", [False, True], ids=["TLS is silent", "the gateway is silent"])
+async def test_what_a_drain_cancels_is_unconfirmed_only_if_it_was_sent(authority: trustme.CA, is_sent: bool) -> None:
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    connected = asyncio.Event()
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if is_sent:
+            await read_request(reader)
+        connected.set()
+        await silent(reader, writer)
+
+    async with serving(listen, server_context(authority, "127.0.0.1") if is_sent else None) as port:
+        async with ApiClient(endpoint=f"https://127.0.0.1:{port}", api_key="key", ssl_context=context) as api:
+            async with Processor(api, ProcessorConfig(flush_size=1, drain_timeout=0.1)) as processor:
+                await processor.push_goal_event(USER, "goal")
+                async with asyncio.timeout(20):
+                    await connected.wait()
+                report = await processor.aclose()
+
+    assert (report.total.undelivered, report.total.unconfirmed) == (int(not is_sent), int(is_sent))
+
+
 async def test_cancelled_questions_do_not_use_up_the_connections(library: ModuleType) -> None:
     async def slowly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
