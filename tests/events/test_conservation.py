@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
+from unittest import mock
 
 import anyio
 from hypothesis import settings
@@ -26,6 +27,8 @@ from bucketeer_async import (
     StatusError,
     User,
 )
+from bucketeer_async._events import _pipeline
+from bucketeer_async._events._batch import Batch, Delivery
 from tests.clock import VirtualLoop
 from tests.fakes import FakeAnswer, FakeClient, FakeEventError
 
@@ -43,6 +46,33 @@ FAILURES: list[ApiError] = [
     ConnectionFailedError("reset", stale=True),
     DecodeError("HTML"),
 ]
+
+
+class WatchedDelivery(Delivery):
+    """Notes when a batch is put into the queue for which no flush task is free."""
+
+    delivering = 0
+    is_watched = False
+    waits = 0
+
+    async def flush_batches(self, batches: asyncio.Queue[Batch]) -> None:
+        put = batches.put_nowait
+
+        def watched(batch: Batch) -> None:
+            put(batch)
+            self.waits += batches.qsize() > self._config.num_flush_workers - self.delivering
+
+        if not self.is_watched:
+            self.is_watched = True
+            batches.put_nowait = watched  # type: ignore[method-assign]
+        await super().flush_batches(batches)
+
+    async def _deliver(self, batch: Batch) -> None:
+        self.delivering += 1
+        try:
+            await super()._deliver(batch)
+        finally:
+            self.delivering -= 1
 
 
 class ProcessorMachine(RuleBasedStateMachine):
@@ -91,7 +121,8 @@ class ProcessorMachine(RuleBasedStateMachine):
         )
         self.overflow = overflow
         self.processor = Processor(self.client, config)
-        self.run(self.processor.start())
+        with mock.patch.object(_pipeline, "Delivery", WatchedDelivery):
+            self.run(self.processor.start())
 
     @precondition(lambda self: self.processor)
     @rule(count=st.integers(1, 12), kind=st.sampled_from(["goal", "evaluation", "metrics", "bad"]))
@@ -156,6 +187,14 @@ class ProcessorMachine(RuleBasedStateMachine):
         assert ledger.bounds.held == statistics.total.queued + statistics.total.in_flight
         assert ledger.bounds.held <= self.processor._config.queue_capacity
         assert statistics.held_bytes == 0 or ledger.bounds.held
+
+    @invariant()
+    def no_batch_waits_for_a_flush_task(self) -> None:
+        delivery = self.processor and self.processor._pipeline.delivery
+        if delivery:
+            assert isinstance(delivery, WatchedDelivery)
+            assert not delivery.waits
+            assert delivery.delivering <= delivery._config.num_flush_workers
 
     def teardown(self) -> None:
         try:
