@@ -51,7 +51,11 @@ class DropListener:
             if self._thread is None:
                 # A daemon: a callback that hangs must not keep the process from ending.
                 self._thread = threading.Thread(target=self._call_back, name="bucketeer-on-drop", daemon=True)
-                self._thread.start()
+                try:
+                    self._thread.start()
+                except RuntimeError as error:  # no more threads, or the interpreter ends: the next drop tries again
+                    self._thread = None
+                    self._logger.warning("on_drop cannot be called now: %s", error)
 
     def _call_back(self) -> None:
         while True:

@@ -180,6 +180,23 @@ async def test_a_listener_without_drops_has_no_thread(monkeypatch: pytest.Monkey
     assert len(started) == 1
 
 
+async def test_a_thread_that_cannot_be_started_is_tried_again(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    heard: list[Drop] = []
+    async with Processor(FakeClient(), ProcessorConfig(on_drop=heard.append)) as processor:
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", fail)
+            assert not processor.push_goal_event_nowait(User("user"), "").accepted
+        assert not processor.push_goal_event_nowait(User("user"), "").accepted
+
+    assert [drop.reason for drop in heard] == ["invalid", "invalid"]
+    assert "on_drop cannot be called now: can't start new thread" in caplog.text
+
+
 async def test_a_callback_that_blocks_delays_nothing(caplog: pytest.LogCaptureFixture) -> None:
     release = threading.Event()
     listener = DropListener(lambda _: release.wait(), LOGGER)  # type: ignore[arg-type, return-value]
