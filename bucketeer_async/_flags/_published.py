@@ -97,7 +97,7 @@ class PublishedFlags:
         snapshot = snapshot_of(flags.flags, segments.segments)
         self.current = Published(snapshot, flags, segments, coverage, source, fresh_at)
         self.wake_waiters()
-        if before is not None or source is SnapshotSource.POLLED:  # beginning with saved flags is no change
+        if before is not None or source is not SnapshotSource.BOOTSTRAP:  # to begin with saved flags is no change
             self._call_back(changes(before.flags if before else {}, flags.flags, self._tag))
 
     # Waiting and watching

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import threading
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx
 import pytest
+import trustme
 
 from bucketeer_async import (
     ApiClient,
@@ -23,6 +29,8 @@ from bucketeer_async._transport import _api
 from tests.clock import VirtualLoop
 
 USER = User("user")
+
+in_real_time = pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["real-time"])
 
 
 @pytest.fixture
@@ -168,3 +176,106 @@ async def test_a_client_that_could_not_be_made_is_made_by_the_next_request(monke
     assert await api.ping() == 1
     assert len(made) == 2
     await api.aclose()
+
+
+@in_real_time
+async def test_the_time_in_which_the_http_client_is_made_counts() -> None:
+    async with busy_executor():
+        api = ApiClient(endpoint="127.0.0.1:1", api_key="key")
+        began = now()
+        with pytest.raises(RequestTimeoutError, match="no connection was ready in time") as caught:
+            await asyncio.wait_for(api.ping(timeout=0.05), 20)
+        took = now() - began
+
+        assert 0.05 <= took < 20  # the executor is busy until the end of the block
+        assert not caught.value.maybe_sent
+        await api.aclose()
+
+
+@asynccontextmanager
+async def busy_executor() -> AsyncIterator[None]:
+    """Keep every thread of the loop's default executor busy."""
+    loop, release = asyncio.get_running_loop(), threading.Event()
+    executor = ThreadPoolExecutor(2)
+    loop.set_default_executor(executor)
+    try:
+        for _ in range(2):
+            loop.run_in_executor(None, release.wait, 60)
+        yield
+    finally:
+        release.set()
+        await loop.shutdown_default_executor()
+
+
+async def test_a_request_that_waits_for_a_connection_ends_at_once_though_a_processor_still_drains() -> None:
+    class Draining:
+        def begin_closing(self) -> None:
+            begun.set()
+
+    slow, begun, draining = Slow(30.0), asyncio.Event(), Draining()
+    async with httpx.AsyncClient(transport=httpx.MockTransport(slow)) as http:
+        api = one_connection(http)
+        lease = api.lease(draining.begin_closing)
+        async with lease.slots:
+            waiting = asyncio.create_task(api.ping())
+            await asyncio.sleep(1.0)
+            closing = asyncio.create_task(api.aclose())
+            with pytest.raises(ClosedError):
+                await waiting
+
+            assert now() == 1.0
+            await begun.wait()
+            assert not closing.done()
+        lease.release()
+        await closing
+        assert slow.paths == []
+
+
+@in_real_time
+async def test_closing_while_the_http_client_is_made_does_not_wait_for_it() -> None:
+    async with busy_executor():
+        api = ApiClient(endpoint="127.0.0.1:1", api_key="key", timeout=50.0)
+        asking = [asyncio.create_task(call()) for call in (api.ping, api.start)]
+        await asyncio.sleep(0.01)
+
+        await asyncio.wait_for(api.aclose(), 20)
+
+        for each in asking:
+            with pytest.raises(ClosedError, match="closed while it was starting"):
+                await asyncio.wait_for(each, 20)
+
+
+@in_real_time
+async def test_a_failed_attempt_to_make_the_http_client_is_made_again_by_the_next_request(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    right = tmp_path / "right.pem"
+    trustme.CA().cert_pem.write_to_path(str(right))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "missing.pem"))
+    api = ApiClient(endpoint="127.0.0.1:1", api_key="key")
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match="the HTTP client cannot be made"):
+            await api.ping()
+
+    monkeypatch.setenv("SSL_CERT_FILE", str(right))
+    await api.start()
+    await api.aclose()
+
+
+async def test_a_slot_given_up_by_a_cancelled_request_goes_to_the_next() -> None:
+    slow = Slow(1.0)
+    async with httpx.AsyncClient(transport=httpx.MockTransport(slow)) as http:
+        api = one_connection(http)
+        asking = [asyncio.create_task(api.ping()) for _ in range(4)]
+        await asyncio.sleep(0.5)
+        asking[1].cancel()
+        with anyio.move_on_after(0.5):
+            await asyncio.sleep(60)
+        asking[2].cancel()  # in the turn in which it may have been given the slot
+
+        await asyncio.wait(asking)
+        await api.ping()
+
+        assert not asking[0].cancelled()
+        assert not asking[3].cancelled()
+        assert api._connections.get()._pools.slots._value == 1
