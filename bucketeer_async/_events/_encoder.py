@@ -11,6 +11,7 @@ import os
 import struct
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from json.encoder import encode_basestring as _text
 from typing import Final, NamedTuple, SupportsFloat, TypeGuard
 
@@ -25,6 +26,7 @@ from bucketeer_async._models import (
     check_enum,
     check_int32,
     check_text,
+    check_user,
 )
 
 #: Position of the event's id in every body. A separate str would take 85 bytes per event.
@@ -115,8 +117,8 @@ class EventFactory:
         Raises:
             TypeError: If an argument has the wrong type.
         """
-        if not isinstance(evaluation, Evaluation):
-            raise TypeError(f"evaluation must be an Evaluation, not {type(evaluation).__name__}")
+        if type(evaluation) is not Evaluation:
+            evaluation = _checked_evaluation(evaluation)
         return self._evaluation(user, _evaluation_json(evaluation))
 
     def default_evaluation(self, user: User, feature_id: str, reason: ReasonType) -> EncodedEvent:
@@ -248,8 +250,8 @@ def _user_json(user: User) -> str:
     Raises:
         TypeError: If the argument is not a `User`.
     """
-    if not isinstance(user, User):
-        raise TypeError(f"user must be a User, not {type(user).__name__}")
+    if type(user) is not User:  # a proxy, a mock or a subclass: only its fields are trusted, and checked again
+        user = User(check_user(user).id, user.attributes)
     encoded = user._encoded  # noqa: SLF001 - the cache of this module, kept in the user
     if not encoded:
         user_id = _text(user.id)
@@ -257,6 +259,13 @@ def _user_json(user: User) -> str:
         encoded = f'"userId":{user_id},"user":{{"id":{user_id}{data}}}'
         object.__setattr__(user, "_encoded", encoded)
     return encoded
+
+
+def _checked_evaluation(evaluation: object) -> Evaluation:
+    """Return a copy of what is an `Evaluation` but not of that very class, as `_user_json` does with users."""
+    if not isinstance(evaluation, Evaluation):
+        raise TypeError(f"evaluation must be an Evaluation, not {type(evaluation).__name__}")
+    return Evaluation(**{each.name: getattr(evaluation, each.name) for each in fields(Evaluation)})
 
 
 def _evaluation_json(evaluation: Evaluation) -> str:

@@ -12,6 +12,7 @@ from datetime import timedelta
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any, SupportsFloat
+from unittest.mock import Mock
 
 import pytest
 from google.protobuf import json_format
@@ -319,6 +320,50 @@ USER = User("user")
 def test_bad_input_names_the_field_and_the_form(build: Any, error: type[Exception], match: str) -> None:
     with pytest.raises(error, match=match):
         build()
+
+
+class Member(User):
+    """A user of an application's own class."""
+
+
+class Proxy:
+    """Stands for another object, as a proxy of a request's user does."""
+
+    def __init__(self, target: object) -> None:
+        self.target = target
+
+    @property
+    def __class__(self) -> Any:
+        return type(self.target)
+
+    @__class__.setter
+    def __class__(self, _cls: type) -> None: ...
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.target, name)
+
+
+def test_what_stands_for_a_user_or_an_evaluation_is_encoded_by_its_fields() -> None:
+    user = User("user", {"plan": "pro"})
+    evaluation = Evaluation(feature_id="flag", variation_id="on", reason=Reason(ReasonType.DEFAULT))
+    proxies: Any = Proxy(user), Proxy(evaluation)
+    plain = json.loads(factory().evaluation(user, evaluation).body)
+
+    for pair in ((Member("user", {"plan": "pro"}), evaluation), proxies):
+        assert json.loads(factory().evaluation(*pair).body)["event"] == plain["event"]
+
+
+def mock_of(cls: type) -> Any:
+    mock = Mock()
+    mock.__class__ = cls  # what a mock with a spec does
+    return mock
+
+
+def test_a_mock_of_a_user_or_an_evaluation_is_neither() -> None:
+    with pytest.raises(TypeError, match=r"User\.id must be a str, not Mock"):
+        factory().goal(mock_of(User), "goal", 1.0)
+    with pytest.raises(TypeError, match=r"Evaluation\.feature_id must be a str, not Mock"):
+        factory().evaluation(User("user"), mock_of(Evaluation))
 
 
 def test_event_ids_are_version_4_and_different_in_every_thread() -> None:
