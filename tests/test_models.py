@@ -121,7 +121,7 @@ def test_an_evaluation_can_be_copied_pickled_and_taken_apart() -> None:
 
     for other in (pickle.loads(pickle.dumps(evaluation)), copy.deepcopy(evaluation), replace(evaluation)):
         assert other == evaluation
-        assert json.loads(factory.evaluation(User("user"), other).body)["event"]["featureVersion"] == 3
+        assert json.loads(factory.evaluation(User("user"), other))["event"]["featureVersion"] == 3
     assert asdict(evaluation) == {
         "feature_id": "flag",
         "variation_id": "on",

@@ -13,13 +13,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from json.encoder import encode_basestring as _text
-from typing import Final, NamedTuple, SupportsFloat, TypeGuard
+from typing import Final, NoReturn, SupportsFloat, TypeGuard
 
 from bucketeer_async._events._error_metrics import error_detail
 from bucketeer_async._models import (
     ApiId,
     Evaluation,
-    EventKind,
     Reason,
     ReasonType,
     User,
@@ -35,30 +34,19 @@ EVENT_ID: Final = slice(7, 43)
 _TYPE: Final = "type.googleapis.com/bucketeer.event.client."
 _MAX_DURATION: Final = 315_576_000_000.0  # seconds; the largest google.protobuf.Duration
 _LEAST_LATENCY: Final = 1e-9  # seconds; the gateway silently discards a latency of 0
+_KEPT_GOALS: Final = 1000  # fields of goal ids
+_LONGEST_KEPT_GOAL: Final = 200  # characters
 _UUID_GROUPS: Final = struct.Struct("8s4s4s4s12s")  # of hexadecimal digits
 _VERSION_4: Final = bytes(byte & 0x0F | 0x40 for byte in range(256))  # translates byte 6 (RFC 9562)
 _VARIANT_1: Final = bytes(byte & 0x3F | 0x80 for byte in range(256))  # translates byte 8
 
 
-class EncodedEvent(NamedTuple):
-    """An encoded event.
-
-    Attributes:
-        kind: Kind of the event.
-        body: The event as JSON, an element of ``RegisterEventsRequest.events``.
-    """
-
-    kind: EventKind
-    body: bytes
-
-    @property
-    def event_id(self) -> str:
-        """Id of the event, a version 4 UUID."""
-        return self.body[EVENT_ID].decode()
-
-
 class UnreportedError(ValueError):
     """The error has no metrics event: 401 and 403 are errors of the application's configuration."""
+
+
+class TooLargeError(ValueError):
+    """The event alone is larger than ``flush_max_bytes``."""
 
 
 class IdPool:
@@ -90,8 +78,12 @@ class EventFactory:
         tag: Tag of every event.
         source_id: Number of a ``bucketeer.event.client.SourceId``; 0 is UNKNOWN, which proto3 JSON omits.
         sdk_version: Version of the SDK.
+        max_bytes: Largest size of an event.
         now: Returns the Unix time, in seconds.
         new_id: Returns a new event id, a version 4 UUID.
+
+    Every method returns an event as JSON, an element of ``RegisterEventsRequest.events``, and raises a `TooLargeError`
+    if it is too large.
     """
 
     def __init__(
@@ -100,18 +92,21 @@ class EventFactory:
         tag: str,
         source_id: int,
         sdk_version: str,
+        max_bytes: float = math.inf,
         now: Callable[[], float] = time.time,
         new_id: Callable[[], str] | None = None,
     ) -> None:
         self._now = now
         self._new_id = new_id or IdPool()
+        self._max_bytes = max_bytes
+        self._goals: dict[str, str] = {}
         self._tag = tag
         self._tag_label = _map_json({"tag": tag})
         source = f',"sourceId":{source_id}' if source_id else ""
         self._source = source + (f',"sdkVersion":{_text(sdk_version)}' if sdk_version else "")
         self._end = (f',"tag":{_text(tag)}' if tag else "") + self._source + "}}"
 
-    def evaluation(self, user: User, evaluation: Evaluation) -> EncodedEvent:
+    def evaluation(self, user: User, evaluation: Evaluation) -> bytes:
         """Encode an evaluation event: ``user`` was served the variation of ``evaluation``.
 
         Raises:
@@ -121,7 +116,7 @@ class EventFactory:
             evaluation = _checked_evaluation(evaluation)
         return self._evaluation(user, _evaluation_json(evaluation))
 
-    def default_evaluation(self, user: User, feature_id: str, reason: ReasonType) -> EncodedEvent:
+    def default_evaluation(self, user: User, feature_id: str, reason: ReasonType) -> bytes:
         """Encode an evaluation event: ``user`` was served the caller's default.
 
         Raises:
@@ -135,33 +130,45 @@ class EventFactory:
             )
         return self._evaluation(user, f'"featureId":{_text(feature_id)},"reason":{{"type":{reason:d}}}')
 
-    def _evaluation(self, user: User, fields: str) -> EncodedEvent:
-        user_fields = _user_json(user)
+    def _evaluation(self, user: User, fields: str) -> bytes:
+        user_fields = (user._encoded if type(user) is User else "") or _user_json(user)  # noqa: SLF001 - see there
         body = (
             f'{{"id":"{self._new_id()}","event":{{"@type":"{_TYPE}EvaluationEvent","timestamp":"{int(self._now())}",'
             f"{fields},{user_fields}{self._end}"
-        )
-        return EncodedEvent(EventKind.EVALUATION, body.encode())
+        ).encode()
+        return body if len(body) <= self._max_bytes else self._too_large(body)
 
-    def goal(self, user: User, goal_id: str, value: SupportsFloat) -> EncodedEvent:
+    def goal(self, user: User, goal_id: str, value: SupportsFloat) -> bytes:
         """Encode a goal event: ``user`` reached the goal.
 
         Raises:
             TypeError: If an argument has the wrong type; the value may be any real number, but not a bool.
             ValueError: If the goal id is empty or not valid Unicode, or the value is not a finite double.
         """
-        check_text("goal_id", goal_id, empty=False)
+        goal = self._goals.get(goal_id) if type(goal_id) is str else None
+        if goal is None:
+            goal = self._goal_json(goal_id)
         number = value if type(value) is float and math.isfinite(value) else _finite("value", value)
-        user_fields = _user_json(user)
+        user_fields = (user._encoded if type(user) is User else "") or _user_json(user)  # noqa: SLF001 - see there
         # The default, which proto3 JSON omits, is 0.0 but not -0.0. repr() is the shortest exact text of a double.
         amount = f',"value":{number!r}' if number or math.copysign(1.0, number) < 0 else ""
         body = (
             f'{{"id":"{self._new_id()}","event":{{"@type":"{_TYPE}GoalEvent","timestamp":"{int(self._now())}",'
-            f'"goalId":{_text(goal_id)}{amount},{user_fields}{self._end}'
-        )
-        return EncodedEvent(EventKind.GOAL, body.encode())
+            f"{goal}{amount},{user_fields}{self._end}"
+        ).encode()
+        return body if len(body) <= self._max_bytes else self._too_large(body)
 
-    def get_evaluation_latency(self, duration: float) -> EncodedEvent:
+    def _goal_json(self, goal_id: str) -> str:
+        """Return the field of a goal id; kept for the next time, as an application has few of them."""
+        goal = f'"goalId":{_text(check_text("goal_id", goal_id, empty=False))}'
+        if len(self._goals) < _KEPT_GOALS and len(goal_id) <= _LONGEST_KEPT_GOAL:
+            self._goals[goal_id] = goal
+        return goal
+
+    def _too_large(self, body: bytes) -> NoReturn:
+        raise TooLargeError(f"the event has {len(body)} bytes; flush_max_bytes is {self._max_bytes}")
+
+    def get_evaluation_latency(self, duration: float) -> bytes:
         """Encode a ``GetEvaluationLatencyMetricsEvent``; ``duration`` is in seconds.
 
         Raises:
@@ -173,7 +180,7 @@ class EventFactory:
             "GetEvaluationLatencyMetricsEvent", f',"labels":{self._labels(state="FULL")},"duration":"{text}"'
         )
 
-    def get_evaluation_size(self, size_byte: int) -> EncodedEvent:
+    def get_evaluation_size(self, size_byte: int) -> bytes:
         """Encode a ``GetEvaluationSizeMetricsEvent``; ``size_byte`` is in bytes.
 
         Raises:
@@ -184,15 +191,15 @@ class EventFactory:
             "GetEvaluationSizeMetricsEvent", f',"labels":{self._labels(state="FULL")}{_size(size_byte)}'
         )
 
-    def timeout_error_count(self) -> EncodedEvent:
+    def timeout_error_count(self) -> bytes:
         """Encode a ``TimeoutErrorCountMetricsEvent``."""
         return self._metrics("TimeoutErrorCountMetricsEvent", self._tag_field())
 
-    def internal_error_count(self) -> EncodedEvent:
+    def internal_error_count(self) -> bytes:
         """Encode an ``InternalErrorCountMetricsEvent``."""
         return self._metrics("InternalErrorCountMetricsEvent", self._tag_field())
 
-    def latency(self, duration: float, api_id: ApiId) -> EncodedEvent:
+    def latency(self, duration: float, api_id: ApiId) -> bytes:
         """Encode the latency of an operation, in seconds.
 
         A duration of 0 is encoded as a nanosecond, because the gateway silently discards 0.
@@ -207,7 +214,7 @@ class EventFactory:
             "LatencyMetricsEvent", f'{_api(api_id)},"labels":{self._tag_label},"latencySecond":{seconds!r}'
         )
 
-    def size(self, size_byte: int, api_id: ApiId) -> EncodedEvent:
+    def size(self, size_byte: int, api_id: ApiId) -> bytes:
         """Encode the size of an operation's response, in bytes.
 
         Raises:
@@ -216,7 +223,7 @@ class EventFactory:
         """
         return self._metrics("SizeMetricsEvent", f'{_api(api_id)},"labels":{self._tag_label}{_size(size_byte)}')
 
-    def error(self, error: BaseException, api_id: ApiId) -> EncodedEvent:
+    def error(self, error: BaseException, api_id: ApiId) -> bytes:
         """Encode the error of an operation, as the message for the class of the error.
 
         Raises:
@@ -230,12 +237,12 @@ class EventFactory:
             raise UnreportedError("the statuses 401 and 403 have no metrics event and are only logged")
         return self._metrics(detail.message, f'{_api(api_id)},"labels":{self._labels(**detail.labels)}')
 
-    def _metrics(self, message: str, fields: str) -> EncodedEvent:
+    def _metrics(self, message: str, fields: str) -> bytes:
         body = (
             f'{{"id":"{self._new_id()}","event":{{"@type":"{_TYPE}MetricsEvent","timestamp":"{int(self._now())}",'
             f'"event":{{"@type":"{_TYPE}{message}"{fields}}}{self._source}}}}}'
-        )
-        return EncodedEvent(EventKind.METRICS, body.encode())
+        ).encode()
+        return body if len(body) <= self._max_bytes else self._too_large(body)
 
     def _labels(self, **labels: str) -> str:
         return _map_json({"tag": self._tag, **labels})

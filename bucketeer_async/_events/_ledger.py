@@ -19,7 +19,7 @@ from typing import Final
 
 from bucketeer_async._events._bounds import Admission, Bounds
 from bucketeer_async._events._counters import Counters, PostCounters, statistics_of
-from bucketeer_async._events._encoder import EVENT_ID, EncodedEvent
+from bucketeer_async._events._encoder import EVENT_ID
 from bucketeer_async._events._epochs import Epochs
 from bucketeer_async._events._quarantine import ANY_OPENING, Part, suspicion_of
 from bucketeer_async._events._queue import RecordQueue
@@ -123,9 +123,8 @@ class Ledger:
 
     # In
 
-    def try_admit(self, event: EncodedEvent) -> Receipt | None:  # noqa: C901 - the hot path: each call would cost
+    def try_admit(self, kind: EventKind, body: bytes) -> Receipt | None:  # noqa: C901 - the hot path: calls cost
         """Accept or refuse an event; None, and nothing counted, if an awaited push has to wait for room."""
-        kind, body = event
         size = len(body)
         bounds = self.bounds
         displaced: Sequence[Receipt] = ()
@@ -196,13 +195,14 @@ class Ledger:
         self._on_lost(receipt)
         return receipt
 
-    def recover(self, event: EncodedEvent, pushed_at: float, spool_row: int, *, is_suspect: bool = False) -> bool:
+    def recover(
+        self, kind: EventKind, body: bytes, pushed_at: float, spool_row: int, *, is_suspect: bool = False
+    ) -> bool:
         """Take in an event that an earlier process has left; False, and nothing counted, if there is no room for it.
 
         After closing there is no room. An event past its lifetime is dropped, and so is one that the bounds could
         never hold. One that has failed alone in the earlier process begins in quarantine.
         """
-        kind, body = event
         size, counters = len(body), self._counters[kind]
         is_due = False
         with self.lock:

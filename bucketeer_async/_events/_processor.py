@@ -11,11 +11,12 @@ import random
 import time
 from collections.abc import Callable, Container
 from types import EllipsisType, TracebackType
-from typing import Final, NamedTuple, Self, SupportsFloat, TypeVarTuple
+from typing import Final, Self, SupportsFloat, TypeVarTuple
 
 from bucketeer_async._background import PerProcess
 from bucketeer_async._errors import ClosedError, ConfigurationError
-from bucketeer_async._events._encoder import EncodedEvent, EventFactory, IdPool, UnreportedError
+from bucketeer_async._events._encoder import EventFactory, IdPool, TooLargeError, UnreportedError
+from bucketeer_async._events._ledger import Ledger
 from bucketeer_async._events._pipeline import Pipeline
 from bucketeer_async._events._receipt import Receipt
 from bucketeer_async._lifecycle import State
@@ -26,16 +27,81 @@ from bucketeer_async._transport._api import ApiClient
 
 _Args = TypeVarTuple("_Args")
 
+# Looking a member up in its class takes longer than reading a global.
+_EVALUATION: Final = EventKind.EVALUATION
+_GOAL: Final = EventKind.GOAL
+_METRICS: Final = EventKind.METRICS
+
 _PUSHES_PER_TURN: Final = 100  # an awaited push gives the loop a turn at least this often ...
 _BYTES_PER_TURN: Final = 2**20  # ... and at least once in so many bytes
 _BRAKE_PAUSE: Final = 0.05  # seconds; the longest that one push is slowed down while the queue is half full
 
 
-class _Life(NamedTuple):
-    """The part of a processor that belongs to one process."""
+class _Life:
+    """The part of a processor that belongs to one process.
 
-    events: EventFactory
-    pipeline: Pipeline
+    Args:
+        events: Encodes the events.
+        pipeline: Delivers them.
+        strict_kinds: The kinds of events whose pushes raise if they are invalid.
+    """
+
+    __slots__ = ("_bounds", "_pushed_bytes", "_pushes", "_strict_kinds", "events", "ledger", "pipeline")
+
+    def __init__(self, events: EventFactory, pipeline: Pipeline, strict_kinds: Container[EventKind]) -> None:
+        self.events = events
+        self.pipeline = pipeline
+        self.ledger: Ledger = pipeline.ledger
+        self._bounds = pipeline.ledger.bounds
+        self._strict_kinds = strict_kinds
+        self._pushes = self._pushed_bytes = 0
+
+    def refuse(self, kind: EventKind, error: Exception) -> Receipt:
+        """Refuse a push that cannot be encoded; called while the error is handled.
+
+        Raises:
+            Exception: The error, if the processor is strict.
+        """
+        if isinstance(error, UnreportedError):
+            return self.ledger.refuse(kind, RefusedReason.UNREPORTED, str(error))
+        if kind in self._strict_kinds:
+            raise error
+        if isinstance(error, TooLargeError):
+            return self.ledger.refuse(kind, RefusedReason.TOO_LARGE, str(error))
+        return self.ledger.refuse(kind, RefusedReason.INVALID, _words(error))
+
+    def try_push(self, kind: EventKind, body: bytes) -> Receipt | None:
+        """Accept or refuse an awaited push; None if it has to wait first.
+
+        Raises:
+            WrongLoopError: On another event loop than the processor's.
+        """
+        loop = self.pipeline.life.loop
+        if loop is not None and asyncio.get_running_loop() is not loop:
+            self.pipeline.life.require_loop()
+        self._pushes += 1
+        self._pushed_bytes += len(body)
+        bounds = self._bounds
+        if (
+            self._pushes >= _PUSHES_PER_TURN
+            or self._pushed_bytes >= _BYTES_PER_TURN
+            or bounds.held > bounds.half_capacity
+            or bounds.held_bytes > bounds.half_max_bytes
+        ):
+            return None
+        return self.ledger.try_admit(kind, body)
+
+    async def push_after_waiting(self, kind: EventKind, body: bytes) -> Receipt:
+        """Accept or refuse an awaited push once the loop had its turn, the delivery keeps up, and there is room."""
+        if self._pushes >= _PUSHES_PER_TURN or self._pushed_bytes >= _BYTES_PER_TURN:
+            self._pushes = self._pushed_bytes = 0
+            await asyncio.sleep(0)
+        pipeline = self.pipeline
+        if self._bounds.is_half_full() and pipeline.is_behind():
+            await pipeline.progress(_BRAKE_PAUSE)
+        while (receipt := self.ledger.try_admit(kind, body)) is None:
+            await pipeline.wait_for_room()
+        return receipt
 
 
 class Processor:
@@ -75,7 +141,6 @@ class Processor:
         self._config = config
         self._now, self._new_ids, self._new_rng = _now, _new_ids, _new_rng
         self._strict_kinds: Container[EventKind] = _strict_kinds if config.strict else ()
-        self._pushes = self._pushed_bytes = 0
         self._life = PerProcess(self._new_life)
         self._life.get()  # an error of the configuration is raised now
 
@@ -85,10 +150,11 @@ class Processor:
             tag=config.tag,
             source_id=api.source_id,
             sdk_version=api.sdk_version,
+            max_bytes=config.flush_max_bytes,
             now=self._now,
             new_id=self._new_ids(),
         )
-        return _Life(events, Pipeline(api, config, self._new_rng()))
+        return _Life(events, Pipeline(api, config, self._new_rng()), self._strict_kinds)
 
     @property
     def _pipeline(self) -> Pipeline:
@@ -191,11 +257,21 @@ class Processor:
 
     async def push_evaluation_event(self, user: User, evaluation: Evaluation) -> Receipt:
         """Record that ``user`` got ``evaluation``."""
-        return await self._push(EventKind.EVALUATION, EventFactory.evaluation, user, evaluation)
+        life = self._life.get()
+        try:
+            body = life.events.evaluation(user, evaluation)
+        except Exception as error:
+            return life.refuse(_EVALUATION, error)
+        return life.try_push(_EVALUATION, body) or await life.push_after_waiting(_EVALUATION, body)
 
     def push_evaluation_event_nowait(self, user: User, evaluation: Evaluation) -> Receipt:
         """As `push_evaluation_event`, from any thread."""
-        return self._push_nowait(EventKind.EVALUATION, EventFactory.evaluation, user, evaluation)
+        life = self._life.get()
+        try:
+            body = life.events.evaluation(user, evaluation)
+        except Exception as error:
+            return life.refuse(_EVALUATION, error)
+        return life.ledger.try_admit(_EVALUATION, body) or life.ledger.refuse(_EVALUATION, RefusedReason.QUEUE_FULL)
 
     async def push_default_evaluation_event(
         self, user: User, feature_id: str, reason: ReasonType = ReasonType.CLIENT
@@ -207,13 +283,23 @@ class Processor:
             feature_id: The flag; not empty.
             reason: Why the default was served: ``CLIENT`` or one of ``ERROR_*``.
         """
-        return await self._push(EventKind.EVALUATION, EventFactory.default_evaluation, user, feature_id, reason)
+        life = self._life.get()
+        try:
+            body = life.events.default_evaluation(user, feature_id, reason)
+        except Exception as error:
+            return life.refuse(_EVALUATION, error)
+        return life.try_push(_EVALUATION, body) or await life.push_after_waiting(_EVALUATION, body)
 
     def push_default_evaluation_event_nowait(
         self, user: User, feature_id: str, reason: ReasonType = ReasonType.CLIENT
     ) -> Receipt:
         """As `push_default_evaluation_event`, from any thread."""
-        return self._push_nowait(EventKind.EVALUATION, EventFactory.default_evaluation, user, feature_id, reason)
+        life = self._life.get()
+        try:
+            body = life.events.default_evaluation(user, feature_id, reason)
+        except Exception as error:
+            return life.refuse(_EVALUATION, error)
+        return life.ledger.try_admit(_EVALUATION, body) or life.ledger.refuse(_EVALUATION, RefusedReason.QUEUE_FULL)
 
     async def push_goal_event(self, user: User, goal_id: str, value: SupportsFloat = 0.0) -> Receipt:
         """Record that ``user`` reached a goal.
@@ -224,59 +310,89 @@ class Processor:
             value: A finite real number, such as a float, an int or a ``Decimal``; the gateway stores it as a 32-bit
                 float.
         """
-        return await self._push(EventKind.GOAL, EventFactory.goal, user, goal_id, value)
+        life = self._life.get()
+        try:
+            body = life.events.goal(user, goal_id, value)
+        except Exception as error:
+            return life.refuse(_GOAL, error)
+        return life.try_push(_GOAL, body) or await life.push_after_waiting(_GOAL, body)
 
     def push_goal_event_nowait(self, user: User, goal_id: str, value: SupportsFloat = 0.0) -> Receipt:
         """As `push_goal_event`, from any thread."""
-        return self._push_nowait(EventKind.GOAL, EventFactory.goal, user, goal_id, value)
+        life = self._life.get()
+        try:
+            body = life.events.goal(user, goal_id, value)
+        except Exception as error:
+            return life.refuse(_GOAL, error)
+        return life.ledger.try_admit(_GOAL, body) or life.ledger.refuse(_GOAL, RefusedReason.QUEUE_FULL)
 
     async def push_get_evaluation_latency_metrics_event(self, duration: float) -> Receipt:
         """Record the ``duration`` of an evaluation request, in seconds, in the message of older SDKs."""
-        return await self._push(EventKind.METRICS, EventFactory.get_evaluation_latency, duration)
+        return await self._push_metrics(EventFactory.get_evaluation_latency, duration)
 
     def push_get_evaluation_latency_metrics_event_nowait(self, duration: float) -> Receipt:
         """As `push_get_evaluation_latency_metrics_event`, from any thread."""
-        return self._push_nowait(EventKind.METRICS, EventFactory.get_evaluation_latency, duration)
+        return self._push_metrics_nowait(EventFactory.get_evaluation_latency, duration)
 
     async def push_get_evaluation_size_metrics_event(self, size_byte: int) -> Receipt:
         """Record the size of an evaluation answer, 0 to 2**31 - 1 bytes, in the message of older SDKs."""
-        return await self._push(EventKind.METRICS, EventFactory.get_evaluation_size, size_byte)
+        return await self._push_metrics(EventFactory.get_evaluation_size, size_byte)
 
     def push_get_evaluation_size_metrics_event_nowait(self, size_byte: int) -> Receipt:
         """As `push_get_evaluation_size_metrics_event`, from any thread."""
-        return self._push_nowait(EventKind.METRICS, EventFactory.get_evaluation_size, size_byte)
+        return self._push_metrics_nowait(EventFactory.get_evaluation_size, size_byte)
 
     async def push_timeout_error_count_metrics_event(self) -> Receipt:
         """Count a timeout, in the message of older SDKs."""
-        return await self._push(EventKind.METRICS, EventFactory.timeout_error_count)
+        return await self._push_metrics(EventFactory.timeout_error_count)
 
     def push_timeout_error_count_metrics_event_nowait(self) -> Receipt:
         """As `push_timeout_error_count_metrics_event`, from any thread."""
-        return self._push_nowait(EventKind.METRICS, EventFactory.timeout_error_count)
+        return self._push_metrics_nowait(EventFactory.timeout_error_count)
 
     async def push_internal_error_count_metrics_event(self) -> Receipt:
         """Count an internal error, in the message of older SDKs."""
-        return await self._push(EventKind.METRICS, EventFactory.internal_error_count)
+        return await self._push_metrics(EventFactory.internal_error_count)
 
     def push_internal_error_count_metrics_event_nowait(self) -> Receipt:
         """As `push_internal_error_count_metrics_event`, from any thread."""
-        return self._push_nowait(EventKind.METRICS, EventFactory.internal_error_count)
+        return self._push_metrics_nowait(EventFactory.internal_error_count)
 
     async def push_latency_metrics_event(self, duration: float, api_id: ApiId) -> Receipt:
         """Record the ``duration`` of an operation, in seconds; 0 counts as a nanosecond, or the gateway discards it."""
-        return await self._push(EventKind.METRICS, EventFactory.latency, duration, api_id)
+        life = self._life.get()
+        try:
+            body = life.events.latency(duration, api_id)
+        except Exception as error:
+            return life.refuse(_METRICS, error)
+        return life.try_push(_METRICS, body) or await life.push_after_waiting(_METRICS, body)
 
     def push_latency_metrics_event_nowait(self, duration: float, api_id: ApiId) -> Receipt:
         """As `push_latency_metrics_event`, from any thread."""
-        return self._push_nowait(EventKind.METRICS, EventFactory.latency, duration, api_id)
+        life = self._life.get()
+        try:
+            body = life.events.latency(duration, api_id)
+        except Exception as error:
+            return life.refuse(_METRICS, error)
+        return life.ledger.try_admit(_METRICS, body) or life.ledger.refuse(_METRICS, RefusedReason.QUEUE_FULL)
 
     async def push_size_metrics_event(self, size_byte: int, api_id: ApiId) -> Receipt:
         """Record the size of the answer to an operation, 0 to 2**31 - 1 bytes."""
-        return await self._push(EventKind.METRICS, EventFactory.size, size_byte, api_id)
+        life = self._life.get()
+        try:
+            body = life.events.size(size_byte, api_id)
+        except Exception as error:
+            return life.refuse(_METRICS, error)
+        return life.try_push(_METRICS, body) or await life.push_after_waiting(_METRICS, body)
 
     def push_size_metrics_event_nowait(self, size_byte: int, api_id: ApiId) -> Receipt:
         """As `push_size_metrics_event`, from any thread."""
-        return self._push_nowait(EventKind.METRICS, EventFactory.size, size_byte, api_id)
+        life = self._life.get()
+        try:
+            body = life.events.size(size_byte, api_id)
+        except Exception as error:
+            return life.refuse(_METRICS, error)
+        return life.ledger.try_admit(_METRICS, body) or life.ledger.refuse(_METRICS, RefusedReason.QUEUE_FULL)
 
     async def push_error_metrics_event(self, error: BaseException, api_id: ApiId) -> Receipt:
         """Count a failed operation, in the message for its class of failure.
@@ -284,65 +400,29 @@ class Processor:
         A `StatusError` is classed by its status, timeouts and connection errors by their type; anything else is an
         internal error of the SDK. 401 and 403 have no message: they are refused as ``unreported``.
         """
-        return await self._push(EventKind.METRICS, EventFactory.error, error, api_id)
+        return await self._push_metrics(EventFactory.error, error, api_id)
 
     def push_error_metrics_event_nowait(self, error: BaseException, api_id: ApiId) -> Receipt:
         """As `push_error_metrics_event`, from any thread."""
-        return self._push_nowait(EventKind.METRICS, EventFactory.error, error, api_id)
+        return self._push_metrics_nowait(EventFactory.error, error, api_id)
 
-    # One way for all pushes
+    # The rarer messages
 
-    def _push_nowait(
-        self, kind: EventKind, build: Callable[[EventFactory, *_Args], EncodedEvent], *args: *_Args
-    ) -> Receipt:
+    async def _push_metrics(self, build: Callable[[EventFactory, *_Args], bytes], *args: *_Args) -> Receipt:
         life = self._life.get()
-        event = self._encode(life, kind, build, *args)
-        if isinstance(event, Receipt):
-            return event
-        ledger = life.pipeline.ledger
-        return ledger.try_admit(event) or ledger.refuse(kind, RefusedReason.QUEUE_FULL)
-
-    async def _push(
-        self, kind: EventKind, build: Callable[[EventFactory, *_Args], EncodedEvent], *args: *_Args
-    ) -> Receipt:
-        life = self._life.get()
-        pipeline = life.pipeline
-        if (loop := pipeline.life.loop) is not None and asyncio.get_running_loop() is not loop:
-            pipeline.life.require_loop()
-        event = self._encode(life, kind, build, *args)
-        if isinstance(event, Receipt):
-            return event
-        self._pushes += 1
-        self._pushed_bytes += len(event.body)
-        if self._pushes >= _PUSHES_PER_TURN or self._pushed_bytes >= _BYTES_PER_TURN:
-            self._pushes = self._pushed_bytes = 0
-            await asyncio.sleep(0)
-        bounds = pipeline.ledger.bounds
-        if (bounds.held > bounds.half_capacity or bounds.held_bytes > bounds.half_max_bytes) and pipeline.is_behind():
-            await pipeline.progress(_BRAKE_PAUSE)
-        while (receipt := pipeline.ledger.try_admit(event)) is None:
-            await pipeline.wait_for_room()
-        return receipt
-
-    def _encode(
-        self, life: _Life, kind: EventKind, build: Callable[[EventFactory, *_Args], EncodedEvent], *args: *_Args
-    ) -> EncodedEvent | Receipt:
-        """Return the event, or the receipt of its refusal."""
-        ledger, limit = life.pipeline.ledger, self._config.flush_max_bytes
         try:
-            event = build(life.events, *args)
-        except UnreportedError as error:
-            return ledger.refuse(kind, RefusedReason.UNREPORTED, str(error))
+            body = build(life.events, *args)
         except Exception as error:
-            if kind in self._strict_kinds:
-                raise
-            return ledger.refuse(kind, RefusedReason.INVALID, _words(error))
-        if len(event.body) > limit:
-            message = f"the event has {len(event.body)} bytes; flush_max_bytes is {limit}"
-            if kind in self._strict_kinds:
-                raise ValueError(message)
-            return ledger.refuse(kind, RefusedReason.TOO_LARGE, message)
-        return event
+            return life.refuse(_METRICS, error)
+        return life.try_push(_METRICS, body) or await life.push_after_waiting(_METRICS, body)
+
+    def _push_metrics_nowait(self, build: Callable[[EventFactory, *_Args], bytes], *args: *_Args) -> Receipt:
+        life = self._life.get()
+        try:
+            body = build(life.events, *args)
+        except Exception as error:
+            return life.refuse(_METRICS, error)
+        return life.ledger.try_admit(_METRICS, body) or life.ledger.refuse(_METRICS, RefusedReason.QUEUE_FULL)
 
 
 def _words(error: Exception) -> str:

@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from bucketeer_async._background import Progress
-from bucketeer_async._events._encoder import EncodedEvent
 from bucketeer_async._events._ledger import Ledger
 from bucketeer_async._events._receipt import Receipt
 from bucketeer_async._events._spool_file import SpooledEvent, SpoolError, SpoolFile, SpoolFullError
@@ -120,9 +119,10 @@ class Spooler:
                 await asyncio.sleep(self.retry_interval)
                 continue
             for event in events:
-                encoded = EncodedEvent(event.kind, event.body)
                 age = max(0.0, self._wall() - event.pushed)
-                while not ledger.recover(encoded, self._clock() - age, event.row, is_suspect=event.is_suspect):
+                while not ledger.recover(
+                    event.kind, event.body, self._clock() - age, event.row, is_suspect=event.is_suspect
+                ):
                     await progress.wait()
                 last = event.row
             await asyncio.sleep(0)

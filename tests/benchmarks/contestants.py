@@ -163,7 +163,7 @@ class Floor:
 
         factory = EventFactory(tag="shop", source_id=0, sdk_version="1.0.0")
         shown = new_evaluation()
-        self._ready = [factory.evaluation(User(user_id(n), ATTRIBUTES), shown).body for n in range(_READY)]
+        self._ready = [factory.evaluation(User(user_id(n), ATTRIBUTES), shown) for n in range(_READY)]
 
     async def start(self, url: str, room: int | None) -> None:
         address = urlsplit(url)

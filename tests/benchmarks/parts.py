@@ -78,6 +78,7 @@ async def least_awaited(work: Callable[[], Awaitable[object]], count: int) -> fl
 
 def ledger_and_queue(events: Sequence[Any]) -> dict[str, float]:
     """Time the ledger alone, and beside it what an `asyncio.Queue` would cost by itself."""
+    from bucketeer_async import EventKind
     from bucketeer_async._events._bounds import Bounds
     from bucketeer_async._events._ledger import Ledger
 
@@ -94,7 +95,7 @@ def ledger_and_queue(events: Sequence[Any]) -> dict[str, float]:
 
     def account() -> None:
         for event in events:
-            ledger.try_admit(event)
+            ledger.try_admit(EventKind.EVALUATION, event)
         while batch := ledger.take(_BATCH, 2**30, 0.0):
             ledger.settle(batch)
 
@@ -166,7 +167,6 @@ async def run(url: str, count: int) -> dict[str, float]:
     factory = EventFactory(tag="shop", source_id=0, sdk_version="1.0.0")
     users = [User(user_id(number), ATTRIBUTES) for number in range(USERS)]
     events = [factory.evaluation(users[number % USERS], shown) for number in range(count)]
-    bodies = [event.body for event in events]
 
     def encode() -> None:
         for number in range(count):
@@ -178,16 +178,16 @@ async def run(url: str, count: int) -> dict[str, float]:
 
     def join() -> None:
         for start in range(0, count, _BATCH):
-            register_events_body(bodies[start : start + _BATCH], source_id=0, sdk_version="1.0.0")
+            register_events_body(events[start : start + _BATCH], source_id=0, sdk_version="1.0.0")
 
     found = {"id": least(identify, count), "joining": least(join, count), **ledger_and_queue(events)}
     found["encoding"] = least(encode, count) - found["id"]
     pushed = await pushes(users, shown, count)
-    found["post"] = await posts(url, bodies, _BATCH) - found["joining"]
-    found["post_100"] = await posts(url, bodies, 100) - found["joining"]
+    found["post"] = await posts(url, events, _BATCH) - found["joining"]
+    found["post_100"] = await posts(url, events, 100) - found["joining"]
     if SPEED:
         sys.path.append(SPEED)
-        found["post_speed"] = await posts(url, bodies, _BATCH) - found["joining"]
+        found["post_speed"] = await posts(url, events, _BATCH) - found["joining"]
     # A push does not take records out, nor settle them; what that costs is small, and counted with the ledger.
     found["layers"] = max(pushed["nowait"] - found["id"] - found["encoding"] - found["ledger"], 0.0)
     found["awaiting"] = max(pushed["awaited"] - pushed["nowait"], 0.0)

@@ -29,7 +29,7 @@ from bucketeer_async import (
     StatusError,
     User,
 )
-from bucketeer_async._events._encoder import EncodedEvent, EventFactory, IdPool, UnreportedError
+from bucketeer_async._events._encoder import EVENT_ID, EventFactory, IdPool, TooLargeError, UnreportedError
 from bucketeer_async._models import evaluation_of
 from bucketeer_async._proto._pool import POOL
 from bucketeer_async._proto.event.client import event_pb2 as pb
@@ -66,13 +66,13 @@ def as_json(event: pb.EvaluationEvent | pb.GoalEvent | pb.MetricsEvent) -> Any:
     return json_format.MessageToDict(envelope, use_integers_for_enums=True, descriptor_pool=POOL)["event"]
 
 
-def check(encoded: EncodedEvent, event: Any) -> None:
+def check(encoded: bytes, event: Any) -> None:
     """Check that the encoder's JSON is protobuf's, and is parsed to the same message."""
-    parsed = json.loads(encoded.body)
+    parsed = json.loads(encoded)
 
     assert parsed["event"] == as_json(event)
-    assert parsed["id"] == encoded.event_id
-    envelope = json_format.Parse(encoded.body, pb.Event(), descriptor_pool=POOL)
+    assert parsed["id"] == encoded[EVENT_ID].decode()
+    envelope = json_format.Parse(encoded, pb.Event(), descriptor_pool=POOL)
     read = type(event)()
     assert envelope.event.Unpack(read)
     assert read == event
@@ -113,8 +113,8 @@ def test_an_evaluation_is_what_protobuf_makes_of_it(
 def test_what_users_share_of_an_evaluation_is_encoded_for_each_of_them(pair: list[User], shared: Evaluation) -> None:
     events = factory()
     for user in [*pair, *pair]:
-        body = json.loads(events.evaluation(user, evaluation_of(shared, user.id)).body)
-        alone = json.loads(events.evaluation(user, replace(shared, user_id=user.id)).body)
+        body = json.loads(events.evaluation(user, evaluation_of(shared, user.id)))
+        alone = json.loads(events.evaluation(user, replace(shared, user_id=user.id)))
 
         assert body["event"] == alone["event"]
         assert body["event"]["userId"] == body["event"]["user"]["id"] == user.id
@@ -160,7 +160,7 @@ def test_a_goal_is_what_protobuf_makes_of_it(tag: str, user: User, goal_id: str,
             sdk_version="1.2.3",
         ),
     )
-    sent = json.loads(encoded.body)["event"].get("value", 0.0)
+    sent = json.loads(encoded)["event"].get("value", 0.0)
     assert math.copysign(1.0, sent) == math.copysign(1.0, float(value))
 
 
@@ -184,10 +184,10 @@ class Scalar:
     ],
 )
 def test_a_goal_may_have_any_real_number(value: SupportsFloat, sent: float | None) -> None:
-    assert json.loads(factory().goal(USER, "goal", value).body)["event"].get("value") == sent
+    assert json.loads(factory().goal(USER, "goal", value))["event"].get("value") == sent
 
 
-def check_metrics(encoded: EncodedEvent, detail: Any) -> None:
+def check_metrics(encoded: bytes, detail: Any) -> None:
     event = pb.MetricsEvent(timestamp=NOW, source_id=1000, sdk_version="1.2.3")  # type: ignore[arg-type]
     event.event.Pack(detail)
     check(encoded, event)
@@ -275,7 +275,7 @@ def test_a_refused_key_has_no_metrics_message(status: int) -> None:
 
 
 def test_a_latency_of_zero_is_sent_as_a_nanosecond() -> None:
-    event = json.loads(factory().latency(0, ApiId.GET_EVALUATION).body)["event"]["event"]
+    event = json.loads(factory().latency(0, ApiId.GET_EVALUATION))["event"]["event"]
 
     assert event["latencySecond"] == 1e-9
 
@@ -347,10 +347,10 @@ def test_what_stands_for_a_user_or_an_evaluation_is_encoded_by_its_fields() -> N
     user = User("user", {"plan": "pro"})
     evaluation = Evaluation(feature_id="flag", variation_id="on", reason=Reason(ReasonType.DEFAULT))
     proxies: Any = Proxy(user), Proxy(evaluation)
-    plain = json.loads(factory().evaluation(user, evaluation).body)
+    plain = json.loads(factory().evaluation(user, evaluation))
 
     for pair in ((Member("user", {"plan": "pro"}), evaluation), proxies):
-        assert json.loads(factory().evaluation(*pair).body)["event"] == plain["event"]
+        assert json.loads(factory().evaluation(*pair))["event"] == plain["event"]
 
 
 def mock_of(cls: type) -> Any:
@@ -364,6 +364,26 @@ def test_a_mock_of_a_user_or_an_evaluation_is_neither() -> None:
         factory().goal(mock_of(User), "goal", 1.0)
     with pytest.raises(TypeError, match=r"Evaluation\.feature_id must be a str, not Mock"):
         factory().evaluation(User("user"), mock_of(Evaluation))
+
+
+def test_an_event_that_is_too_large_says_by_how_much() -> None:
+    limited = EventFactory(tag="", source_id=0, sdk_version="1.2.3", max_bytes=300)
+    user = User("user")
+    size = len(limited.goal(user, "g", 0.0))
+
+    assert len(limited.goal(user, "g" * (301 - size), 0.0)) == 300
+    with pytest.raises(TooLargeError, match="the event has 301 bytes; flush_max_bytes is 300"):
+        limited.goal(user, "g" * (302 - size), 0.0)
+
+
+def test_many_and_long_goal_ids_do_not_take_up_memory() -> None:
+    events = factory()
+    for number in range(2_000):
+        events.goal(User("user"), f"goal-{number}", 1.0)
+    events.goal(User("user"), "g" * 10_000, 1.0)
+
+    assert len(events._goals) == 1_000
+    assert json.loads(events.goal(User("user"), "goal-1999", 1.0))["event"]["goalId"] == "goal-1999"
 
 
 def test_event_ids_are_version_4_and_different_in_every_thread() -> None:
@@ -386,8 +406,8 @@ def test_event_ids_are_version_4_and_different_in_every_thread() -> None:
 def test_what_happens_to_the_attributes_later_does_not_change_the_event() -> None:
     attributes = {"plan": "pro"}
     user = User("user", attributes)
-    before = factory().goal(user, "goal", 1).body
+    before = factory().goal(user, "goal", 1)
     attributes["plan"] = "free"
 
-    assert b'"plan":"pro"' in factory().goal(user, "goal", 1).body
+    assert b'"plan":"pro"' in factory().goal(user, "goal", 1)
     assert b'"plan":"pro"' in before

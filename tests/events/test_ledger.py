@@ -14,11 +14,10 @@ from hypothesis import strategies as st
 
 from bucketeer_async import EventKind
 from bucketeer_async._events._bounds import Bounds
-from bucketeer_async._events._encoder import EncodedEvent
 from bucketeer_async._events._ledger import Ledger
 from bucketeer_async._events._receipt import Receipt
 
-EVENT = EncodedEvent(EventKind.GOAL, b"{}")
+EVENT = EventKind.GOAL, b"{}"
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +45,7 @@ def open_ledger(
 
 
 def push(ledger: Ledger) -> Receipt:
-    receipt = ledger.try_admit(EVENT)
+    receipt = ledger.try_admit(*EVENT)
     assert receipt is not None
     return receipt
 
@@ -64,7 +63,7 @@ def test_an_epoch_is_over_when_all_that_was_accepted_before_it_is_settled(
     begun: list[tuple[int, list[Receipt]]] = []
     for step, number in steps:
         if step == "push":
-            accepted += filter(None, [ledger.try_admit(EVENT)])  # none, if all events are in flight
+            accepted += filter(None, [ledger.try_admit(*EVENT)])  # none, if all events are in flight
         elif step == "take":
             if batch := ledger.take(number, 1_000, 0.0):
                 flights.append(batch)
@@ -99,7 +98,7 @@ def test_epochs_leave_nothing_behind(loop: asyncio.AbstractEventLoop) -> None:
     assert ledger._epochs._past_records == 0
 
 
-@pytest.mark.parametrize(("waiting", "waiting_bytes"), [(4, math.inf), (math.inf, 4 * len(EVENT.body))])
+@pytest.mark.parametrize(("waiting", "waiting_bytes"), [(4, math.inf), (math.inf, 4 * len(EVENT[1]))])
 def test_what_is_watched_is_told_once(loop: asyncio.AbstractEventLoop, waiting: float, waiting_bytes: float) -> None:
     told: list[int] = []
     ledger = open_ledger(loop, on_due=lambda: told.append(len(ledger.queue.records)))
@@ -112,10 +111,10 @@ def test_what_is_watched_is_told_once(loop: asyncio.AbstractEventLoop, waiting: 
 
 
 def test_a_waiting_event_weighs_little_more_than_its_body(loop: asyncio.AbstractEventLoop) -> None:
-    event = EncodedEvent(EventKind.EVALUATION, b'{"id":"' + 445 * b"x")  # as long as a typical one
+    body = b'{"id":"' + 445 * b"x"  # as long as a typical one
     loop.time = lambda: 123.5  # type: ignore[method-assign]
     ledger = open_ledger(loop)
-    first, second = [ledger.try_admit(event._replace(body=bytes([*event.body]))) for _ in range(2)]
+    first, second = [ledger.try_admit(EventKind.EVALUATION, bytes([*body])) for _ in range(2)]
     shared = {id(each) for each in gc.get_referents(first)}
     own = [each for each in gc.get_referents(second) if id(each) not in shared]
 

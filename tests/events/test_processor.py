@@ -33,6 +33,7 @@ from bucketeer_async import (
     Drop,
     DroppedReason,
     Evaluation,
+    EventKind,
     Fate,
     Processor,
     ProcessorConfig,
@@ -50,7 +51,6 @@ from bucketeer_async import (
 )
 from bucketeer_async._events._batch import Delivery
 from bucketeer_async._events._collector import Collector
-from bucketeer_async._events._encoder import EncodedEvent
 from bucketeer_async._events._ledger import Ledger
 from bucketeer_async._lifecycle import State
 from tests.clock import VirtualLoop
@@ -768,10 +768,10 @@ async def test_waiting_pushes_are_woken_as_there_is_room_for_them(monkeypatch: p
     attempts = 0
     try_admit = Ledger.try_admit
 
-    def counted(ledger: Ledger, event: EncodedEvent) -> Receipt | None:
+    def counted(ledger: Ledger, kind: EventKind, body: bytes) -> Receipt | None:
         nonlocal attempts
         attempts += 1
-        return try_admit(ledger, event)
+        return try_admit(ledger, kind, body)
 
     async def briskly(_events: Events) -> FakeAnswer:
         await asyncio.sleep(0.01)

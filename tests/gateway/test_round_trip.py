@@ -8,8 +8,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bucketeer_async import ApiId, Evaluation, Reason, ReasonType, StatusError, User
-from bucketeer_async._events._encoder import EncodedEvent, EventFactory
+from bucketeer_async import ApiId, Evaluation, EventKind, Reason, ReasonType, StatusError, User
+from bucketeer_async._events._encoder import EVENT_ID, EventFactory
 from bucketeer_async._transport._codec import register_events_body
 from bucketeer_async.gateway import GatewayState
 from bucketeer_async.gateway._endpoints import ENDPOINTS, handle
@@ -45,8 +45,16 @@ pushes: st.SearchStrategy[tuple[Any, ...]] = st.one_of(
 )
 
 
-def post(state: GatewayState, events: list[EncodedEvent]) -> Any:
-    body = register_events_body([event.body for event in events], source_id=0, sdk_version="1.2.3")
+def kind_of(name: str) -> EventKind:
+    return (
+        EventKind(name.removeprefix("default_"))
+        if name in {"evaluation", "default_evaluation", "goal"}
+        else EventKind.METRICS
+    )
+
+
+def post(state: GatewayState, events: list[bytes]) -> Any:
+    body = register_events_body(events, source_id=0, sdk_version="1.2.3")
     return handle(state, ENDPOINTS["/register_events"], "client-key", body, None)
 
 
@@ -63,10 +71,10 @@ def test_what_is_pushed_is_taken_as_it_was_meant(pushed: list[tuple[Any, ...]], 
 
     assert post(state, events) == {"errors": {}}
 
-    assert [event.id for event in state.events] == [event.event_id for event in events]
-    assert [event.kind for event in state.events] == [event.kind for event in events]
+    assert [event.id for event in state.events] == [event[EVENT_ID].decode() for event in events]
+    assert [event.kind for event in state.events] == [kind_of(name) for name, *_ in pushed]
     for event, recorded in zip(events, state.events, strict=True):
-        sent = json.loads(event.body)["event"]
+        sent = json.loads(event)["event"]
         assert as_pushed(recorded.event) == as_pushed(sent)
         assert int(recorded.message.source_id) == source_id
         if "reason" in sent:
@@ -84,4 +92,4 @@ def test_every_split_of_a_batch_is_taken(pushed: list[tuple[Any, ...]], data: st
     for part in (events[:middle], events[middle:]):
         assert post(state, part) == {"errors": {}}
 
-    assert [event.id for event in state.events] == [event.event_id for event in events]
+    assert [event.id for event in state.events] == [event[EVENT_ID].decode() for event in events]
