@@ -59,7 +59,7 @@ class Client:
         max_connections: Requests under way at once; posts of events have as many connections of their own. With a
             client of your own: what its limits allow, for both.
         ssl_context: For a private certificate authority or client certificates.
-        proxy: URL of a proxy. None: the proxy that the environment names, as httpx reads it.
+        proxy: URL of a proxy. None: the proxy that ``HTTPS_PROXY``, ``ALL_PROXY`` and ``NO_PROXY`` name, if any.
         http: An ``httpx.AsyncClient`` or ``httpx2.AsyncClient`` of your own; the client never closes it.
 
     Raises:

@@ -61,7 +61,7 @@ class ApiClient:
         max_connections: Requests under way at once; posts of events have as many connections of their own. With a
             client of your own: what its limits allow, for both.
         ssl_context: For a private certificate authority or client certificates. Verification is always on.
-        proxy: URL of a proxy. None: the proxy that the environment names, as httpx reads it.
+        proxy: URL of a proxy. None: the proxy that ``HTTPS_PROXY``, ``ALL_PROXY`` and ``NO_PROXY`` name, if any.
         http: An ``httpx.AsyncClient`` or ``httpx2.AsyncClient`` of your own; the client never closes it.
 
     Raises:
@@ -90,7 +90,7 @@ class ApiClient:
         self._sdk_version = check_header("ApiClient.sdk_version", __version__ if sdk_version is None else sdk_version)
         check_int("ApiClient.max_connections", max_connections)
         check_connecting(ssl_context, proxy, http)
-        new_client = client_factory(ssl_context, proxy)
+        new_client = client_factory(self._base, ssl_context, proxy)
         self._connections = PerProcess(lambda: Connections(new_client, http, max_connections))
 
     @property

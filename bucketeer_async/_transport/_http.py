@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import anyio
 
@@ -26,6 +26,11 @@ from bucketeer_async._errors import (
     RequestTimeoutError,
     StatusError,
 )
+from bucketeer_async._log import GuardedLogger
+from bucketeer_async._transport import _network_env
+
+if TYPE_CHECKING:
+    import httpx
 
 KEEPALIVE_EXPIRY: Final = 45.0  # seconds; the gateway closes an idle connection after 60
 _LONGEST_RETRY_AFTER: Final = 300.0  # seconds
@@ -51,27 +56,34 @@ class NeverSentError(asyncio.CancelledError):
     """The task was cancelled before anything of its request was sent."""
 
 
-def client_factory(ssl_context: ssl.SSLContext | None, proxy: str | None) -> Callable[[int], HttpClient]:
-    """Return a function that makes HTTP clients, each with at most so many connections.
+def client_factory(endpoint: str, ssl_context: ssl.SSLContext | None, proxy: str | None) -> Callable[[int], HttpClient]:
+    """Return a function that makes HTTP clients for one endpoint, each with at most so many connections.
 
     Its first call takes a while (certificates, imports), so make that one off the loop. The clients share one SSL
     context.
+
+    Args:
+        endpoint: The base URL of the gateway.
+        ssl_context: None for the default authorities, or those that the environment names.
+        proxy: None for the proxy that the environment names, if any.
     """
+    is_proxy_known = proxy is not None
 
     def new_client(max_connections: int) -> HttpClient:
         import httpx  # noqa: PLC0415 - 100 ms that an application without a client need not pay
 
-        nonlocal ssl_context
+        nonlocal ssl_context, proxy, is_proxy_known
         if ssl_context is None:
-            ssl_context = httpx.create_ssl_context()
-            ssl_context.minimum_version = max(ssl_context.minimum_version, ssl.TLSVersion.TLSv1_2)
+            ssl_context = _default_ssl_context()
+        if not is_proxy_known:
+            proxy, is_proxy_known = _environment_proxy(endpoint), True
         limits = httpx.Limits(
             max_connections=max_connections,
             max_keepalive_connections=max_connections,
             keepalive_expiry=KEEPALIVE_EXPIRY,
         )
         try:
-            return httpx.AsyncClient(verify=ssl_context, proxy=proxy, limits=limits)
+            return _OwnClient(httpx.AsyncHTTPTransport(verify=ssl_context, proxy=proxy, limits=limits))
         except (ValueError, httpx.InvalidURL):
             # What the library says about a URL quotes it, and with it the password.
             raise ConfigurationError(
@@ -80,6 +92,52 @@ def client_factory(ssl_context: ssl.SSLContext | None, proxy: str | None) -> Cal
             ) from None
 
     return new_client
+
+
+def _default_ssl_context() -> ssl.SSLContext:
+    import httpx  # noqa: PLC0415 - likewise
+
+    origin = _network_env.certificates()
+    try:
+        context: ssl.SSLContext = httpx.create_ssl_context()
+    except OSError as error:
+        raise ConfigurationError(f"the certificates of {origin or 'certifi'} cannot be loaded: {error}") from error
+    context.minimum_version = max(context.minimum_version, ssl.TLSVersion.TLSv1_2)
+    return context
+
+
+def _environment_proxy(endpoint: str) -> str | None:
+    proxy, unreadable = _network_env.proxy_for(endpoint)
+    if unreadable:
+        GuardedLogger(None).warning("NO_PROXY has entries that cannot be read and are ignored: %s", unreadable)
+    return proxy
+
+
+class _OwnClient:
+    """An HTTP client of this package's own. It sends over its transport: `httpx.AsyncClient.send` logs each request.
+
+    It keeps cookies, as load balancers want them, and has neither authentication nor redirects.
+    """
+
+    def __init__(self, transport: httpx.AsyncHTTPTransport) -> None:
+        import httpx  # noqa: PLC0415 - likewise
+
+        self._transport = transport
+        self._client = httpx.AsyncClient(transport=transport)
+        self.build_request = self._client.build_request
+        self.aclose = self._client.aclose
+
+    @property
+    def is_closed(self) -> bool:
+        return self._client.is_closed
+
+    async def send(self, request: httpx.Request, **_options: object) -> httpx.Response:
+        if self.is_closed:
+            raise RuntimeError("the HTTP client is closed")
+        response = await self._transport.handle_async_request(request)
+        response.request = request
+        self._client.cookies.extract_cookies(response)
+        return response
 
 
 @dataclass(slots=True)

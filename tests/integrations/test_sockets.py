@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import socket
 import ssl
@@ -24,6 +25,7 @@ from bucketeer_async import (
     ProcessorConfig,
     RequestTimeoutError,
     RetryPolicy,
+    StatusError,
     User,
 )
 from bucketeer_async.gateway import Fault, LocalGateway
@@ -103,6 +105,51 @@ async def drips(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         writer.write(b" ")
         await writer.drain()
         await asyncio.sleep(0.01)
+
+
+# Our own client
+
+
+async def test_our_own_client_sends_what_httpx_sends_and_logs_no_line(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    heads: list[list[bytes]] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            heads.append((await read_request(reader)).splitlines())
+            writer.write(OK.replace(b"\r\n\r\n", b"\r\nset-cookie: replica=7\r\n\r\n"))
+            await writer.drain()
+
+    async with serving(answer) as port:
+        async with ApiClient(endpoint=f"http://127.0.0.1:{port}", api_key="key") as api:
+            await api.ping()
+            await api.ping()
+        ours = [line for line in caplog.messages if "/ping" in line]
+        async with (
+            httpx.AsyncClient() as http,
+            ApiClient(endpoint=f"http://127.0.0.1:{port}", api_key="key", http=http) as api,
+        ):
+            await api.ping()
+            await api.ping()
+
+    assert heads[:2] == heads[2:]
+    assert b"cookie: replica=7" in [line.lower() for line in heads[1]]
+    assert not ours
+    assert [line for line in caplog.messages if "/ping" in line]  # of the application's client, by httpx
+
+
+@pytest.mark.parametrize("location", [b"http://127.0.0.1:1/", b"http://[::1", b""])
+async def test_our_own_client_follows_no_redirect(location: bytes) -> None:
+    async def redirects(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(b"HTTP/1.1 302 Found\r\ncontent-length: 0\r\nlocation: " + location + b"\r\n\r\n")
+        await writer.drain()
+
+    async with serving(redirects) as port, ApiClient(endpoint=f"http://127.0.0.1:{port}", api_key="key") as api:
+        with pytest.raises(StatusError) as caught:
+            await api.ping()
+
+    assert caught.value.status_code == 302
 
 
 @pytest.mark.parametrize(

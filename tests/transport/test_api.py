@@ -9,6 +9,7 @@ import pickle
 import ssl
 import warnings
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -631,20 +632,67 @@ async def test_our_own_client_is_made_once_and_closed() -> None:
     await asyncio.gather(api.start(), api.start(), api.start())
     (pool,) = api._connections.get()._pools._pools
     http: Any = pool.http
-    assert isinstance(http, httpx.AsyncClient)
+    assert not http.is_closed
 
     await api.aclose()
 
     assert http.is_closed
+    request = http.build_request("GET", "https://gateway.test/ping")
+    with pytest.raises(RuntimeError, match="closed"):
+        await http.send(request)
 
 
-async def test_certificates_that_cannot_be_loaded_are_a_configuration_error() -> None:
+async def test_a_proxy_that_cannot_be_used_is_a_configuration_error() -> None:
     api = client(proxy="nonsense://proxy")
 
     for _ in range(2):
         with pytest.raises(ConfigurationError, match="the HTTP client cannot be made"):
             await api.start()
     await api.aclose()
+
+
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
+async def test_missing_certificates_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str) -> None:
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    monkeypatch.setenv(variable, "/nowhere/ca.pem")
+    api = client()
+
+    with pytest.raises(ConfigurationError, match=f"{variable} names '/nowhere/ca.pem'"):
+        await api.start()
+    monkeypatch.setenv(variable, str(tmp_path))
+    if variable == "SSL_CERT_FILE":
+        garbage = tmp_path / "ca.pem"
+        garbage.write_text("no certificate\n")
+        monkeypatch.setenv(variable, str(garbage))
+        with pytest.raises(ConfigurationError, match=r"the certificates of SSL_CERT_FILE .* cannot be loaded"):
+            await api.start()
+    else:
+        await api.start()
+    await api.aclose()
+
+
+@pytest.mark.parametrize("entry", ["[::1]", "fd00::/8", "[::1]:9000", "*.example.com"])
+async def test_an_entry_of_no_proxy_that_httpx_cannot_read_is_read(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, entry: str
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.test:3128")
+    monkeypatch.setenv("NO_PROXY", entry)
+
+    async with client():
+        assert not caplog.messages
+
+
+async def test_entries_of_no_proxy_that_nobody_can_read_are_told_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.test:3128")
+    monkeypatch.setenv("NO_PROXY", "[::1,other.test,exa$mple")
+
+    async with client() as api:
+        for pools in (api._connections.get()._pools, api._connections.get().event_pools):
+            pools.add()
+
+    assert caplog.messages == ["NO_PROXY has entries that cannot be read and are ignored: ['[::1', 'exa$mple']"]
 
 
 @pytest.mark.parametrize(
