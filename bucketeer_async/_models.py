@@ -10,8 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from enum import IntEnum, StrEnum
 from functools import partial
-from types import MappingProxyType
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, NoReturn, TypeVar
 
 _T = TypeVar("_T")
 _E = TypeVar("_E", bound=IntEnum)
@@ -146,6 +145,20 @@ def check_enum(name: str, value: object, kind: type[_E]) -> _E:
     return value
 
 
+class _Attributes(dict[str, str]):
+    """Attributes of a user: a dict that cannot be changed, because `dataclasses.asdict` and `json` know only dicts."""
+
+    __slots__ = ()
+
+    def _refuse(self, *_arguments: object, **_named: object) -> NoReturn:
+        raise TypeError("User.attributes cannot be changed: make another User, with a copy by dict(user.attributes)")
+
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
+
+    def __reduce__(self) -> tuple[type[dict[str, str]], tuple[dict[str, str]]]:
+        return (dict, (dict(self),))
+
+
 def _check_attributes(attributes: object) -> Mapping[str, str]:
     if not isinstance(attributes, Mapping):
         raise TypeError(f"User.attributes must be a mapping of str to str, not {type(attributes).__name__}")
@@ -158,7 +171,7 @@ def _check_attributes(attributes: object) -> Mapping[str, str]:
                 "into a boolean, and refuse the whole request"
             )
         copy[key] = check_text(f"User.attributes[{key!r}]", value)
-    return MappingProxyType(copy)
+    return _Attributes(copy)
 
 
 class _Encodable:
@@ -168,9 +181,11 @@ class _Encodable:
     _encoded: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class User(_Encodable):
     """The user for whom flags are evaluated.
+
+    The repr contains neither the id nor the attributes, because error trackers keep it with the variables of a traceback.
 
     Args:
         id: Id of the user; not empty.
@@ -190,6 +205,9 @@ class User(_Encodable):
         object.__setattr__(self, "_encoded", "")
         check_text("User.id", self.id, empty=False)
         object.__setattr__(self, "attributes", _check_attributes(self.attributes))
+
+    def __repr__(self) -> str:
+        return f"<User with {len(self.attributes)} attributes>"
 
     def __reduce__(self) -> tuple[type[User], tuple[str, dict[str, str]]]:
         return (User, (self.id, dict(self.attributes)))
@@ -245,7 +263,7 @@ class Evaluation(_Copied):
         feature_id: Id of the flag; not empty.
         variation_id: Id of the variation; may be empty only if ``reason.type.is_error``.
         feature_version: Version of the flag, from 0 to 2**31 - 1.
-        user_id: Id of the user.
+        user_id: Id of the user; not in the repr.
         variation_name: Name of the variation.
         variation_value: Value of the variation, as text.
         reason: Why the variation was chosen.
@@ -260,7 +278,7 @@ class Evaluation(_Copied):
     variation_id: str
     reason: Reason
     feature_version: int = 0
-    user_id: str = ""
+    user_id: str = field(default="", repr=False)
     variation_name: str = ""
     variation_value: str = ""
 
@@ -313,7 +331,7 @@ class EvaluationDetails(Generic[_T]):
         feature_id: Id of the flag.
         value: The variation's value, or the caller's default.
         reason: Why this value was chosen; ``reason.type.is_error`` is True if the value is the default.
-        user_id: Id of the user; "" if the argument was not a `User`.
+        user_id: Id of the user; "" if the argument was not a `User`. Not in the repr.
         feature_version: Version of the flag; 0 if the value is the default.
         variation_id: Id of the variation; "" if the value is the default.
         variation_name: Name of the variation; "" if the value is the default.
@@ -323,7 +341,7 @@ class EvaluationDetails(Generic[_T]):
     feature_id: str
     value: _T
     reason: Reason
-    user_id: str = ""
+    user_id: str = field(default="", repr=False)
     feature_version: int = 0
     variation_id: str = ""
     variation_name: str = ""

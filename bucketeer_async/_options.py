@@ -308,7 +308,7 @@ class LocalEvaluation:
     full_refresh_interval: float = 3600.0
     request_timeout: float = 30.0
     scope: Scope = "auto"
-    bootstrap: str | os.PathLike[str] | bytes | None = None
+    bootstrap: str | os.PathLike[str] | bytes | None = field(default=None, repr=False)  # bytes contain ids of users
     retry: RetryPolicy = RetryPolicy(initial=1.0, maximum=60.0)
 
     def __post_init__(self) -> None:

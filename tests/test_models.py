@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import pickle
+from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from functools import partial
 from typing import Any
@@ -109,8 +110,43 @@ def test_a_user_is_a_value() -> None:
     assert pickle.loads(pickle.dumps(user)) == user
     assert copy.deepcopy(user) == user
     assert [each.name for each in fields(user)] == ["id", "attributes"]
-    with pytest.raises(TypeError):
-        user.attributes["plan"] = "free"  # type: ignore[index]
+
+
+def test_a_user_can_be_made_a_dict_and_json() -> None:
+    user = User("u", {"plan": "pro"})
+
+    assert asdict(user) == {"id": "u", "attributes": {"plan": "pro"}}
+    assert json.loads(json.dumps(asdict(user))) == asdict(user)
+    for copied in (
+        copy.copy(user.attributes),
+        copy.deepcopy(user.attributes),
+        pickle.loads(pickle.dumps(user.attributes)),
+    ):
+        assert type(copied) is dict
+        assert copied == user.attributes
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda attributes: attributes.__setitem__("plan", "free"),
+        lambda attributes: attributes.__delitem__("plan"),
+        lambda attributes: attributes.__ior__({"plan": "free"}),
+        lambda attributes: attributes.update(plan="free"),
+        lambda attributes: attributes.setdefault("other", "x"),
+        lambda attributes: attributes.pop("plan"),
+        lambda attributes: attributes.popitem(),
+        lambda attributes: attributes.clear(),
+    ],
+    ids=["set", "del", "or", "update", "setdefault", "pop", "popitem", "clear"],
+)
+def test_the_attributes_of_a_user_cannot_be_changed(change: Callable[[Any], None]) -> None:
+    user = User("u", {"plan": "pro"})
+
+    with pytest.raises(TypeError, match=r"make another User, with a copy by dict\(user.attributes\)"):
+        change(user.attributes)
+
+    assert user.attributes == {"plan": "pro"}
 
 
 def test_an_evaluation_can_be_copied_pickled_and_taken_apart() -> None:

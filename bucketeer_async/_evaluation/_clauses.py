@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
 
 from bucketeer_async import _go_numbers as _numbers
 from bucketeer_async._evaluation import _fields, _versions
@@ -40,7 +41,8 @@ class UserLike(Protocol):
     def attributes(self) -> Mapping[str, str]: ...
 
 
-class ClauseContext(NamedTuple):
+@dataclass(slots=True, repr=False)
+class ClauseContext:
     """The input of a condition.
 
     Attributes:

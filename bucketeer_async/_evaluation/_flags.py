@@ -145,7 +145,7 @@ class Flag:
     variations: Mapping[str, Variation]
     off_variation: str
     prerequisites: Sequence[tuple[str, str]]
-    targets: Mapping[str, str]
+    targets: Mapping[str, str] = field(repr=False)
     dependencies: Sequence[str] = ()
     segments: Sequence[str] = ()
     rules: Sequence[FlagRule] = ()

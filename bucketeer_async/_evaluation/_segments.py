@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from bucketeer_async._evaluation import _fields
@@ -28,8 +28,8 @@ class Segment:
     """
 
     id: str
-    members: AbstractSet[str]
-    misfiled_members: Mapping[str, AbstractSet[str]]
+    members: AbstractSet[str] = field(repr=False)
+    misfiled_members: Mapping[str, AbstractSet[str]] = field(repr=False)
     rules: Sequence[Condition]
 
 

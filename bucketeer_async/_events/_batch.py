@@ -186,21 +186,23 @@ class Delivery:
     async def _post(self, batch: Batch, part: Part) -> ApiError | None:
         """Post a part, and settle its records; return the error of a post that failed as a whole."""
         records = part.records
-        bodies = [record._body for record in records]
         self._circuit.last_post += 1
         part.post = number = self._circuit.last_post
         with self._ledger.lock:  # statistics are consistent from any thread
             self._ledger.posts.requests += 1
             self._ledger.posts.events += len(records)
         try:
-            answer = await self._lease.register_events(bodies, timeout=self._config.request_timeout)
+            # Not in a variable, which error trackers would keep.
+            answer = await self._lease.register_events(
+                [record._body for record in records], timeout=self._config.request_timeout
+            )
             batch.resent = False
             self._circuit.succeeded(batch.permit, number)
             self._lone_refusals = 0
             if self._ledger.quarantine.is_postponed:
                 self._ledger.quarantine.resume()
             if part.whole is not None or self.limit.is_learnt:
-                self._note_size(part, sum(map(len, bodies)), number)
+                self._note_size(part, part.size, number)
             self._read(records, answer)
         except ApiError as error:
             return error

@@ -65,7 +65,7 @@ class _Life:
         if isinstance(error, UnreportedError):
             return self.ledger.refuse(kind, RefusedReason.UNREPORTED, str(error))
         if kind in self._strict_kinds:
-            raise error
+            raise error.with_traceback(None)  # the encoder's frames have the user in their variables
         if isinstance(error, TooLargeError):
             return self.ledger.refuse(kind, RefusedReason.TOO_LARGE, str(error))
         return self.ledger.refuse(kind, RefusedReason.INVALID, _words(error))

@@ -66,6 +66,9 @@ class SpooledEvent(NamedTuple):
     body: bytes
     is_suspect: bool = False
 
+    def __repr__(self) -> str:  # without the body, which has the user
+        return f"<SpooledEvent {self.kind} {self.event_id}>"
+
 
 def _checksum(kind: str, event_id: str, pushed: float, body: bytes) -> int:
     return zlib.crc32(body, zlib.crc32(f"{kind} {event_id} {pushed!r}".encode()))

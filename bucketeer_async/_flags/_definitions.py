@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Iterator, Mapping
-from typing import Final, NamedTuple, TypeVar
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
 
 from bucketeer_async._evaluation import (
     EvaluationCause,
@@ -126,7 +127,8 @@ class CompiledFlags(Mapping[str, Flag]):
         return len(self._definitions)
 
 
-class SegmentDefinition(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class SegmentDefinition:
     """A segment's definition, compiled on arrival.
 
     Attributes:
@@ -136,7 +138,7 @@ class SegmentDefinition(NamedTuple):
     """
 
     segment: Segment | None
-    rules: str = "[]"
+    rules: str = field(default="[]", repr=False)  # may name users
     problem: str = ""
 
     def has_content_of(self, other: SegmentDefinition) -> bool:

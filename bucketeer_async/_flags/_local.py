@@ -244,7 +244,10 @@ class LocalEvaluator:
         current = self._published.current
         if current is None:
             raise EvaluationError(EvaluationCause.NOT_READY, feature_id, "no flags have arrived yet")
-        return evaluate(current.snapshot, user, feature_id, self._tag).evaluation(user.id)
+        try:
+            return evaluate(current.snapshot, user, feature_id, self._tag).evaluation(user.id)
+        except EvaluationError as error:
+            raise error.with_traceback(None) from None  # the frames of the evaluation have the user's id
 
     # Watching
 

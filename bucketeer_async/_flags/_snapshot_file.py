@@ -18,7 +18,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from bucketeer_async._errors import ConfigurationError
@@ -48,8 +48,8 @@ class SavedSnapshot:
     tag: str
     environment: bool
     saved_at: float
-    features: list[str]
-    segments: list[dict[str, Any]]
+    features: list[str] = field(repr=False)
+    segments: list[dict[str, Any]] = field(repr=False)
 
 
 def dump(

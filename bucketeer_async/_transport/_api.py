@@ -9,17 +9,18 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
 from bucketeer_async._background import PerProcess
-from bucketeer_async._errors import ConfigurationError, ConnectionFailedError, RequestTimeoutError
+from bucketeer_async._errors import ConfigurationError, ConnectionFailedError, DecodeError, RequestTimeoutError
 from bucketeer_async._models import User, check_int32, check_tag, check_text, check_user
 from bucketeer_async._options import check_int, check_seconds
 from bucketeer_async._transport import _codec
 from bucketeer_async._transport._connections import Connections, Hold
 from bucketeer_async._transport._endpoint import ApiKey, check_connecting, check_header, normalize_endpoint
-from bucketeer_async._transport._http import Deadline, HttpClient, Request, client_factory, send_request
+from bucketeer_async._transport._http import Answer, Deadline, HttpClient, Request, client_factory, send_request
 from bucketeer_async._transport._responses import (
     GetEvaluationResponse,
     GetEvaluationsResponse,
@@ -163,8 +164,10 @@ class ApiClient:
             ApiError: If there was no usable answer.
             ClosedError: If the client is closed.
         """
-        answer = await self._connections.get().send(self._events_request(events), self._deadline(timeout))
-        return _codec.decode_register_events(answer.body, answer.server_time)
+        request = self._events_request(events)
+        del events
+        answer = await self._connections.get().send(request, self._deadline(timeout))
+        return _decoded(answer, partial(_codec.decode_register_events, server_time=answer.server_time))
 
     async def get_evaluation(
         self,
@@ -205,16 +208,19 @@ class ApiClient:
 
         Raises: As `get_evaluation`.
         """
-        body = _codec.get_evaluation_body(
-            check_user(user),
-            check_text("feature_id", feature_id, empty=False),
-            tag=check_tag("tag", tag, empty=False),
-            source_id=self._source_id,
-            sdk_version=self._sdk_version,
+        request = self._request(
+            "/get_evaluation",
+            _codec.get_evaluation_body(
+                check_user(user),
+                check_text("feature_id", feature_id, empty=False),
+                tag=check_tag("tag", tag, empty=False),
+                source_id=self._source_id,
+                sdk_version=self._sdk_version,
+            ),
         )
         try:
             async with asyncio.timeout_at(deadline.at):  # bounds the decoding of a large answer, too
-                return await self._call("/get_evaluation", body, _codec.decode_get_evaluation, deadline, on_connection)
+                return await self._call(request, _codec.decode_get_evaluation, deadline, on_connection)
         except TimeoutError as error:
             raise RequestTimeoutError(f"the request took longer than {deadline.seconds:g} s") from error
 
@@ -244,18 +250,20 @@ class ApiClient:
             ApiError: If there was no usable answer.
             ClosedError: If the client is closed.
         """
-        body = _codec.get_evaluations_body(
-            check_user(user),
-            tag=check_tag("tag", tag, empty=False),
-            user_evaluations_id=check_text("user_evaluations_id", user_evaluations_id),
-            evaluated_at=evaluated_at,
-            user_attributes_updated=user_attributes_updated,
-            source_id=self._source_id,
-            sdk_version=self._sdk_version,
+        request = self._request(
+            "/get_evaluations",
+            _codec.get_evaluations_body(
+                check_user(user),
+                tag=check_tag("tag", tag, empty=False),
+                user_evaluations_id=check_text("user_evaluations_id", user_evaluations_id),
+                evaluated_at=evaluated_at,
+                user_attributes_updated=user_attributes_updated,
+                source_id=self._source_id,
+                sdk_version=self._sdk_version,
+            ),
+            _LARGE,
         )
-        return await self._call(
-            "/get_evaluations", body, _codec.decode_get_evaluations, self._deadline(timeout), limit=_LARGE
-        )
+        return await self._call(request, _codec.decode_get_evaluations, self._deadline(timeout))
 
     async def get_feature_flags(
         self,
@@ -286,9 +294,8 @@ class ApiClient:
             source_id=self._source_id or POLLING_SOURCE_ID,
             sdk_version=self._sdk_version,
         )
-        return await self._call(
-            "/get_feature_flags", body, _codec.decode_get_feature_flags, self._deadline(timeout), limit=_LARGE
-        )
+        request = self._request("/get_feature_flags", body, _LARGE)
+        return await self._call(request, _codec.decode_get_feature_flags, self._deadline(timeout))
 
     async def get_segment_users(
         self,
@@ -315,9 +322,8 @@ class ApiClient:
             source_id=self._source_id or POLLING_SOURCE_ID,
             sdk_version=self._sdk_version,
         )
-        return await self._call(
-            "/get_segment_users", body, _codec.decode_get_segment_users, self._deadline(timeout), limit=_LARGE
-        )
+        request = self._request("/get_segment_users", body, _LARGE)
+        return await self._call(request, _codec.decode_get_segment_users, self._deadline(timeout))
 
     async def ping(self, *, timeout: float | None = None) -> int:
         """Check that the gateway can be reached; needs no valid key.
@@ -329,11 +335,13 @@ class ApiClient:
             ApiError: If there was no usable answer.
             ClosedError: If the client is closed.
         """
-        return await self._call("/ping", None, _codec.decode_ping, self._deadline(timeout))
+        return await self._call(self._request("/ping", None), _codec.decode_ping, self._deadline(timeout))
 
     # One way for all requests
 
-    def _request(self, path: str, body: bytes | None, limit: int, *, is_repeatable: bool = True) -> Request:
+    # No frame that waits for a request keeps a body in a variable: error trackers keep the variables of a traceback.
+
+    def _request(self, path: str, body: bytes | None, limit: int = _SMALL, *, is_repeatable: bool = True) -> Request:
         headers = {
             "authorization": self._key.reveal(),
             "content-type": "application/json",
@@ -347,23 +355,20 @@ class ApiClient:
 
     def _events_request(self, events: Sequence[bytes]) -> Request:
         body = _codec.register_events_body(events, source_id=self._source_id, sdk_version=self._sdk_version)
-        return self._request("/register_events", body, _SMALL, is_repeatable=False)
+        return self._request("/register_events", body, is_repeatable=False)
 
     async def _call(
         self,
-        path: str,
-        body: bytes | None,
+        request: Request,
         decode: Callable[[bytes], _T],
         deadline: Deadline,
         on_connection: Callable[[], None] | None = None,
-        *,
-        limit: int = _SMALL,
     ) -> _T:
         """Send a request in a task of its own, and return its decoded answer."""
-        answer = await self._connections.get().send(self._request(path, body, limit), deadline, on_connection)
+        answer = await self._connections.get().send(request, deadline, on_connection)
         if len(answer.body) <= _DECODED_ON_THE_LOOP:
-            return decode(answer.body)
-        return await asyncio.to_thread(decode, answer.body)
+            return _decoded(answer, decode)
+        return await asyncio.to_thread(_decoded, answer, decode)
 
     def _deadline(self, timeout: float | None) -> Deadline:
         seconds = self._timeout if timeout is None else timeout
@@ -400,10 +405,14 @@ class Lease:
             raise ConnectionFailedError("the lease is released", maybe_sent=False)
         api, connections, _ = self._used
         request = api._events_request(events)  # noqa: SLF001 - of this file
+        del events
         deadline = Deadline(asyncio.get_running_loop().time() + timeout, timeout)
         with connections.event_pools.client() as http:
             answer = await send_request(http, request, deadline)
-        return _codec.decode_register_events(answer.body, answer.server_time)
+        try:
+            return _codec.decode_register_events(answer.body, answer.server_time)
+        except DecodeError as error:
+            raise error.with_traceback(None) from None  # as `_decoded`
 
     def release(self) -> None:
         """Give the connections up, and forget them."""
@@ -411,6 +420,13 @@ class Lease:
             _, _, hold = self._used
             self._used = None
             hold.release()
+
+
+def _decoded(answer: Answer, decode: Callable[[bytes], _T]) -> _T:
+    try:
+        return decode(answer.body)
+    except DecodeError as error:
+        raise error.with_traceback(None) from None  # the frames of a decoder have the body
 
 
 def _configured_source(source_id: object) -> int:

@@ -205,7 +205,7 @@ def _evaluation(fields: dict[str, Any]) -> Evaluation:
             reason=Reason(_reason_type(reason.get("type")), _field(reason, "ruleId", str, "")),
         )
     except (TypeError, ValueError) as error:
-        raise DecodeError(f"the evaluation cannot be used: {error}") from error
+        raise DecodeError(f"the evaluation cannot be used: {error}") from None  # the frames of the cause have the user
 
 
 def _reason_type(value: object) -> ReasonType:

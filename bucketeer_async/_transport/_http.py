@@ -11,7 +11,7 @@ import json
 import math
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
@@ -193,16 +193,16 @@ class Request:
     Attributes:
         method: GET or POST.
         url: The whole URL.
-        headers: All headers besides Host and Content-Length.
-        body: JSON, or None for a GET.
+        headers: All headers besides Host and Content-Length; with the API key, so not in the repr.
+        body: JSON, or None for a GET; with ids and attributes of users, so not in the repr.
         limit: Bytes of the answer that are read at most.
         is_repeatable: Whether the gateway may get it twice: it is then sent again when a connection turns out stale.
     """
 
     method: str
     url: str
-    headers: Mapping[str, str]
-    body: bytes | None
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes | None = field(repr=False)
     limit: int
     is_repeatable: bool = True
 
@@ -219,15 +219,16 @@ class Deadline(NamedTuple):
     seconds: float
 
 
-class Answer(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Answer:
     """An HTTP answer with the status 200.
 
     Attributes:
-        body: The body.
+        body: The body; with ids of users, so not in the repr.
         server_time: The ``Date`` header, in Unix seconds; None if it is missing or cannot be read.
     """
 
-    body: bytes
+    body: bytes = field(repr=False)
     server_time: float | None
 
 
@@ -266,9 +267,8 @@ async def send_request(client: HttpClient, request: Request, deadline: Deadline)
     except ApiError:
         raise
     except TimeoutError as error:
-        raise RequestTimeoutError(
-            f"the request took longer than {deadline.seconds:g} s", maybe_sent=trace.maybe_sent
-        ) from error
+        text = f"the request took longer than {deadline.seconds:g} s"
+        raise RequestTimeoutError(text, maybe_sent=trace.maybe_sent) from _without_frames(error)
     except asyncio.CancelledError as error:
         if trace.maybe_sent:
             raise
@@ -277,7 +277,7 @@ async def send_request(client: HttpClient, request: Request, deadline: Deadline)
         translated = _translate(error, trace)
         if translated is None:
             raise
-        raise translated from error
+        raise translated from _without_frames(error)
     finally:
         if trace.stream is not None:
             await trace.close_unused()
@@ -287,8 +287,7 @@ async def _read_answer(response: Any, limit: int) -> Answer:
     """Read a 200, or raise what another answer means."""
     headers = response.headers
     if response.status_code != 200:
-        body = await _read_body(response, _LONGEST_ERROR_BODY)
-        raise _status_error(response.status_code, headers, body or b"")
+        raise _status_error(response.status_code, headers, await _read_body(response, _LONGEST_ERROR_BODY) or b"")
     if headers.get("content-encoding", "identity").strip().lower() not in {"", "identity"}:
         raise DecodeError("the response is compressed, though identity was requested")
     # No type is fine; an empty page of another server's is no answer of the gateway.
@@ -312,6 +311,15 @@ async def _read_body(response: Any, limit: int) -> bytes | None:
         if len(body) > limit:
             return None
     return bytes(body)
+
+
+def _without_frames(error: Exception) -> Exception:
+    """Return an error whose causes have no frames: those of the HTTP library hold headers and bodies in variables."""
+    cause: BaseException | None = error
+    while cause is not None:
+        cause.__traceback__ = None
+        cause = cause.__cause__
+    return error
 
 
 def _translate(error: Exception, trace: _Trace) -> ApiError | None:
