@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
-from bucketeer_async._evaluation import EvaluationCause, EvaluationError, Flag, Served, evaluate
-from bucketeer_async.gateway._environment import Environment, Stored
+from bucketeer_async._evaluation import EvaluationError, Flag, Served, Snapshot
+from bucketeer_async.gateway._environment import MEMORY, Environment, Stored
 from bucketeer_async.gateway._ids import user_evaluations_id
-from bucketeer_async.gateway._polls import GRACE, JsonObject, is_too_old
+from bucketeer_async.gateway._polls import GRACE, JsonObject
 from bucketeer_async.gateway._validation import RefusedRequestError, invalid_argument
 
 _NO_EVALUATIONS: Final = "no_evaluations"
@@ -25,23 +25,46 @@ def evaluation(environment: Environment, request: Any, now: int) -> JsonObject:
     """Return the response to a decoded ``GetEvaluationRequest`` at ``now``, in Unix seconds.
 
     Raises:
-        RefusedRequestError: If the flag is unknown or archived, or cannot be evaluated.
+        RefusedRequestError: If the flag is unknown or archived, does not have the tag, or cannot be evaluated.
     """
     snapshot = environment.snapshot(now)
     flag = snapshot.flags.get(request.feature_id)
     if flag is None or flag.archived:
         raise RefusedRequestError(404, 5, "gateway: feature not found")
-    user = _User(request.user.id, dict(request.user.data))
-    return {"evaluation": _evaluation_json(_evaluate(environment, user, flag.id, request.tag, now), user.id)}
+    user = _user_of(request)
+    served = _serve(snapshot, [flag.id], user)
+    if any(snapshot.flags[dependency].archived for dependency in served):
+        raise _internal()  # for this endpoint, the server discards all archived flags first
+    if request.tag not in flag.tags:
+        raise RefusedRequestError(404, 5, "gateway: evaluation not found")
+    return {"evaluation": _evaluation_json(served[flag.id], user.id)}
 
 
-def _evaluate(environment: Environment, user: _User, feature_id: str, tag: str, now: int) -> Served:
+def _user_of(request: Any) -> _User:
+    return _User(request.user.id, dict(request.user.data))
+
+
+def _serve(snapshot: Snapshot, feature_ids: Iterable[str], user: _User) -> dict[str, Served]:
+    """Return what flags and their dependencies serve to a user, dependencies first.
+
+    Raises:
+        RefusedRequestError: If one of them cannot be evaluated.
+    """
+    served: dict[str, Served] = {}
+    variations: dict[str, str] = {}
     try:
-        return evaluate(environment.snapshot(now), user, feature_id, tag)
-    except EvaluationError as error:
-        if error.cause is EvaluationCause.EVALUATION_NOT_FOUND:
-            raise RefusedRequestError(404, 5, "gateway: evaluation not found") from None
-        raise RefusedRequestError(500, 13, "gateway: internal") from None
+        for feature_id in feature_ids:
+            for flag in snapshot.order(feature_id):
+                if flag.id not in served:
+                    served[flag.id] = flag.serve(user, variations, snapshot.segments)
+                    variations[flag.id] = served[flag.id].variation.id
+    except EvaluationError:
+        raise _internal() from None
+    return served
+
+
+def _internal() -> RefusedRequestError:
+    return RefusedRequestError(500, 13, "gateway: internal")
 
 
 def _evaluation_json(served: Served, user_id: str) -> JsonObject:
@@ -68,34 +91,40 @@ def evaluations(environment: Environment, request: Any, now: int) -> JsonObject:
     flags = environment.loaded(now)
     if not flags:
         return _response(_NO_EVALUATIONS, _NO_EVALUATIONS, now)
+    user = _user_of(request)
+    current_id = _id(user, (flag for flag in flags if request.tag in flag.compiled.tags))
+    if request.user_evaluations_id == current_id:
+        return _response(current_id, _NO_EVALUATIONS, now)
     conditional = request.HasField("user_evaluation_condition")
     if not conditional and not request.tag:
         raise invalid_argument("gateway: tag is required")
-    user = _User(request.user.id, dict(request.user.data))
-    tagged = {flag.compiled.id: flag.updated_at for flag in flags if _has_tag(flag, request.tag)}
-    current_id = user_evaluations_id(user.id, user.attributes, tagged)
-    if request.user_evaluations_id == current_id:
-        return _response(current_id, _NO_EVALUATIONS, now)
     wanted = _changed(flags, request, now) if conditional else None
     included = [flag for flag in flags if wanted is None or flag.compiled.id in wanted]
-    found = [
-        _evaluation_json(_evaluate(environment, user, flag.compiled.id, request.tag, now), user.id)
-        for flag in included
-        if not flag.compiled.archived and _has_tag(flag, request.tag)
-    ]
-    archived = [flag.compiled.id for flag in included if flag.compiled.archived]
-    force_update = conditional and wanted is None
-    return _response(current_id, current_id, now, found, [] if force_update else archived, force_update=force_update)
+    snapshot = environment.snapshot(now)
+    served = _serve(snapshot, (flag.compiled.id for flag in included), user)
+    evaluated = [(snapshot.flags[feature_id], each) for feature_id, each in served.items()]
+    return _response(
+        current_id,
+        _id(user, included),
+        now,
+        [_evaluation_json(each, user.id) for flag, each in evaluated if _is_reported(flag, request.tag)],
+        [flag.id for flag, _ in evaluated if flag.archived],
+        force_update=conditional and wanted is None,
+    )
 
 
-def _has_tag(flag: Stored[Flag], tag: str) -> bool:
-    return not tag or tag in flag.compiled.tags
+def _id(user: _User, flags: Iterable[Stored[Flag]]) -> str:
+    return user_evaluations_id(user.id, user.attributes, {flag.compiled.id: flag.updated_at for flag in flags})
+
+
+def _is_reported(flag: Flag, tag: str) -> bool:
+    return not flag.archived and (not tag or tag in flag.tags)
 
 
 def _changed(flags: Iterable[Stored[Flag]], request: Any, now: int) -> set[str] | None:
     """Return the ids of the changed flags and of all connected flags; None if the response must contain all flags."""
     condition = request.user_evaluation_condition
-    if not request.user_evaluations_id or is_too_old(condition.evaluated_at, now):
+    if not request.user_evaluations_id or condition.evaluated_at < now - MEMORY:
         return None
     changed = {
         flag.compiled.id

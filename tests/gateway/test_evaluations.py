@@ -135,6 +135,22 @@ async def test_a_prerequisite_is_forgotten_thirty_days_after_it_was_archived(sta
     assert state.environment.snapshot(NOW + 30 * DAY + 2).flags.keys() == {"a"}
 
 
+async def test_a_flag_that_depends_on_an_archived_flag_cannot_be_evaluated_alone(
+    http: httpx.AsyncClient, state: GatewayState
+) -> None:
+    state.set_flag(flag("base"))
+    state.set_flag(flag("between", prerequisites=[{"featureId": "base", "variationId": "on"}]))
+    state.set_flag(flag("a", tags=["shop"], prerequisites=[{"featureId": "between", "variationId": "on"}]))
+    before = await ask(http, "a")
+    state.archive_flag("base")
+
+    response = await ask(http, "a")
+
+    assert before.json()["evaluation"]["variationId"] == "on"
+    assert (response.status_code, response.json()["message"]) == (500, "gateway: internal")
+    assert told(await ask_all(http)) == (["a"], ["base"], False)  # this endpoint evaluates archived flags
+
+
 async def test_a_user_that_no_client_would_send_is_answered(http: httpx.AsyncClient, state: GatewayState) -> None:
     state.set_flag(flag("a", tags=["shop"]))
     user = {"id": "u", "data": {"userAttributesUpdated": "x"}}
@@ -164,7 +180,7 @@ async def test_the_gateway_answers_what_the_evaluator_does(theme: str) -> None:
     vectors = load(theme)
     features = [each for each in accepted(complete_flag, vectors["features"]) if is_loaded(each)]
     segments = accepted(complete_segment, vectors["segmentUsers"])
-    flags = {str(each["id"]): compile_flag(each) for each in features}
+    flags = {str(each["id"]): compile_flag(each) for each in features if not each.get("archived")}
     snapshot = Snapshot(flags, {each["segmentId"]: compile_segment(each) for each in segments})
     # The times are so old that the server would not load archived flags.
     app = create_app(GatewayState(flags=[dict(each, tags=["t"], updatedAt=0) for each in features], segments=segments))
@@ -220,7 +236,18 @@ async def test_with_a_condition_everything_is_forced_unless_something_changed_si
 
     answer = await ask_all(http, userEvaluationsId=known, userEvaluationCondition={"evaluatedAt": evaluated_at})
 
-    assert told(answer) == (["a"], [], True)
+    assert told(answer) == (["a"], ["gone"], True)
+
+
+async def test_a_condition_of_the_future_gets_the_changes_before_now(
+    http: httpx.AsyncClient, state: GatewayState
+) -> None:
+    state.set_flag(flag("old", tags=["shop"], updatedAt=NOW - 2 * DAY))
+    state.set_flag(flag("new", tags=["shop"]))
+
+    answer = await ask_all(http, userEvaluationsId="1", userEvaluationCondition={"evaluatedAt": NOW + 60})
+
+    assert told(answer) == (["new"], [], False)
 
 
 async def test_a_diff_has_what_changed_and_all_that_is_connected(http: httpx.AsyncClient, state: GatewayState) -> None:
@@ -241,7 +268,7 @@ async def test_a_diff_has_what_changed_and_all_that_is_connected(http: httpx.Asy
 
     answer = await ask_all(http, userEvaluationsId="1", userEvaluationCondition={"evaluatedAt": NOW})
 
-    assert told(answer) == (["changed", "above", "beside", "below"], ["archived"], False)
+    assert told(answer) == (["changed", "below", "beside", "above"], ["archived"], False)
 
 
 @pytest.mark.parametrize("updated", [True, False])
@@ -258,13 +285,48 @@ async def test_changed_attributes_count_for_flags_with_rules(
     assert told(answer) == ((["ruled"], [], False) if updated else (["plain", "ruled"], [], True))
 
 
-async def test_one_flag_that_cannot_be_evaluated_breaks_all(http: httpx.AsyncClient, state: GatewayState) -> None:
+@pytest.mark.parametrize("fields", [{"tags": ["shop"]}, {"tags": ["other"]}, {"tags": []}, {"archived": True}])
+async def test_one_flag_that_cannot_be_evaluated_breaks_all(
+    http: httpx.AsyncClient, state: GatewayState, fields: dict[str, Any]
+) -> None:
     state.set_flag(flag("a", tags=["shop"]))
-    state.set_flag(flag("b", tags=["shop"], prerequisites=[{"featureId": "gone", "variationId": "on"}]))
+    state.set_flag(flag("b", prerequisites=[{"featureId": "gone", "variationId": "on"}]) | fields)
 
     response = await http.post("/get_evaluations", json={"tag": "shop", "user": {"id": "user"}})
 
     assert (response.status_code, response.json()["message"]) == (500, "gateway: internal")
+
+
+async def test_the_old_id_is_that_of_all_flags_which_were_evaluated(
+    http: httpx.AsyncClient, state: GatewayState
+) -> None:
+    times = {"tagged": NOW - 2 * DAY, "untagged": NOW - 2 * DAY, "changed": NOW}
+    for feature_id, time in times.items():
+        state.set_flag(flag(feature_id, tags=[] if feature_id == "untagged" else ["shop"], updatedAt=time))
+
+    everything = await ask_all(http)
+    changes = await ask_all(http, userEvaluationsId="1", userEvaluationCondition={"evaluatedAt": NOW})
+
+    assert everything["evaluations"]["id"] == user_evaluations_id("user", {}, times)
+    assert changes["evaluations"]["id"] == user_evaluations_id("user", {}, {"changed": NOW})
+    del times["untagged"]
+    assert everything["userEvaluationsId"] == changes["userEvaluationsId"] == user_evaluations_id("user", {}, times)
+
+
+async def test_without_a_tag_the_id_is_that_of_no_flag(http: httpx.AsyncClient, state: GatewayState) -> None:
+    state.set_flag(flag("a", tags=["shop"]))
+    state.set_flag(flag("b"))
+    of_no_flag = user_evaluations_id("user", {}, {})
+
+    answer = await ask_all(http, tag="", userEvaluationCondition={})
+    without_condition = await http.post("/get_evaluations", json={"user": {"id": "user"}})
+    nothing_new = await ask_all(http, tag="", userEvaluationsId=of_no_flag)
+
+    assert told(answer) == (["a", "b"], [], True)
+    assert answer["userEvaluationsId"] == of_no_flag
+    assert (without_condition.status_code, without_condition.json()["message"]) == (400, "gateway: tag is required")
+    assert told(nothing_new) == ([], [], False)
+    assert (nothing_new["userEvaluationsId"], nothing_new["evaluations"]["id"]) == (of_no_flag, "no_evaluations")
 
 
 def test_the_ids_are_the_servers() -> None:
