@@ -19,14 +19,13 @@ from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto
 from google.protobuf.message import Message
 
 from bucketeer_async._proto._pool import message_class
-from bucketeer_async.gateway._json import Number, Object, UndecodableError, parse
+from bucketeer_async.gateway._json import NUMBER, Number, Object, UndecodableError, parse
 from bucketeer_async.gateway._repair import repaired
 
 _ANY: Final = "google.protobuf.Any"
 _DURATION: Final = "google.protobuf.Duration"
 _LONGEST_DURATION: Final = 315_576_000_000  # seconds
 _DURATION_FORM: Final = re.compile(r"([+-]?)(0|[1-9][0-9]*|(?=\.[0-9]))(?:\.([0-9]{0,9}))?s", re.ASCII)
-_NUMBER_FORM: Final = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?(?![-+.\w])", re.ASCII)
 _NON_FINITE: Final = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -220,8 +219,8 @@ def _bool(field: FieldDescriptor, value: Any) -> bool:
 def _integer(field: FieldDescriptor, value: Any, bits: int) -> int:
     """Decode an integer from a number or a string; forms such as 1.0 and 1e2 are accepted."""
     try:
-        number = Decimal(_number_text(field, value))
-    except InvalidOperation:  # the exponent is too large
+        number = Decimal(_number_text(field, value).rstrip("eE"))  # the server accepts an exponent without digits
+    except InvalidOperation:  # the exponent is too large, or consists of a sign
         _reject(field, value)
     if not number:
         return 0
@@ -238,8 +237,8 @@ def _number_text(field: FieldDescriptor, value: Any) -> str:
     if not isinstance(value, str):
         _reject(field, value)
     if isinstance(value, Number):
-        return value.rstrip("eE")  # the server accepts an exponent without digits
-    match = _NUMBER_FORM.match(value)
+        return value
+    match = NUMBER.match(value)
     if match is None or value != value.strip():
         _reject(field, value)
     return match[0]
@@ -256,10 +255,8 @@ def _int64(field: FieldDescriptor, value: Any) -> int:
 def _double(field: FieldDescriptor, value: Any) -> float:
     if isinstance(value, str) and not isinstance(value, Number) and value in _NON_FINITE:
         return _NON_FINITE[value]
-    if isinstance(value, Number) and value[-1] in "eE":
-        _reject(field, value)
-    number = float(_number_text(field, value))
-    if math.isinf(number):
+    text = _number_text(field, value)
+    if text[-1] in "eE+-" or math.isinf(number := float(text)):
         _reject(field, value)
     return number
 

@@ -1,7 +1,8 @@
 """Parsing of JSON text as by the server's tokenizer.
 
 The standard library parses almost every body. A body that the standard library rejects is parsed again without
-recursion, because the server accepts 10,000 levels of nesting, and numbers whose exponent has no digits.
+recursion, because the server accepts 10,000 levels of nesting, and numbers whose exponent has no digits: in unknown
+fields, numbers are tokens only.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from typing import Any, Final, NoReturn
 
 MAX_DEPTH: Final = 10_000
 _BLANK: Final = re.compile(r"[ \t\n\r]*")
-_TOKEN: Final = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE]([+-]?[0-9]+|(?![+-])))?(?![-+.\w])", re.ASCII)
+
+#: A number as the server's tokenizer finds it. The exponent may lack its digits, unless the text ends there.
+NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE](?!\Z)(?:[+-](?!\Z))?[0-9]*)?(?![-+.\w])", re.ASCII)
 _LITERALS: Final = {"true": True, "false": False, "null": None}
 _LITERAL: Final = re.compile(r"(true|false|null)(?![-+.\w])", re.ASCII)
 _ESCAPED_BYTE: Final = re.compile("[\udc80-\udcff]")  # a byte that is not UTF-8, decoded with "surrogateescape"
@@ -31,7 +34,7 @@ class UnprintableError(ValueError):
 
 
 class Number(str):
-    """A JSON number, as text."""
+    """A JSON number, as text; its exponent may have no digits."""
 
     __slots__ = ()
 
@@ -124,7 +127,7 @@ class _IterativeParser:
         if match := _LITERAL.match(self._text, self._index):
             self._index = match.end()
             return _LITERALS[match[1]], False
-        if match := _TOKEN.match(self._text, self._index):
+        if match := NUMBER.match(self._text, self._index):
             self._index = match.end()
             return Number(match[0]), False
         return self._reject()

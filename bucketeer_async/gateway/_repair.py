@@ -69,7 +69,7 @@ def _encoded_again(value: Any) -> Any:
 
 def _number(value: Number) -> Number:
     """Return a number rounded to a double. The repair's parser rejects some numbers that the decoder accepts."""
-    if value[-1] in "eE" or math.isinf(number := float(value)):
+    if value[-1] in "eE+-" or math.isinf(number := float(value)):
         raise _UnrepairableError
     return Number(repr(number))
 

@@ -178,13 +178,33 @@ async def test_what_is_no_json_object_is_refused_before_the_key(http: httpx.Asyn
     assert response.json()["message"].startswith("proto:")
 
 
+@pytest.mark.parametrize(
+    ("number", "unknown", "integer", "double"),  # the server's statuses, by the field that has the number
+    [
+        *((number, 200, 400, 400) for number in ("1e+", "-1e-", "1.5e+", "0E-", "-0e+", "1e+ ", '"1e"', '"1e+,"')),
+        *((number, 200, 200, 400) for number in ("1e", "1.0e", '"1e,"', '"1e}x"')),
+        *((number, 400, 400, 400) for number in ("01", "1.", "1e+x", "1.e+", "-", "-e", "+1")),
+        ('"7,5"', 200, 200, 200),
+    ],
+)
+async def test_numbers_in_unknown_fields_are_tokens_only(
+    http: httpx.AsyncClient, number: str, unknown: int, integer: int, double: int
+) -> None:
+    statuses = []
+    for event, field in ((goal(), "nope"), (evaluation(), "featureVersion"), (goal(), "value")):
+        text = json.dumps(event).replace('"@type"', f'"{field}": {number}, "@type"')
+        statuses.append((await post(http, "/register_events", f'{{"events":[{text}]}}')).status_code)
+
+    assert statuses == [unknown, integer, double]
+
+
 async def test_bytes_that_are_no_text_break_even_the_error(http: httpx.AsyncClient) -> None:
     response = await post(http, "/register_events", b"\xff")
 
     assert (response.status_code, response.json()) == (500, {"code": 13, "message": "failed to marshal error message"})
 
 
-@pytest.mark.parametrize(("number", "status"), [("1", 200), ("1e", 400), ("1e999", 400)])
+@pytest.mark.parametrize(("number", "status"), [("1", 200), ("1e", 400), ("1e+", 400), ("1e999", 400)])
 async def test_text_booleans_are_repaired_unless_a_number_is_in_the_way(
     http: httpx.AsyncClient, number: str, status: int
 ) -> None:
