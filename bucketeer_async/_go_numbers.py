@@ -37,7 +37,7 @@ def _from_hex(text: str) -> float:
 
 def integer(text: str) -> int | None:
     """Return a 64-bit integer; None if the text is not one."""
-    if not _INTEGER.fullmatch(text) or len(text.lstrip("+-0")) > 19:
+    if not _INTEGER.fullmatch(text) or len(digits := text.lstrip("+-0")) > 19:
         return None
-    value = int(text)
+    value = int(f"-{digits}" if text[0] == "-" and digits else digits or "0")  # int() limits leading zeros, too
     return value if -(2**63) <= value < 2**63 else None

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
-from collections.abc import AsyncIterator
+import sys
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -27,6 +28,15 @@ def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, name: str
     """Mark every coroutine test for anyio's plugin; only newer versions of the plugin have an option for this."""
     if collector.istestfunction(obj, name) and inspect.iscoroutinefunction(obj):
         pytest.mark.anyio(obj)
+
+
+@pytest.fixture(params=[1_000, 25_000])
+def recursion_limit(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Two limits of the interpreter's recursion; the second one is as roomy as the parsers of other versions are."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(request.param)
+    yield
+    sys.setrecursionlimit(before)
 
 
 @pytest.fixture

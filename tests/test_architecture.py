@@ -27,7 +27,7 @@ _events _flags
 _evaluation _transport
 
 _lifecycle
-_background _retry _log _go_numbers
+_background _retry _log _go_numbers _nesting
 
 _options
 _results
@@ -36,7 +36,7 @@ _errors _version _proto
 """
 LEVEL = {name: -number for number, line in enumerate(LAYERS.split("\n")) for name in line.split()}
 FOLDERS = sorted(path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists() and path.name != "_proto")
-GATEWAY_MAY_USE = {"_background", "_errors", "_evaluation", "_models", "_proto", "_results", "gateway"}
+GATEWAY_MAY_USE = {"_background", "_errors", "_evaluation", "_models", "_nesting", "_proto", "_results", "gateway"}
 
 
 def modules() -> dict[str, list[Path]]:

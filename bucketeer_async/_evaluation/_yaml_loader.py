@@ -9,6 +9,8 @@ from typing import Any, Final
 
 import yaml
 
+from bucketeer_async._nesting import MAX_YAML_DEPTH, too_deep
+
 _TRUE: Final = frozenset({"y", "yes", "true", "on"})
 _LARGEST: Final = 2**64 - 1  # largest integer; a larger number becomes a double
 _SMALLEST: Final = -(2**63)  # smallest integer; a smaller number becomes a double
@@ -31,7 +33,27 @@ _PLAIN: Final = [
 ]
 
 
-class Loader(yaml.SafeLoader):
+class LimitedLoader(yaml.SafeLoader):
+    """PyYAML's safe loader, with a limit of nesting."""
+
+    _depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Return the next node.
+
+        Raises:
+            RecursionError: If it is a collection that is nested too deeply.
+        """
+        if self._depth >= MAX_YAML_DEPTH and self.check_event(yaml.CollectionStartEvent):
+            raise too_deep(MAX_YAML_DEPTH)
+        self._depth += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
+
+
+class Loader(LimitedLoader):
     """PyYAML's safe loader with the server's dialect; mapping keys become strings, as in JSON."""
 
     yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012 - declared so by the base class

@@ -12,6 +12,7 @@ from types import NoneType
 from typing import Any, Final, NoReturn, TypeVar
 
 from bucketeer_async._go_numbers import integer, number
+from bucketeer_async._nesting import MAX_DEPTH, check_nesting
 
 _T = TypeVar("_T")
 
@@ -127,6 +128,8 @@ def _as_float(value: int) -> float:
 def to_json(text: str) -> Any:
     """Parse JSON of any type; of duplicate keys, the last one wins."""
     try:
+        if text.count("[") + text.count("{") > MAX_DEPTH:
+            check_nesting(text)
         return _DECODER.decode(text)
     except (ValueError, RecursionError):
         raise WrongTypeError("the value is not valid JSON") from None
@@ -139,8 +142,13 @@ def _finite(digits: str) -> float:
     return value
 
 
+def _whole(digits: str) -> int:
+    _finite(digits)  # also keeps away from the interpreter's limit of digits
+    return int(digits)
+
+
 def _reject_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not valid JSON")
 
 
-_DECODER: Final = json.JSONDecoder(parse_float=_finite, parse_constant=_reject_constant)
+_DECODER: Final = json.JSONDecoder(parse_float=_finite, parse_int=_whole, parse_constant=_reject_constant)

@@ -19,6 +19,7 @@ from typing import Any, Final, TypeVar
 from bucketeer_async._errors import DecodeError
 from bucketeer_async._go_numbers import integer
 from bucketeer_async._models import Evaluation, Reason, ReasonType, User, shown
+from bucketeer_async._nesting import MAX_DEPTH, check_nesting
 from bucketeer_async._transport._json_reader import UnicodeReader
 from bucketeer_async._transport._responses import (
     Definitions,
@@ -144,6 +145,8 @@ def json_object(body: bytes) -> dict[str, Any]:
     """
     try:
         parsed = json.loads(body)
+        if body.count(b"[") + body.count(b"{") > MAX_DEPTH:
+            check_nesting(body.decode())
     except (ValueError, RecursionError) as error:
         raise DecodeError(f"the response is not JSON: {type(error).__name__}") from None
     if not isinstance(parsed, dict):

@@ -7,7 +7,6 @@ exception is recognized by the names in its ancestry.
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
@@ -28,6 +27,7 @@ from bucketeer_async._errors import (
 )
 from bucketeer_async._log import GuardedLogger
 from bucketeer_async._transport import _network_env
+from bucketeer_async._transport._codec import json_object
 
 if TYPE_CHECKING:
     import httpx
@@ -359,10 +359,8 @@ def _status_error(status_code: int, headers: Mapping[str, str], body: bytes) -> 
 def _gateway_error(body: bytes) -> tuple[int | None, str]:
     """Return code and message of the gateway's error body; (None, "") for any other body."""
     try:
-        parsed = json.loads(body)
-    except (ValueError, RecursionError):
-        return None, ""
-    if not isinstance(parsed, dict):
+        parsed = json_object(body)
+    except DecodeError:
         return None, ""
     code, message = parsed.get("code"), parsed.get("message")
     if not isinstance(code, int) or isinstance(code, bool) or not isinstance(message, str):

@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final
 
+from bucketeer_async._nesting import MAX_DEPTH, check_nesting
+
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
 _DECODER: Final = json.JSONDecoder()
 
@@ -37,7 +39,14 @@ class Reader:
             RecursionError: If the value is nested too deeply.
         """
         self.peek()
-        value, self.index = _DECODER.raw_decode(self.text, self.index)
+        start = self.index
+        try:
+            value, self.index = _DECODER.raw_decode(self.text, start)
+        except (ValueError, RecursionError):
+            check_nesting(self.text, start)
+            raise
+        if self.text.count("[", start, self.index) + self.text.count("{", start, self.index) > MAX_DEPTH:
+            check_nesting(self.text, start)
         return value
 
     def members(self) -> Iterator[str]:

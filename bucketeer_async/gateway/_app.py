@@ -15,6 +15,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import Receive, Scope, Send
 
+from bucketeer_async._nesting import check_nesting
 from bucketeer_async.gateway._endpoints import ENDPOINTS, handle
 from bucketeer_async.gateway._json import UnprintableError
 from bucketeer_async.gateway._state import Fault, GatewayState
@@ -22,6 +23,7 @@ from bucketeer_async.gateway._validation import RefusedRequestError
 
 _LOOPBACK_HOSTS: Final = ("localhost", "127.0.0.1", "[::1]")
 _SHOWN: Final = 20  # events on the ``/_dev/`` page
+_UNUSABLE: Final = (TypeError, ValueError, RecursionError)  # what a body for the ``/_dev/`` endpoints may raise
 
 
 def create_app(state: GatewayState, *, any_host: bool = False) -> Starlette:
@@ -156,11 +158,11 @@ class _DevEndpoints:
     async def flag(self, request: Request) -> Response:
         feature_id = request.path_params["feature_id"]
         try:
-            changes = json.loads(await request.body())
+            changes = await _json_of(request)
             self._state.set_flag(self._state.flag(feature_id) | changes)
         except KeyError:
             return JSONResponse({"error": f"flag {feature_id!r} does not exist"}, 404)
-        except (TypeError, ValueError) as error:
+        except _UNUSABLE as error:
             return JSONResponse({"error": f"a change is an object with fields of a flag: {error}"}, 400)
         return JSONResponse(self._state.flag(feature_id))
 
@@ -169,10 +171,16 @@ class _DevEndpoints:
             self._state.clear_faults()
         elif request.method == "POST":
             try:
-                self._state.fail(Fault(**json.loads(await request.body())))
-            except (TypeError, ValueError) as error:
+                self._state.fail(Fault(**await _json_of(request)))
+            except _UNUSABLE as error:
                 return JSONResponse({"error": f"a fault is an object with the fields of Fault: {error}"}, 400)
         return JSONResponse([_fault_json(fault) for fault in self._state.faults])
+
+
+async def _json_of(request: Request) -> Any:
+    text = (await request.body()).decode()
+    check_nesting(text)
+    return json.loads(text)
 
 
 def _fault_json(fault: Fault) -> dict[str, Any]:

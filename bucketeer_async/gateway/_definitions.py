@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from bucketeer_async._errors import ConfigurationError
 from bucketeer_async._evaluation._clauses import OPERATORS
+from bucketeer_async._models import shown
 from bucketeer_async.gateway._shapes import (
     ANYTHING,
     BOOLEAN,
@@ -145,7 +146,7 @@ def _error_context(what: str, fields: Any = None, key: str = "") -> Iterator[Non
         yield
     except ConfigurationError as error:
         name = fields.get(key) if isinstance(fields, Mapping) else None
-        raise ConfigurationError(f"{what} {name!r}: {error}" if name else f"{what}: {error}") from None
+        raise ConfigurationError(f"{what} {shown(name)}: {error}" if name else f"{what}: {error}") from None
 
 
 def _require(value: object, path: str) -> None:

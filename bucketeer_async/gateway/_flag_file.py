@@ -14,6 +14,7 @@ from typing import Any, Final
 import anyio
 
 from bucketeer_async._errors import ConfigurationError
+from bucketeer_async._nesting import check_nesting
 from bucketeer_async.gateway._environment import Environment
 from bucketeer_async.gateway._shapes import ANYTHING, message, repeated
 from bucketeer_async.gateway._state import GatewayState
@@ -109,7 +110,9 @@ def _load_environment(environment: Environment, path: Path, now: int) -> Environ
 def _read(path: Path) -> Any:
     match path.suffix.lower():
         case ".json":
-            return json.loads(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
+            check_nesting(text)
+            return json.loads(text)
         case ".yaml" | ".yml":
             return _parse_yaml(path.read_text(encoding="utf-8"))
     raise ConfigurationError(f"the suffix of a flag file must be .json, .yaml or .yml, not {path.suffix!r}")

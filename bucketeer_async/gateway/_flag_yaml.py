@@ -7,8 +7,10 @@ from typing import Any
 
 import yaml
 
+from bucketeer_async._evaluation._yaml_loader import LimitedLoader
 
-class Loader(yaml.SafeLoader):
+
+class Loader(LimitedLoader):
     """PyYAML's safe loader, except that only ``true`` and ``false`` are booleans, and dates are strings."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012 - declared so by the base class
@@ -24,6 +26,7 @@ def parse(text: str) -> Any:
     """Parse a YAML document.
 
     Raises:
+        RecursionError: If the text is nested too deeply.
         ValueError: If the text is not valid YAML.
     """
     try:

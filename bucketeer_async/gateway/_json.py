@@ -2,7 +2,8 @@
 
 The standard library parses almost every body. A body that the standard library rejects is parsed again without
 recursion, because the server accepts 10,000 levels of nesting, and numbers whose exponent has no digits: in unknown
-fields, numbers are tokens only.
+fields, numbers are tokens only. A body with so many brackets that it may have more levels is parsed without recursion
+at once, because the standard library's limit of nesting depends on the version of Python.
 """
 
 from __future__ import annotations
@@ -55,12 +56,14 @@ def parse(body: bytes) -> Any:
         UnprintableError: If a byte outside of strings is not UTF-8.
     """
     text = body.decode(errors="surrogateescape")
-    try:
-        return json.loads(
-            text, object_pairs_hook=Object, parse_int=Number, parse_float=Number, parse_constant=_reject_constant
-        )
-    except (json.JSONDecodeError, RecursionError):
-        return _IterativeParser(text).read()
+    if body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
+        try:
+            return json.loads(
+                text, object_pairs_hook=Object, parse_int=Number, parse_float=Number, parse_constant=_reject_constant
+            )
+        except (json.JSONDecodeError, RecursionError):
+            pass
+    return _IterativeParser(text).read()
 
 
 def _reject_constant(constant: str) -> NoReturn:

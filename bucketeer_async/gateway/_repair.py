@@ -56,15 +56,26 @@ def _needs_repair(parsed: Any) -> bool:
     return False
 
 
-def _encoded_again(value: Any) -> Any:
-    if isinstance(value, Object):
-        last = {name: boolean if (boolean := _boolean(name, each)) is not None else each for name, each in value}
-        return Object((_text(name), _encoded_again(each)) for name, each in last.items())
-    if isinstance(value, list):
-        return [_encoded_again(each) for each in value]
-    if isinstance(value, Number):
-        return _number(value)
-    return _text(value) if isinstance(value, str) else value
+def _encoded_again(parsed: Any) -> Any:
+    todo: list[tuple[Any, Any]] = []  # containers and their copies, which are filled later: nesting needs no recursion
+
+    def copied(value: Any) -> Any:
+        if isinstance(value, list):
+            todo.append((value, type(value)()))
+            return todo[-1][1]
+        if isinstance(value, Number):
+            return _number(value)
+        return _text(value) if isinstance(value, str) else value
+
+    result = copied(parsed)
+    while todo:
+        container, copy = todo.pop()
+        if isinstance(container, Object):
+            last = {name: each if (boolean := _boolean(name, each)) is None else boolean for name, each in container}
+            copy.extend((_text(name), copied(each)) for name, each in last.items())
+        else:
+            copy.extend(copied(each) for each in container)
+    return result
 
 
 def _number(value: Number) -> Number:

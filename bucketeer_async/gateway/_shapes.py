@@ -11,7 +11,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 from bucketeer_async._errors import ConfigurationError
-from bucketeer_async._models import check_int32, check_text
+from bucketeer_async._models import check_int32, check_text, shown
+
+_LONGEST_SECONDS: Final = 19  # digits of the largest int64
 
 
 class Shape(NamedTuple):
@@ -37,7 +39,7 @@ def _text(value: Any, path: str) -> str:
 
 def _boolean(value: Any, path: str) -> bool:
     if not isinstance(value, bool):
-        raise ConfigurationError(f"{path} must be true or false, not {value!r}")
+        raise ConfigurationError(f"{path} must be true or false, not {shown(value)}")
     return value
 
 
@@ -49,10 +51,10 @@ def _int32(value: Any, path: str) -> int:
 
 
 def _seconds(value: Any, path: str) -> str:
-    if isinstance(value, str) and value.isascii() and value.isdigit():
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= _LONGEST_SECONDS:
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
-        raise ConfigurationError(f"{path} must be Unix seconds, a whole number, not {value!r}")
+        raise ConfigurationError(f"{path} must be Unix seconds, a whole number, not {shown(value)}")
     return str(value)
 
 
@@ -73,9 +75,9 @@ def enum(*names: str) -> Shape:
     def complete(value: Any, path: str) -> str | int:
         if isinstance(value, str) and value in names:
             return value
-        if isinstance(value, int) and not isinstance(value, bool):
+        if isinstance(value, int) and not isinstance(value, bool) and -(2**31) <= value < 2**31:
             return names[value] if 0 <= value < len(names) else value
-        raise ConfigurationError(f"{path} must be one of {', '.join(names)}, not {value!r}")
+        raise ConfigurationError(f"{path} must be one of {', '.join(names)}, not {shown(value)}")
 
     return Shape(complete, lambda: names[0])
 

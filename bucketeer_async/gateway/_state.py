@@ -13,11 +13,13 @@ from typing import Any, Final
 
 from google.protobuf import json_format
 
-from bucketeer_async._models import EventKind
-from bucketeer_async._proto._pool import POOL
+from bucketeer_async._models import EventKind, shown
+from bucketeer_async._proto._pool import POOL, message_class
 from bucketeer_async.gateway._environment import Environment
 
 _WINDOW: Final = 100_000  # events that are stored
+_ANY: Final = message_class("google.protobuf.Any")
+_MAX_NESTED: Final = 50  # messages in an event that is shown; protobuf calls itself some five times for each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,12 +60,27 @@ class RecordedEvent:
 
     @property
     def event(self) -> dict[str, Any]:
-        """The event as canonical proto3 JSON, without fields that have their default; {} if it is nested too deeply."""
-        try:
-            fields: dict[str, Any] = json_format.MessageToDict(self.message, descriptor_pool=POOL)
-        except RecursionError:
+        """The event as canonical proto3 JSON, without fields that have their default.
+
+        It is {} if more than 50 messages are nested in it, one in the other.
+        """
+        if _is_nested_too_deeply(self.message):
             return {}
+        fields: dict[str, Any] = json_format.MessageToDict(self.message, descriptor_pool=POOL)
         return fields
+
+
+def _is_nested_too_deeply(message: Any) -> bool:
+    """Return whether an event contains so many messages, one in the other, that protobuf may fail to show it.
+
+    Such a message is the ``event`` of a metrics event, or the ``value`` of an Any in an Any.
+    """
+    for _ in range(_MAX_NESTED + 1):
+        envelope = getattr(message, "event", message)
+        if not isinstance(envelope, _ANY) or not envelope.type_url:
+            return False
+        message = message_class(envelope.type_url.rpartition("/")[2]).FromString(envelope.value)
+    return True
 
 
 @dataclass(slots=True, kw_only=True)
@@ -101,13 +118,13 @@ class Fault:
 
     def __post_init__(self) -> None:
         if not (isinstance(self.status, int) and (self.status == 0 or 200 <= self.status < 600)):
-            raise ValueError(f"status must be 0 or from 200 to 599, not {self.status!r}")
+            raise ValueError(f"status must be 0 or from 200 to 599, not {shown(self.status)}")
         if self.delay < 0:
-            raise ValueError(f"delay must be at least 0 seconds, not {self.delay!r}")
+            raise ValueError(f"delay must be at least 0 seconds, not {shown(self.delay)}")
         if not 0 <= self.partial <= 1:
-            raise ValueError(f"partial must be from 0 to 1, not {self.partial!r}")
+            raise ValueError(f"partial must be from 0 to 1, not {shown(self.partial)}")
         if self.requests is not None and self.requests < 1:
-            raise ValueError(f"requests must be at least 1, not {self.requests!r}")
+            raise ValueError(f"requests must be at least 1, not {shown(self.requests)}")
 
 
 class GatewayState:

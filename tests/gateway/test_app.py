@@ -368,9 +368,11 @@ async def test_faults_over_http(http: httpx.AsyncClient) -> None:
     assert (await post(http, "/register_events", {"events": [goal()]})).status_code == 200
 
 
-@pytest.mark.parametrize("fields", [{"status": 99}, {"delay": -1}, {"partial": 2}, {"requests": 0}], ids=str)
+@pytest.mark.parametrize(
+    "fields", [{"status": 99}, {"status": 10**5000}, {"delay": -1}, {"partial": 2}, {"requests": 0}], ids=range(5)
+)
 def test_a_wrong_fault_is_refused(fields: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=next(iter(fields))):
+    with pytest.raises(ValueError, match=f"^{next(iter(fields))} must be"):
         Fault(**fields)
 
 
@@ -438,15 +440,60 @@ async def test_a_flag_is_changed_over_http(http: httpx.AsyncClient, state: Gatew
     assert state.flag("flag")["version"] == 1
 
 
-async def test_an_event_that_is_nested_too_deep_to_show_is_taken(http: httpx.AsyncClient, state: GatewayState) -> None:
+@pytest.mark.usefixtures("recursion_limit")
+@pytest.mark.parametrize(("levels", "is_shown"), [(50, True), (51, False), (400, False)])
+async def test_an_event_that_is_nested_too_deep_to_show_is_taken(
+    http: httpx.AsyncClient, state: GatewayState, levels: int, is_shown: bool
+) -> None:
     head, tail = f'{{"@type":"{TYPE}MetricsEvent","event":', "}"
-    body = f'{{"events":[{{"id":"{new_id()}","event":{head * 400}{{}}{tail * 400}}}]}}'
+    innermost = f'{{"@type":"{TYPE}SizeMetricsEvent","sizeByte":5}}'
+    nested = head * levels + innermost + tail * levels
 
-    response = await post(http, "/register_events", body)
+    response = await post(http, "/register_events", f'{{"events":[{{"id":"{new_id()}","event":{nested}}}]}}')
 
     assert response.json() == {"errors": {}}
-    assert state.events[0].event == {}
+    assert bool(state.events[0].event) == is_shown
     assert (await http.get("/_dev/state")).status_code == 200
+
+
+@pytest.mark.usefixtures("recursion_limit")
+@pytest.mark.parametrize("opening", ["[", '{"a":'])
+@pytest.mark.parametrize(
+    ("depth", "message"),
+    [
+        (9_999, "gateway: missing events"),
+        (10_000, "proto: exceeded max recursion depth"),
+        (20_000, "proto: exceeded max recursion depth"),
+    ],
+)
+async def test_ten_thousand_levels_of_nesting_are_the_limit(
+    http: httpx.AsyncClient, opening: str, depth: int, message: str
+) -> None:
+    closing = "]" if opening == "[" else "}"
+
+    response = await post(http, "/register_events", f'{{"nope":{opening * depth}0{closing * depth}}}')
+
+    assert (response.status_code, response.json()["message"]) == (400, message)
+
+
+async def test_text_booleans_are_repaired_beside_any_nesting(http: httpx.AsyncClient) -> None:
+    body = f'{{"user":{{"id":"u"}},"userAttributesUpdated":"true","nope":{"[" * 9_999}"\\ud800"{"]" * 9_999}}}'
+
+    response = await post(http, "/get_evaluations", body)
+
+    assert (response.status_code, response.json()["message"]) == (400, "gateway: tag is required")
+
+
+@pytest.mark.parametrize("depth", [501, 5_000, 100_000])
+async def test_what_is_nested_too_deep_is_no_change_and_no_fault(http: httpx.AsyncClient, depth: int) -> None:
+    body = f'{{"name":{"[" * depth}{"]" * depth}}}'
+
+    for response in (
+        await http.patch("/_dev/flags/flag", content=body),
+        await http.post("/_dev/faults", content=body),
+    ):
+        assert response.status_code == 400
+        assert "nested more than 500 levels deep" in response.json()["error"]
 
 
 def test_the_window_is_bounded_and_the_counters_are_exact(state: GatewayState) -> None:

@@ -149,7 +149,12 @@ async def test_a_broken_file_changes_nothing_and_says_once_what_is_wrong(
         ("flags.json", "[]", "the content must be an object, not list"),
         ("flags.json", '{"flag": []}', "flag is not a field; did you mean flags?"),
         ("flags.json", '{"flags": {}}', "flags must be a list, not dict"),
-        ("flags.json", "[" * 100_000, "maximum recursion depth"),
+        ("flags.json", "[" * 500, "Expecting value"),
+        ("flags.json", "[" * 501 + "]" * 501, "the content is nested more than 500 levels deep"),
+        ("flags.json", "[" * 100_000, "the content is nested more than 500 levels deep"),
+        ("flags.yaml", "[" * 100 + "]" * 100, "the content must be an object, not list"),
+        ("flags.yaml", "[" * 101 + "]" * 101, "the content is nested more than 100 levels deep"),
+        ("flags.yaml", "".join(f"{' ' * depth}a:\n" for depth in range(200)), "nested more than 100 levels deep"),
         ("flags.yaml", "flags: [", "while parsing a flow node"),
         ("flags.yaml", "", "the content must be an object, not NoneType"),
         (
@@ -166,6 +171,7 @@ async def test_a_broken_file_changes_nothing_and_says_once_what_is_wrong(
         ("flags.json", "\udcff", "codec can't decode"),
     ],
 )
+@pytest.mark.usefixtures("recursion_limit")
 async def test_a_file_that_is_wrong_from_the_start_is_an_error(
     tmp_path: Path, state: GatewayState, name: str, text: str, message: str
 ) -> None:
