@@ -119,7 +119,9 @@ class BackgroundTask:
     async def ready(self) -> None:
         """Wait until the work is ready, or raise what it raised before; a cancelled caller only stops waiting."""
         self.require_loop()
-        await asyncio.shield(self._ready)
+        # Not a shield, which reports a failure that nobody waits for any more to the loop, from Python 3.14 on.
+        await asyncio.wait([self._ready])
+        self._ready.result()
 
     async def join(self) -> None:
         """Wait for the end of the work; a cancelled caller only stops waiting.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,6 +21,25 @@ variable = contextvars.ContextVar("variable", default="untouched")
 
 def background(work: Callable[[Ready], object]) -> BackgroundTask:
     return BackgroundTask(work, name="test", owner="thing")  # type: ignore[arg-type]
+
+
+async def test_a_failure_that_no_caller_waits_for_is_not_reported_to_the_loop() -> None:
+    reported: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: reported.append(context))
+
+    async def work(_ready: Ready) -> None:
+        await asyncio.sleep(0.01)
+        raise ValueError("too late")
+
+    task = background(work)
+    with anyio.move_on_after(0):
+        await task.ready()
+    await task.join()
+    gc.collect()
+
+    assert not reported
+    with pytest.raises(ValueError, match="too late"):
+        await task.ready()
 
 
 async def test_the_work_has_an_empty_context() -> None:

@@ -114,7 +114,9 @@ class RemoteEvaluator:
         shared = under_way.evaluations.get(key) or self._begin(under_way, key)
         shared.callers += 1
         try:
-            return await asyncio.shield(shared.task)
+            # Not a shield, which reports a failure that nobody waits for any more to the loop, from Python 3.14 on.
+            await asyncio.wait([shared.task])
+            return shared.task.result()
         finally:
             shared.callers -= 1
             if not shared.callers and shared.is_waiting and not shared.task.done():

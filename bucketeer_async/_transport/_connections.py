@@ -189,7 +189,9 @@ class Connections:
         task = asyncio.get_running_loop().create_task(self._send(request, deadline), name="bucketeer-request")
         self._tasks.add(task)
         task.add_done_callback(self._end_task)
-        return await asyncio.shield(task)
+        # Not a shield, which reports a failure that nobody waits for any more to the loop, from Python 3.14 on.
+        await asyncio.wait([task])
+        return task.result()
 
     async def _take_slot(self, deadline: Deadline) -> None:
         if self._pools.slots.locked():
