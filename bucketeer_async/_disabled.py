@@ -23,6 +23,10 @@ class DisabledEvaluator:
     async def wait_ready(self) -> None:
         """Do nothing."""
 
+    def try_evaluate(self, *_arguments: object, **_named: object) -> NoReturn:
+        """Raise `DisabledError`."""
+        raise DisabledError("the client is disabled")
+
     async def evaluate(self, *_arguments: object, **_named: object) -> NoReturn:
         """Raise `DisabledError`."""
         raise DisabledError("the client is disabled")

@@ -94,6 +94,7 @@ class _Evaluator:
     async def wait_ready(self) -> None:
         raise NotImplementedError
 
+    def try_evaluate(self, user: User, feature_id: str) -> None: ...
     async def evaluate(self, user: User, feature_id: str) -> Evaluation:
         raise NotImplementedError
 

@@ -102,6 +102,7 @@ class EventFactory:
         self._goals: dict[str, str] = {}
         self._tag = tag
         self._tag_label = _map_json({"tag": tag})
+        self._latency_fields: dict[ApiId, str] = {}
         source = f',"sourceId":{source_id}' if source_id else ""
         self._source = source + (f',"sdkVersion":{_text(sdk_version)}' if sdk_version else "")
         self._end = (f',"tag":{_text(tag)}' if tag else "") + self._source + "}}"
@@ -210,9 +211,11 @@ class EventFactory:
         """
         is_fine = type(duration) is float and _LEAST_LATENCY <= duration <= _MAX_DURATION
         seconds = duration if is_fine else max(_seconds(duration), _LEAST_LATENCY)
-        return self._metrics(
-            "LatencyMetricsEvent", f'{_api(api_id)},"labels":{self._tag_label},"latencySecond":{seconds!r}'
-        )
+        fields = self._latency_fields.get(api_id) if type(api_id) is ApiId else None
+        if fields is None:
+            fields = f'{_api(api_id)},"labels":{self._tag_label},"latencySecond":'
+            self._latency_fields[api_id] = fields
+        return self._metrics("LatencyMetricsEvent", f"{fields}{seconds!r}")
 
     def size(self, size_byte: int, api_id: ApiId) -> bytes:
         """Encode the size of an operation's response, in bytes.

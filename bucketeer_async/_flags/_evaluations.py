@@ -29,6 +29,7 @@ class Evaluator(Protocol):
 
     async def start(self) -> None: ...
     async def wait_ready(self) -> None: ...
+    def try_evaluate(self, user: User, feature_id: str) -> Evaluation | None: ...
     async def evaluate(self, user: User, feature_id: str) -> Evaluation: ...
     async def aclose(self) -> None: ...
 
@@ -129,7 +130,8 @@ class Evaluations:
             if refused is not None:
                 return refused
         try:
-            evaluation = await self._evaluator().evaluate(user, feature_id)
+            evaluator = self._evaluator()
+            evaluation = evaluator.try_evaluate(user, feature_id) or await evaluator.evaluate(user, feature_id)
             value = convert(evaluation.variation_value)
         except WrongLoopError:
             raise

@@ -213,17 +213,17 @@ class LocalEvaluator:
 
     # Evaluations
 
-    async def evaluate(self, user: User, feature_id: str) -> Evaluation:
+    def try_evaluate(self, user: User, feature_id: str) -> Evaluation | None:
         """Return a flag's variation for a user, and push the metrics event that is due.
 
-        An evaluation never waits, so the loop is given a turn after every hundred of them.
+        None, after every hundred evaluations: they never wait, so the loop needs a turn, which `evaluate` gives it.
 
         Raises:
             EvaluationError: As in `evaluate_nowait`.
         """
         self._evaluations += 1
-        if self._evaluations % _EVALUATIONS_PER_TURN == 0:
-            await asyncio.sleep(0)
+        if self._evaluations >= _EVALUATIONS_PER_TURN:
+            return None
         began = self._work_clock()
         try:
             evaluation = self.evaluate_nowait(user, feature_id)
@@ -232,6 +232,13 @@ class LocalEvaluator:
                 self._metrics.failed(ApiId.SDK_GET_VARIATION, error)
             raise
         self._metrics.completed(ApiId.SDK_GET_VARIATION, self._work_clock() - began)
+        return evaluation
+
+    async def evaluate(self, user: User, feature_id: str) -> Evaluation:
+        """As `try_evaluate`, after a turn of the loop if one is due."""
+        while (evaluation := self.try_evaluate(user, feature_id)) is None:
+            self._evaluations = 0
+            await asyncio.sleep(0)
         return evaluation
 
     def evaluate_nowait(self, user: User, feature_id: str) -> Evaluation:

@@ -102,6 +102,9 @@ class RemoteEvaluator:
         under_way = self._under_way.get()
         return RemoteEvaluationStatistics(second_tries=under_way.second_tries, given_up=under_way.given_up)
 
+    def try_evaluate(self, _user: User, _feature_id: str) -> None:
+        """Return None: the gateway has to be waited for."""
+
     async def evaluate(self, user: User, feature_id: str) -> Evaluation:
         """Return the gateway's evaluation.
 
