@@ -89,7 +89,8 @@ def connected(
     """
     config = _tagged(events, tag)
     # The only pushes of the application are goals: what the client pushes by itself never raises.
-    processor = Processor(api, config, _strict_kinds=frozenset({EventKind.GOAL}))
+    mode = f"flags are evaluated {'by the gateway' if local_evaluation is None else 'locally'}"
+    processor = Processor(api, config, _strict_kinds=frozenset({EventKind.GOAL}), _mode=mode)
     logger = GuardedLogger(config.logger)
     metrics = OwnMetrics(processor, max_errors=max(int(config.queue_capacity * _ERRORS_SHARE), 1))
     if local_evaluation is None:
@@ -105,8 +106,9 @@ def connected(
 
 def disabled(*, strict: bool) -> Parts:
     """Return the parts of a disabled client."""
-    evaluator, events = DisabledEvaluator(), DisabledProcessor(strict=strict)
-    return Parts(events=events, evaluator=evaluator, logger=GuardedLogger(None), tag="", strict=strict, local=evaluator)
+    evaluator, logger = DisabledEvaluator(), GuardedLogger(None)
+    events = DisabledProcessor(logger, strict=strict)
+    return Parts(events=events, evaluator=evaluator, logger=logger, tag="", strict=strict, local=evaluator)
 
 
 def _tagged(events: object, tag: object) -> ProcessorConfig:

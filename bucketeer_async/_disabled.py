@@ -10,6 +10,7 @@ from bucketeer_async._events._bounds import Bounds
 from bucketeer_async._events._ledger import Ledger
 from bucketeer_async._events._receipt import Receipt
 from bucketeer_async._flags._reasons import DisabledError
+from bucketeer_async._log import GuardedLogger
 from bucketeer_async._models import EventKind, User, check_user
 from bucketeer_async._results import DrainReport, RefusedReason, Statistics
 
@@ -49,10 +50,12 @@ class DisabledProcessor:
     """Refuses every push.
 
     Args:
+        logger: Where the start is logged.
         strict: Whether a goal of what is no `User` raises.
     """
 
-    def __init__(self, *, strict: bool = False) -> None:
+    def __init__(self, logger: GuardedLogger, *, strict: bool = False) -> None:
+        self._logger = logger
         self._strict = strict
         self._ledger = Ledger(
             Bounds(0, 0, "drop_newest"),
@@ -63,7 +66,8 @@ class DisabledProcessor:
         )
 
     async def start(self) -> None:
-        """Do nothing."""
+        """Log that nothing will be sent."""
+        self._logger.info("the client has started; it is disabled: all flags have their defaults, and nothing is sent")
 
     async def flush(self, *_timeout: object, **_named: object) -> bool:
         """Return True, because nothing waits."""

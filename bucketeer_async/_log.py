@@ -41,6 +41,7 @@ class GuardedLogger(logging.LoggerAdapter[logging.Logger]):
 @dataclass(slots=True)
 class _Problem:
     level: int
+    began_at: float
     logged_at: float
     suppressed: int = 0
 
@@ -85,14 +86,20 @@ class RateLimitedLog:
         """Log a problem; while it lasts, log it again only after ``interval`` seconds or at a higher level."""
         self._report(topic, level, interval, message, args)
 
-    def report_recovery(self, topic: str, message: str) -> None:
-        """Log the end of a topic's problem at DEBUG; do nothing if the topic has no problem."""
+    def report_recovery(self, topic: str, message: str, *args: object) -> None:
+        """Log the end of a topic's problem at INFO; do nothing if the topic has no problem.
+
+        Args:
+            topic: What went wrong.
+            message: The line. Its first argument is how long the problem lasted, in seconds.
+            args: Its further arguments.
+        """
         if (topic, "") not in self.problems:
             return
         with self._lock:
             ended = self.problems.pop((topic, ""), None)
         if ended is not None:
-            self._logger.debug(message)
+            self._logger.info(message, self._clock() - ended.began_at, *args)
 
     def _report(
         self, topic: str, level: int, interval: float, message: str, args: tuple[object, ...], *, detail: str = ""
@@ -104,8 +111,8 @@ class RateLimitedLog:
             if problem is not None and level <= problem.level and now - problem.logged_at < interval:
                 problem.suppressed += 1
                 return
-            suppressed = problem.suppressed if problem is not None else 0
-            self.problems[key] = _Problem(level, now)
+            suppressed, began_at = (problem.suppressed, problem.began_at) if problem is not None else (0, now)
+            self.problems[key] = _Problem(level, began_at, now)
         if suppressed:
             message += " (and %d more times since the last line)"
             args = (*args, suppressed)

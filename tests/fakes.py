@@ -61,6 +61,8 @@ class FakeClient:
     As with the real gateway, an event is accepted if the errors of the response do not name it.
     """
 
+    endpoint = "https://gateway.test"
+
     def __init__(self, script: Script = accept, *, source_id: int = 0) -> None:
         self.script = script
         self.source_id = source_id

@@ -228,7 +228,8 @@ class Delivery:
     def _read(self, part: Sequence[Receipt], answer: RegisterEventsResponse) -> None:
         """Settle what the gateway took or rejected, and keep for later what it asks to send again."""
         if self._log.problems:
-            self._log.report_recovery(_TOPIC, "events are delivered again")
+            text = "events are delivered again after %.1f s; %d events are waiting"
+            self._log.report_recovery(_TOPIC, text, self._ledger.bounds.held)
         if answer.server_time is not None:
             self._compare_clocks(answer.server_time)
         errors = answer.errors
@@ -254,7 +255,8 @@ class Delivery:
         """Warn if the times of events are far from the gateway's clock; the events stay as they are."""
         ahead = time.time() - server_time
         if abs(ahead) <= _MOST_SKEW:
-            self._log.report_recovery(_CLOCK_TOPIC, "the clock of this host agrees with the gateway's again")
+            text = "the clock of this host agrees with the gateway's again after %.0f s"
+            self._log.report_recovery(_CLOCK_TOPIC, text)
             return
         self._log.report(
             _CLOCK_TOPIC,

@@ -5,6 +5,7 @@ Calling ``on_drop`` is left to `_drop_listener.py`.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Final
 
@@ -53,17 +54,23 @@ class LossReporter:
         if self._listener is not None:
             self._listener.put(Drop(record.kind, reason, record.event_id, outcome.message))
 
-    def report_drain(self, report: DrainReport) -> None:
-        """Log what a drain has left, if anything."""
-        left = report.total
-        if left.undelivered or left.unconfirmed or left.spooled:
-            self._logger.warning(
-                "the drain ended after %.1f s: %d events were not delivered, %d not confirmed, %d spooled",
-                report.duration,
-                left.undelivered,
-                left.unconfirmed,
-                left.spooled,
-            )
+    def report_drain(self, report: DrainReport, owner: str) -> None:
+        """Log what became of the events in a drain: at WARNING if any were left."""
+        total = report.total
+        is_left = total.undelivered or total.unconfirmed or total.spooled
+        self._logger.log(
+            logging.WARNING if is_left else logging.INFO,
+            "the %s is closed; the drain took %.1f s: %d events were delivered, %d rejected, %d expired, "
+            "%d not delivered, %d not confirmed, %d spooled",
+            owner,
+            report.duration,
+            total.delivered,
+            total.rejected,
+            total.expired,
+            total.undelivered,
+            total.unconfirmed,
+            total.spooled,
+        )
 
     def close(self) -> None:
         """Report nothing more, once all that was reported before has reached ``on_drop``."""

@@ -49,6 +49,7 @@ class Pipeline:
         client: Where the connections come from.
         config: The processor's options.
         rng: Source of all jitter.
+        mode: How the client that the processor is a part of evaluates flags; "" for a processor by itself.
 
     Attributes:
         life: State, start and end.
@@ -58,10 +59,12 @@ class Pipeline:
         delivery: Posts batches; None before the start.
     """
 
-    def __init__(self, client: ApiClient, config: ProcessorConfig, rng: random.Random) -> None:
+    def __init__(self, client: ApiClient, config: ProcessorConfig, rng: random.Random, mode: str = "") -> None:
         self._client: ApiClient | None = client  # None once the pipeline is abandoned
         self._config = config
         self._rng = rng
+        self._mode = mode
+        self._owner = "client" if mode else "processor"
         self._logger = GuardedLogger(config.logger)
         self._log = RateLimitedLog(self._logger)
         self._losses = LossReporter(config.on_drop, self._logger, self._log)
@@ -162,6 +165,8 @@ class Pipeline:
             logger=self._logger,
         )
         self.ledger.open(loop, self.spooler.keep if self.spooler else None)
+        mode = f"; {self._mode}" if self._mode else ""
+        self._logger.info("the %s has started: %s, tag %r%s", self._owner, client.endpoint, config.tag, mode)
 
     async def _pump(self) -> None:
         """Deliver until everything is settled after closing began, or until the deadline."""
@@ -227,7 +232,8 @@ class Pipeline:
             if self._lease is not None:
                 self._lease.release()  # the API client waits for it
             self._wakeups.notify()
-        self._losses.report_drain(self._report)
+        if self.delivery is not None:
+            self._losses.report_drain(self._report, self._owner)
 
     # What callers wait for
 

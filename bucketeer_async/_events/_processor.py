@@ -133,6 +133,7 @@ class Processor:
         _new_ids: Callable[[], Callable[[], str]] = IdPool,
         _new_rng: Callable[[], random.Random] = random.Random,
         _strict_kinds: Container[EventKind] = frozenset(EventKind),
+        _mode: str = "",
     ) -> None:
         if not hasattr(api_client, "lease"):  # not `isinstance`: a test may have a client of its own
             raise ConfigurationError(f"api_client must be an ApiClient, not {shown(api_client)}")
@@ -141,6 +142,7 @@ class Processor:
         self._config = config
         self._now, self._new_ids, self._new_rng = _now, _new_ids, _new_rng
         self._strict_kinds: Container[EventKind] = _strict_kinds if config.strict else ()
+        self._mode = _mode
         self._life = PerProcess(self._new_life)
         self._life.get()  # an error of the configuration is raised now
 
@@ -154,7 +156,7 @@ class Processor:
             now=self._now,
             new_id=self._new_ids(),
         )
-        return _Life(events, Pipeline(api, config, self._new_rng()), self._strict_kinds)
+        return _Life(events, Pipeline(api, config, self._new_rng(), self._mode), self._strict_kinds)
 
     @property
     def _pipeline(self) -> Pipeline:

@@ -274,7 +274,7 @@ class Spooler:
         if file.corrupt > self.statistics.corrupt:
             self._log.report_warning("corrupt", "the spool was damaged: at least %d events were lost", file.corrupt)
         self.statistics = SpoolStatistics(ready=True, events=len(file), size=file.size, corrupt=file.corrupt)
-        self._log.report_recovery(_TOPIC, "the spool can be used again")
+        self._log.report_recovery(_TOPIC, "the spool can be used again after %.1f s")
 
     def _log_problem(self, error: Exception) -> None:
         last = self.statistics

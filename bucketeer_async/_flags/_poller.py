@@ -246,7 +246,7 @@ class FlagPoller:
     def _log_outcome(self) -> None:
         error = self.statistics.last_error
         if not error:
-            self._log.report_recovery(_TOPIC, "flags can be polled again")
+            self._log.report_recovery(_TOPIC, "flags can be polled again after %.1f s")
             return
         text = "flags cannot be polled (%s); %s"
         self._log.report(_TOPIC, logging.WARNING, _LOG_INTERVAL, text, error, self._fallback())

@@ -64,7 +64,7 @@ class PublishedFlags:
 
     Args:
         tag: The tag of the flags; "" for all of the environment.
-        logger: Where exceptions of callbacks are logged.
+        logger: Where the first flags, and exceptions of callbacks, are logged.
         clock: Monotonic seconds.
 
     Attributes:
@@ -97,6 +97,9 @@ class PublishedFlags:
         snapshot = snapshot_of(flags.flags, segments.segments)
         self.current = Published(snapshot, flags, segments, coverage, source, fresh_at)
         self.wake_waiters()
+        if before is None:
+            text = "flags can be evaluated: %d flags and %d segments, %s"
+            self._logger.info(text, len(flags.flags), len(segments.segments), source)
         if before is not None or source is not SnapshotSource.BOOTSTRAP:  # to begin with saved flags is no change
             self._call_back(changes(before.flags if before else {}, flags.flags, self._tag))
 

@@ -95,6 +95,11 @@ class ApiClient:
         self._connections = PerProcess(lambda: Connections(new_client, http, max_connections))
 
     @property
+    def endpoint(self) -> str:
+        """The base URL of the gateway: scheme, host and port."""
+        return self._base
+
+    @property
     def source_id(self) -> int:
         """``sourceId`` of events and evaluation requests."""
         return self._source_id

@@ -42,6 +42,7 @@ PARTS: Final = {
 class Silent:
     """A gateway that never answers, so that nothing but pushes is timed."""
 
+    endpoint = "https://gateway.test"
     source_id = 0
     sdk_version = "1.0.0"
 

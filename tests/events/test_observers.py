@@ -92,15 +92,18 @@ def test_a_guarded_line_has_the_place_of_the_call(caplog: pytest.LogCaptureFixtu
 
 def test_a_spell_is_told_again_when_it_gets_worse_or_after_its_end(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, logger="bucketeer_async")
-    log = RateLimitedLog(LOGGER, Clock())
-    log.report_recovery("delivery", "never began")
+    clock = Clock()
+    log = RateLimitedLog(LOGGER, clock)
+    log.report_recovery("delivery", "never began %f")
     log.report("delivery", logging.WARNING, 600.0, "down")
     log.report("delivery", logging.WARNING, 600.0, "down")
     log.report("delivery", logging.ERROR, 600.0, "wrong key")
-    log.report_recovery("delivery", "up")
+    clock.now += 5.0
+    log.report_recovery("delivery", "up after %.0f s, %d wait", 3)
     log.report("delivery", logging.WARNING, 600.0, "down again")
 
-    assert [record.levelname for record in caplog.records] == ["WARNING", "ERROR", "DEBUG", "WARNING"]
+    assert [record.levelname for record in caplog.records] == ["WARNING", "ERROR", "INFO", "WARNING"]
+    assert caplog.messages[2] == "up after 5 s, 3 wait"
 
 
 @pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt])

@@ -1049,7 +1049,7 @@ async def test_the_drain_ends_at_its_deadline_and_says_what_is_left(caplog: pyte
     with pytest.raises(UndeliveredError, match="30 events were not delivered and 20 not confirmed"):
         report.raise_for_undelivered()
     assert {receipt.outcome.reason for receipt in receipts} == {"undelivered", "unconfirmed"}
-    assert len([record for record in caplog.records if "30 events" in record.getMessage()]) == 1
+    assert len([record for record in caplog.records if "30 not delivered" in record.getMessage()]) == 1
     assert_conserved(processor)
 
 

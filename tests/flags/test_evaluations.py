@@ -40,7 +40,7 @@ def evaluations(error: Exception | None, events: DisabledProcessor) -> Evaluatio
 
 
 async def test_a_bug_of_ours_results_in_the_default_too(caplog: pytest.LogCaptureFixture) -> None:
-    events = DisabledProcessor()
+    events = DisabledProcessor(GuardedLogger(None))
 
     result = await evaluations(KeyError("user-of-the-test"), events).evaluate(USER, "bool", False, to_bool)
 
@@ -55,7 +55,7 @@ async def test_a_bug_of_ours_results_in_the_default_too(caplog: pytest.LogCaptur
 
 
 async def test_another_loop_is_an_error_of_the_program() -> None:
-    events = DisabledProcessor()
+    events = DisabledProcessor(GuardedLogger(None))
 
     with pytest.raises(WrongLoopError):
         await evaluations(WrongLoopError("elsewhere"), events).evaluate(USER, "bool", False, to_bool)
@@ -64,7 +64,7 @@ async def test_another_loop_is_an_error_of_the_program() -> None:
 
 @pytest.mark.parametrize("feature_id", ["bool", "größe", "旗"])
 async def test_an_id_may_be_any_text(feature_id: str) -> None:
-    events = DisabledProcessor()
+    events = DisabledProcessor(GuardedLogger(None))
 
     result = await evaluations(None, events).evaluate(USER, feature_id, False, to_bool)
 
@@ -75,7 +75,7 @@ async def test_an_id_may_be_any_text(feature_id: str) -> None:
 
 @pytest.mark.parametrize("feature_id", ["", "\ud800", None, 5])
 async def test_anything_but_an_id_results_in_the_default_and_no_event(feature_id: Any) -> None:
-    events = DisabledProcessor()
+    events = DisabledProcessor(GuardedLogger(None))
 
     result = await evaluations(None, events).evaluate(USER, feature_id, False, to_bool)
 
