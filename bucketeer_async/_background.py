@@ -1,4 +1,4 @@
-"""Tools for work beside the application: a background task, values of one process, wake-ups, long work in steps.
+"""Tools for work beside the application: a background task, threads, values of one process, wake-ups, long work in steps.
 
 A task group must be left by the task that entered it, but ``start()`` and ``aclose()`` are called from any task: so a
 task group lives in a background task. What the work is, and how it ends, is left to its owner.
@@ -10,25 +10,56 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Coroutine, Generator
+import threading
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from contextvars import Context
 from importlib import import_module
 from itertools import islice
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar, TypeVarTuple
 
-from bucketeer_async._errors import WrongLoopError
+from bucketeer_async._errors import ClosedError, WrongLoopError
 
 _T = TypeVar("_T")
+_Args = TypeVarTuple("_Args")
 
 _ANYIO: Final = "anyio._backends._asyncio"  # the name by which anyio itself loads it
 _TURN: Final = 0.002  # seconds of work between two turns of the loop
+
+
+async def in_thread(function: Callable[[*_Args], _T], *args: *_Args) -> _T:
+    """Call a function in a thread of the loop's, and return its result.
+
+    Raises:
+        ClosedError: If no thread can be started, as when the process ends and calls the functions of ``atexit``.
+    """
+    with _starting_a_thread():
+        call = asyncio.get_running_loop().run_in_executor(None, function, *args)
+    return await call
+
+
+def start_thread(thread: threading.Thread) -> None:
+    """Start a thread.
+
+    Raises:
+        ClosedError: As `in_thread`.
+    """
+    with _starting_a_thread():
+        thread.start()
+
+
+@contextlib.contextmanager
+def _starting_a_thread() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise ClosedError(f"a thread is needed and cannot be started ({error}): the process may be ending") from error
 
 
 async def load_anyio() -> None:
     """Load anyio's backend in a thread: loaded at the first scope, it would hold the loop for tens of milliseconds."""
     if _ANYIO not in sys.modules:
         with contextlib.suppress(ImportError):  # under another name it is loaded when it is needed
-            await asyncio.to_thread(import_module, _ANYIO)
+            await in_thread(import_module, _ANYIO)
 
 
 def require_loop(loop: asyncio.AbstractEventLoop, owner: str) -> None:

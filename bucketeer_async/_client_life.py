@@ -137,8 +137,9 @@ class _Life:
 
     async def _finish(self) -> None:
         try:
-            with anyio.CancelScope(deadline=self._deadline) as self._last_evaluations:
-                await self._evaluator.aclose()
+            if self._api is not None:  # a disabled client has no evaluations to wait for, and has not loaded anyio
+                with anyio.CancelScope(deadline=self._deadline) as self._last_evaluations:
+                    await self._evaluator.aclose()
             self.report = await self._events.aclose()
         finally:
             if self._api is not None:

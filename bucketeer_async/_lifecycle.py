@@ -29,7 +29,7 @@ from collections.abc import Awaitable, Callable
 from enum import Enum
 from typing import Final
 
-from bucketeer_async._background import BackgroundTask, load_anyio
+from bucketeer_async._background import BackgroundTask
 from bucketeer_async._errors import ClosedError
 
 _MOST_CANCELLATIONS: Final = 10  # of the host's last work, which goes on after each
@@ -235,7 +235,6 @@ class Lifecycle:
         self._is_preparing = self.state is State.STARTING
         try:
             if self._is_preparing:
-                await load_anyio()
                 await self._prepare()
         except asyncio.CancelledError:
             task = asyncio.current_task()

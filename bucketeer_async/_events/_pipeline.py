@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from bucketeer_async._errors import ConfigurationError
+from bucketeer_async._background import load_anyio
+from bucketeer_async._errors import ClosedError, ConfigurationError
 from bucketeer_async._events._batch import Batch, Delivery
 from bucketeer_async._events._bounds import Bounds
 from bucketeer_async._events._circuit import Circuit, CircuitState
@@ -138,9 +139,14 @@ class Pipeline:
         assert client is not None  # noqa: S101 - an abandoned pipeline is closed
         self._wakeups.bind(loop)
         self._lease = client.lease(self.life.begin_closing)
+        await load_anyio()
         if self._new_spooler is not None:
             self.spooler = self._new_spooler(clock=self._clock)
-            await self.spooler.start()
+            try:
+                await self.spooler.start()
+            except ClosedError:
+                self.spooler = None  # it has no thread
+                raise
         await client.start()
         self.delivery = Delivery(
             self._lease,

@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
-from bucketeer_async._background import Progress
+from bucketeer_async._background import Progress, start_thread
 from bucketeer_async._events._ledger import Ledger
 from bucketeer_async._events._receipt import Receipt
 from bucketeer_async._events._spool_file import SpooledEvent, SpoolError, SpoolFile, SpoolFullError
@@ -83,7 +83,7 @@ class Spooler:
 
     async def start(self) -> None:
         """Open the spool; a slow disk is waited for only a moment."""
-        self._thread.start()
+        start_thread(self._thread)
         await self._run_on_thread(lambda _file: None)
 
     def keep(self, record: Receipt) -> None:

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
-from bucketeer_async._background import PerProcess, in_turns
+from bucketeer_async._background import PerProcess, in_thread, in_turns
 from bucketeer_async._errors import ClosedError, ConfigurationError, NotReadyError
 from bucketeer_async._evaluation import EvaluationCause, EvaluationError, evaluate
 from bucketeer_async._flags import _snapshot_file
@@ -171,7 +171,7 @@ class LocalEvaluator:
         if len(data) <= _PARSED_ON_THE_LOOP:
             saved = _snapshot_file.load(data, self._tag)
         else:
-            saved = await asyncio.to_thread(_snapshot_file.load, data, self._tag)
+            saved = await in_thread(_snapshot_file.load, data, self._tag)
         flags, segments = await in_turns(_snapshot_file.restore(saved), self._work_clock)
         age = max(0.0, self._wall() - saved.saved_at)
         self._published.publish(
@@ -185,7 +185,7 @@ class LocalEvaluator:
 
     async def _read(self, path: str | os.PathLike[str]) -> bytes | None:
         try:
-            return await asyncio.to_thread(Path(path).read_bytes)
+            return await in_thread(Path(path).read_bytes)
         except FileNotFoundError:
             self._logger.warning("there is no bootstrap at %s; beginning without flags", os.fspath(path))
             return None

@@ -13,7 +13,7 @@ from functools import partial
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
-from bucketeer_async._background import PerProcess
+from bucketeer_async._background import PerProcess, in_thread
 from bucketeer_async._errors import ConfigurationError, ConnectionFailedError, DecodeError, RequestTimeoutError
 from bucketeer_async._models import User, check_int32, check_tag, check_text, check_user
 from bucketeer_async._options import check_int, check_seconds
@@ -373,7 +373,7 @@ class ApiClient:
         answer = await self._connections.get().send(request, deadline, on_connection)
         if len(answer.body) <= _DECODED_ON_THE_LOOP:
             return _decoded(answer, decode)
-        return await asyncio.to_thread(_decoded, answer, decode)
+        return await in_thread(_decoded, answer, decode)
 
     def _deadline(self, timeout: float | None) -> Deadline:
         seconds = self._timeout if timeout is None else timeout

@@ -17,7 +17,7 @@ from weakref import WeakMethod
 
 import anyio
 
-from bucketeer_async._background import Progress, load_anyio
+from bucketeer_async._background import Progress, in_thread, load_anyio
 from bucketeer_async._errors import ClosedError, ConfigurationError, ConnectionFailedError, RequestTimeoutError
 from bucketeer_async._lifecycle import Lifecycle, State
 from bucketeer_async._transport._http import Answer, Deadline, HttpClient, Request, send_request
@@ -106,7 +106,7 @@ class Connections:
         await load_anyio()
         if self._pools.is_empty:
             try:
-                await asyncio.to_thread(self._pools.add)
+                await in_thread(self._pools.add)
             except (OSError, ValueError, ImportError) as error:
                 raise ConfigurationError(f"the HTTP client cannot be made: {error}") from error
         self._is_open = True

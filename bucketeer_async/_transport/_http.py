@@ -326,7 +326,8 @@ def _translate(error: Exception, trace: _Trace) -> ApiError | None:
     """Return this package's error for one of the HTTP library or of the socket; None for any other."""
     names = {cls.__name__ for cls in type(error).__mro__}
     library = any(cls.__module__.partition(".")[0] in _LIBRARIES for cls in type(error).__mro__)
-    closed = isinstance(error, RuntimeError) and "closed" in str(error)
+    # Of a client that is closed, or of a thread for the resolver that cannot be started because the process ends.
+    closed = isinstance(error, RuntimeError) and ("closed" in str(error) or "shutdown" in str(error))
     if not library and not closed and not isinstance(error, OSError | UnicodeError):
         return None
     text = _words(error)

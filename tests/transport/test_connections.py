@@ -25,7 +25,7 @@ from bucketeer_async import (
     RequestTimeoutError,
     User,
 )
-from bucketeer_async._transport import _api
+from bucketeer_async._transport import _api, _connections
 from tests.clock import VirtualLoop
 
 USER = User("user")
@@ -124,7 +124,7 @@ def own_clients(monkeypatch: pytest.MonkeyPatch) -> Iterator[Slow]:
         return httpx.AsyncClient(transport=httpx.MockTransport(slow))
 
     monkeypatch.setattr(_api, "client_factory", lambda *_arguments: new_client)
-    monkeypatch.setattr(asyncio, "to_thread", at_once)
+    monkeypatch.setattr(_connections, "in_thread", at_once)
     return slow
 
 
@@ -168,7 +168,7 @@ async def test_a_client_that_could_not_be_made_is_made_by_the_next_request(monke
         return work(*arguments)
 
     monkeypatch.setattr(_api, "client_factory", lambda *_arguments: make)
-    monkeypatch.setattr(asyncio, "to_thread", at_once)
+    monkeypatch.setattr(_connections, "in_thread", at_once)
     api = ApiClient(endpoint="http://localhost", api_key="key")
 
     with pytest.raises(ConfigurationError, match="no such file"):
