@@ -1,4 +1,4 @@
-"""Tools for work beside the application: a background task, threads, values of one process, wake-ups, long work in steps.
+"""Tools for work beside the application: a background task, threads, values of one process, wake-ups, work in steps.
 
 A task group must be left by the task that entered it, but ``start()`` and ``aclose()`` are called from any task: so a
 task group lives in a background task. What the work is, and how it ends, is left to its owner.
@@ -99,6 +99,11 @@ class PerProcess(Generic[_T]):
     def made(self) -> _T | None:
         """Return this process's value if it was made before."""
         return self._values.get(os.getpid())
+
+    def inherited(self) -> list[_T]:
+        """Return the values of the processes from which this one was forked; only to be looked at."""
+        pid = os.getpid()
+        return [value for made_in, value in self._values.items() if made_in != pid]
 
 
 class BackgroundTask:

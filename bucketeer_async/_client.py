@@ -11,7 +11,7 @@ import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import EllipsisType, TracebackType
-from typing import Any, Final, Self, SupportsFloat, overload
+from typing import Any, Final, NoReturn, Self, SupportsFloat, overload
 
 from bucketeer_async import _composition as parts
 from bucketeer_async import _from_env as _environment
@@ -22,6 +22,7 @@ from bucketeer_async._events._receipt import Receipt
 from bucketeer_async._flags import _conversion as variations
 from bucketeer_async._flags._conversion import Json
 from bucketeer_async._flags._evaluations import Evaluations
+from bucketeer_async._lifecycle import NO_COPY
 from bucketeer_async._log import RateLimitedLog
 from bucketeer_async._models import EvaluationDetails, User
 from bucketeer_async._options import LocalEvaluation, ProcessorConfig, check_kind
@@ -156,6 +157,9 @@ class Client:
         client = cls.__new__(cls)
         client._compose(parts.disabled(strict=strict))  # noqa: SLF001 - of this class
         return client
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"a {type(self).__name__} {NO_COPY}")
 
     def __repr__(self) -> str:
         return f"<Client {self._life.state.value}>"

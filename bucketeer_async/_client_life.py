@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Iterable
 from types import EllipsisType
 from typing import Protocol
 
 import anyio
 
 from bucketeer_async._background import PerProcess
-from bucketeer_async._errors import ClosedError
 from bucketeer_async._flags._evaluations import Evaluator
 from bucketeer_async._lifecycle import Lifecycle, State
 from bucketeer_async._options import check_timeout
@@ -44,7 +44,11 @@ class ClientLife:
         self._events = events
         self._api = api
         self._evaluator = evaluator
-        self._life = PerProcess(lambda: _Life(events, api, evaluator))
+        self._life = PerProcess(self._new_life)
+
+    def _new_life(self) -> _Life:
+        inherited = [life.lifecycle for life in self._life.inherited()]
+        return _Life(self._events, self._api, self._evaluator, inherited)
 
     @property
     def state(self) -> State:
@@ -82,8 +86,9 @@ class ClientLife:
             WrongLoopError: If the client was started on another event loop.
         """
         timeout = check_timeout(timeout)
-        if self.state is State.NEW:
-            raise ClosedError("the client is not started")
+        lifecycle = self._life.get().lifecycle
+        if lifecycle.state is State.NEW:
+            lifecycle.require_started()
         return await self._events.flush(timeout)
 
     async def aclose(self, timeout: float | EllipsisType | None) -> DrainReport:
@@ -112,14 +117,22 @@ class ClientLife:
 class _Life:
     """The part of a client's life that belongs to one process."""
 
-    def __init__(self, events: EventsLife, api: ApiClient | None, evaluator: Evaluator) -> None:
+    def __init__(
+        self, events: EventsLife, api: ApiClient | None, evaluator: Evaluator, inherited: Iterable[Lifecycle]
+    ) -> None:
         self._events = events
         self._api = api
         self._evaluator = evaluator
         self._deadline = math.inf
         self._last_evaluations: anyio.CancelScope | None = None
         self.report = DrainReport()
-        self.lifecycle = Lifecycle("client", task_name="bucketeer-client", prepare=self._prepare, finish=self._finish)
+        self.lifecycle = Lifecycle(
+            "client",
+            task_name="bucketeer-client",
+            prepare=self._prepare,
+            finish=self._finish,
+            inherited=inherited,
+        )
 
     def limit(self, timeout: float) -> None:
         """Let the last evaluations and the drain together take at most ``timeout`` seconds from now on.

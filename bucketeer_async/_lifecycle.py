@@ -25,12 +25,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from enum import Enum
 from typing import Final
 
 from bucketeer_async._background import BackgroundTask
 from bucketeer_async._errors import ClosedError
+
+#: The advice for an object that has a life, if it is to be copied or pickled.
+NO_COPY: Final = "cannot be copied or pickled: use the same object, or make another one in the other process"
 
 _MOST_CANCELLATIONS: Final = 10  # of the host's last work, which goes on after each
 
@@ -60,6 +63,7 @@ class Lifecycle:
         finish: What has to be done in the end. It is called again if it was cancelled, and goes on from where it was.
         conclude: Called once after ``finish``, also if ``finish`` has raised, or was cancelled too often.
         on_closing: Called when closing begins.
+        inherited: The lives of the same object in the processes from which this one was forked.
 
     Attributes:
         state: The state; for reading.
@@ -76,6 +80,7 @@ class Lifecycle:
         finish: Callable[[], Awaitable[None]] = _nothing,
         conclude: Callable[[], None] = lambda: None,
         on_closing: Callable[[], None] = lambda: None,
+        inherited: Iterable[Lifecycle] = (),
     ) -> None:
         self.state: State = State.NEW
         self.loop: asyncio.AbstractEventLoop | None = None
@@ -86,6 +91,7 @@ class Lifecycle:
         self._finish = finish
         self._conclude = conclude
         self._on_closing = on_closing
+        self._was_started_before_fork = any(each.state is not State.NEW for each in inherited)
         self._pid = os.getpid()
         self._host: BackgroundTask | None = None
         self._starters = 0
@@ -109,10 +115,24 @@ class Lifecycle:
             ClosedError: Before the start has succeeded, and once closing has begun.
             WrongLoopError: On another loop.
         """
+        self.require_started()
         if self.state is not State.RUNNING:
-            not_yet = self.state in {State.NEW, State.STARTING}
-            raise ClosedError(f"the {self._owner} is {'not started' if not_yet else 'closed'}")
+            raise ClosedError(f"the {self._owner} is closed")
         self.require_loop()
+
+    def require_started(self) -> None:
+        """Do nothing once the start has succeeded, also after the end.
+
+        Raises:
+            ClosedError: Before the start has succeeded.
+        """
+        if self.state in {State.NEW, State.STARTING}:
+            raise ClosedError(f"the {self._owner} is {self.not_started}")
+
+    @property
+    def not_started(self) -> str:
+        """What is said of the object before the start."""
+        return "not started" + (" in this process (it was forked)" if self._was_started_before_fork else "")
 
     def begin(self) -> None:
         """Begin the start, without waiting for it; no effect while starting or running.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import pickle
 import typing
+from collections.abc import Callable
 from enum import Enum
 from types import ModuleType
 
@@ -118,3 +120,17 @@ def test_every_option_is_in_the_readme() -> None:
     missing = [name for name in bucketeer_async.ProcessorConfig.__dataclass_fields__ if f"| `{name}` |" not in text]
 
     assert not missing
+
+
+@pytest.mark.parametrize("copying", [copy.copy, copy.deepcopy, pickle.dumps], ids=["copy", "deepcopy", "pickle"])
+@pytest.mark.parametrize("name", ["a Client", "a Processor", "an ApiClient"])
+def test_what_has_a_life_says_what_to_do_instead_of_a_copy(name: str, copying: Callable[[object], object]) -> None:
+    api = bucketeer_async.ApiClient(endpoint="api.example.com", api_key="key")
+    made = {
+        "a Client": bucketeer_async.Client(endpoint="api.example.com", api_key="key", tag="shop"),
+        "a Processor": bucketeer_async.Processor(api),
+        "an ApiClient": api,
+    }
+
+    with pytest.raises(TypeError, match=f"^{name} cannot be copied or pickled: use the same object, or make another"):
+        copying(made[name])

@@ -65,6 +65,7 @@ class Ledger:
         on_due: Called when a record comes to an empty queue, or when so many wait as `watch` says, on the thread where
             that happened. It is decided under the lock, so no push goes unseen between two others.
         on_settled: Called with accepted records that were settled, on the thread where that happened.
+        not_started: The message of the refusals before the ledger is open.
 
     Attributes:
         lock: Held while anything changes, the counters of posts included.
@@ -82,6 +83,7 @@ class Ledger:
         on_lost: Callable[[Receipt], None],
         on_due: Callable[[], None],
         on_settled: Callable[[Sequence[Receipt]], None],
+        not_started: str = "",
     ) -> None:
         self.bounds = bounds
         self.queue = RecordQueue()
@@ -98,6 +100,7 @@ class Ledger:
         self._is_over: Callable[[], bool]
         self._keep: Callable[[Receipt], None] | None = None
         self._is_open = False
+        self._why_closed = not_started
         self._watched = self._watched_bytes = math.inf
         self._latest = -math.inf
         self._in_flight: set[Receipt] = set()
@@ -115,6 +118,7 @@ class Ledger:
         self._now, self._is_over = loop.time, loop.is_closed
         self._keep = keep
         self._is_open = True
+        self._why_closed = ""
 
     def close(self) -> None:
         """Refuse every push from now on; what another thread is pushing meanwhile is either in or out afterwards."""
@@ -146,7 +150,7 @@ class Ledger:
                 receipt = Receipt(kind, body, self._loop, self._latest, self._epochs.current)
                 is_due = self._enqueue(receipt, size)
         if refused is not None:
-            return self.refuse(kind, refused)
+            return self.refuse(kind, refused, self._why_closed)
         if displaced:
             self._report(displaced)
         if self._keep is not None:

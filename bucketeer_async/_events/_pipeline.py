@@ -12,7 +12,7 @@ import contextlib
 import math
 import random
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -51,6 +51,7 @@ class Pipeline:
         config: The processor's options.
         rng: Source of all jitter.
         mode: How the client that the processor is a part of evaluates flags; "" for a processor by itself.
+        inherited: The lives of the processor in the processes from which this one was forked.
 
     Attributes:
         life: State, start and end.
@@ -60,7 +61,14 @@ class Pipeline:
         delivery: Posts batches; None before the start.
     """
 
-    def __init__(self, client: ApiClient, config: ProcessorConfig, rng: random.Random, mode: str = "") -> None:
+    def __init__(
+        self,
+        client: ApiClient,
+        config: ProcessorConfig,
+        rng: random.Random,
+        mode: str = "",
+        inherited: Iterable[Lifecycle] = (),
+    ) -> None:
         self._client: ApiClient | None = client  # None once the pipeline is abandoned
         self._config = config
         self._rng = rng
@@ -78,6 +86,7 @@ class Pipeline:
             finish=self._finish,
             conclude=self._conclude,
             on_closing=self._begin_drain,
+            inherited=inherited,
         )
         self.ledger = Ledger(
             Bounds(config.queue_capacity, config.queue_max_bytes, config.overflow),
@@ -85,6 +94,7 @@ class Pipeline:
             on_lost=self._losses.report,
             on_due=self._wakeups.due,
             on_settled=self._on_settled,
+            not_started=self.life.not_started,
         )
         self.circuit = Circuit(config.retry, slots=config.num_flush_workers, rng=rng)
         self._new_spooler = _spooler_for(config.spool, self._log) if config.spool else None

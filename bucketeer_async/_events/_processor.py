@@ -11,15 +11,15 @@ import random
 import time
 from collections.abc import Callable, Container
 from types import EllipsisType, TracebackType
-from typing import Final, Self, SupportsFloat, TypeVarTuple
+from typing import Final, NoReturn, Self, SupportsFloat, TypeVarTuple
 
 from bucketeer_async._background import PerProcess
-from bucketeer_async._errors import ClosedError, ConfigurationError
+from bucketeer_async._errors import ConfigurationError
 from bucketeer_async._events._encoder import EventFactory, IdPool, TooLargeError, UnreportedError
 from bucketeer_async._events._ledger import Ledger
 from bucketeer_async._events._pipeline import Pipeline
 from bucketeer_async._events._receipt import Receipt
-from bucketeer_async._lifecycle import State
+from bucketeer_async._lifecycle import NO_COPY, State
 from bucketeer_async._models import ApiId, Evaluation, EventKind, ReasonType, User, shown
 from bucketeer_async._options import ProcessorConfig, check_kind, check_timeout
 from bucketeer_async._results import DrainReport, RefusedReason, Statistics
@@ -156,11 +156,15 @@ class Processor:
             now=self._now,
             new_id=self._new_ids(),
         )
-        return _Life(events, Pipeline(api, config, self._new_rng(), self._mode), self._strict_kinds)
+        inherited = [life.pipeline.life for life in self._life.inherited()]
+        return _Life(events, Pipeline(api, config, self._new_rng(), self._mode, inherited), self._strict_kinds)
 
     @property
     def _pipeline(self) -> Pipeline:
         return self._life.get().pipeline
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"a {type(self).__name__} {NO_COPY}")
 
     def __del__(self) -> None:
         # The tasks of a closed loop may live for ever, and the pipeline with them: its own finalizer cannot be relied on.
@@ -215,7 +219,7 @@ class Processor:
         pipeline.life.require_loop()
         match pipeline.life.state:
             case State.NEW | State.STARTING:
-                raise ClosedError("the processor is not started")
+                pipeline.life.require_started()
             case State.CLOSED:
                 return True
         return await pipeline.flush(timeout)

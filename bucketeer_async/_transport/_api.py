@@ -11,10 +11,11 @@ import ssl
 from collections.abc import Callable, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Final, NoReturn, Self, TypeVar
 
 from bucketeer_async._background import PerProcess, in_thread
 from bucketeer_async._errors import ConfigurationError, ConnectionFailedError, DecodeError, RequestTimeoutError
+from bucketeer_async._lifecycle import NO_COPY
 from bucketeer_async._models import User, check_int32, check_tag, check_text, check_user
 from bucketeer_async._options import check_int, check_seconds
 from bucketeer_async._transport import _codec
@@ -108,6 +109,9 @@ class ApiClient:
     def sdk_version(self) -> str:
         """``sdkVersion`` of every request."""
         return self._sdk_version
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"an {type(self).__name__} {NO_COPY}")
 
     def __repr__(self) -> str:
         return f"<ApiClient {self._base} {self._connections.get().life.state.value}>"

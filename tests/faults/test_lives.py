@@ -20,7 +20,7 @@ from typing import Any
 import httpx
 import pytest
 
-from bucketeer_async import ApiClient, Client, LocalEvaluation, Processor, ProcessorConfig, User
+from bucketeer_async import ApiClient, Client, ClosedError, LocalEvaluation, Processor, ProcessorConfig, User
 from bucketeer_async.gateway import GatewayState, LocalGateway, create_app
 from tests.clock import VirtualLoop
 from tests.fakes import FakeClient
@@ -60,6 +60,34 @@ def test_what_the_parent_has_started_is_closed_in_a_forked_child_without_an_erro
     assert status == 0
     assert repr(started).endswith("running>")
     loop.run_until_complete(started.aclose())
+    loop.close()
+
+
+@pytest.mark.parametrize("is_started", [True, False], ids=["started", "new"])
+def test_a_forked_child_says_that_nothing_is_started_in_it(is_started: bool, caplog: pytest.LogCaptureFixture) -> None:
+    loop = asyncio.new_event_loop()
+    client = Client(**OPTIONS)
+    api = ApiClient(endpoint="http://127.0.0.1:9", api_key="key")
+    processor = Processor(api)
+    if is_started:
+        loop.run_until_complete(client.start())
+        loop.run_until_complete(processor.start())
+    not_started = "not started in this process (it was forked)" if is_started else "not started"
+
+    async def use() -> None:
+        assert not await client.bool_variation(USER, "flag", default=False)
+        assert client.track_nowait(USER, "goal").outcome.message == not_started  # type: ignore[union-attr]
+        for what, owner in ((client.flush, "client"), (client.wait_ready, "client"), (processor.flush, "processor")):
+            with pytest.raises(ClosedError) as caught:
+                await what()
+            assert str(caught.value) == f"the {owner} is {not_started}"
+        lines = [record.getMessage() for record in caplog.records]
+        assert any(line.endswith(f": the client is {not_started}") for line in lines), lines
+        assert any(line.endswith(f" was refused (not_running) {not_started}") for line in lines), lines
+
+    assert in_a_child(lambda: asyncio.run(use())) == 0
+    loop.run_until_complete(client.aclose())
+    loop.run_until_complete(api.aclose())
     loop.close()
 
 

@@ -353,7 +353,7 @@ async def test_a_forked_child_starts_empty_and_each_delivers_its_own(
     assert status == 0, child.output
     assert child.output.splitlines() == [
         "parent at the fork: 1000 pushed, 1 delivered, 999 waiting",
-        "a goal event was refused (not_running) ",
+        "a goal event was refused (not_running) not started in this process (it was forked)",
         "child before its start: 1 pushed, 0 delivered, 0 waiting",
         "child in the end: 501 pushed, 500 delivered, 0 waiting",
         "parent in the end: 1000 pushed, 1000 delivered, 0 waiting",
