@@ -35,6 +35,10 @@ LEFT_OUT_GROUPS = {
     "track": "for tag managers; the key lands in access logs",
     "grpc-timeout": "no SDK sends the header",
 }
+
+#: Cases in which the value of a number depends on the Go version of the server: only its acceptance is compared.
+OPEN_VALUES = {"long-numbers-0054", "long-numbers-0065"}
+
 LEFT_OUT_HEADERS = {"x-http-method-override", "grpc-metadata-authorization"}
 
 
@@ -150,6 +154,8 @@ def compare(
     }
     wrong = []
     for key, wanted in expect.items():
+        if key == "decoded" and case["id"] in OPEN_VALUES:
+            continue
         if key == "messageStarts":
             agrees = str(got["message"]).startswith(wanted)
         elif key == "decoded":
