@@ -107,8 +107,7 @@ async def test_waiting_and_both_tries_share_one_deadline() -> None:
         results = await asyncio.gather(*(api.ping(timeout=1.0) for _ in range(2)), return_exceptions=True)
 
         assert now() - began == pytest.approx(1.0)
-        assert results[0] == 1
-        assert isinstance(results[1], RequestTimeoutError)
+        assert [result for result in results if not isinstance(result, RequestTimeoutError)] == [1]
         await api.aclose()
 
 
