@@ -370,6 +370,27 @@ async def test_a_wrong_user_or_flag_id_is_answered_without_a_request_and_without
     assert "of-the-test" not in caplog.text
 
 
+class Evil(str):
+    """An id whose own code raises."""
+
+    __slots__ = ()
+
+    def isascii(self) -> bool:
+        raise RuntimeError("isascii")
+
+    def __str__(self) -> str:
+        raise RuntimeError("str")
+
+
+async def test_no_code_of_a_flag_id_makes_a_variation_raise() -> None:
+    gone: Any = Gone()
+    async with world() as here:
+        for feature_id, shown in ((gone, ""), (Evil("bool"), "bool")):
+            details = await here.client.bool_variation_details(USER, feature_id, True)
+            assert (details.value, details.reason.type, details.feature_id) == (True, NO_FLAG, shown)
+            assert details.error == "feature_id raised RuntimeError"
+
+
 async def test_a_user_that_cannot_say_what_it_is_is_no_user() -> None:
     gone: Any = Gone()
     async with world() as here:

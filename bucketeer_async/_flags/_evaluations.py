@@ -67,7 +67,7 @@ class EvaluationResult(NamedTuple, Generic[_T]):
             except TypeError:
                 user_id = ""
             return EvaluationDetails(
-                feature_id=feature_id if isinstance(feature_id, str) else "",
+                feature_id=feature_id if issubclass(type(feature_id), str) else "",
                 value=value,
                 reason=Reason(source),
                 user_id=user_id,
@@ -140,7 +140,7 @@ class Evaluations:
             if isinstance(error, BucketeerError | WrongTypeError):
                 self._log_default(reason, feature_id, why)
             else:
-                self._log.report("bug", logging.ERROR, _LOG_INTERVAL, _LINE, repr(feature_id[:_LONGEST_ID]), why)
+                self._log.report("bug", logging.ERROR, _LOG_INTERVAL, _LINE, _shown(feature_id), why)
             self._events.push_default_evaluation_event_nowait(user, feature_id, reason)
             return EvaluationResult(default, reason, user, feature_id, why)
         self._events.push_evaluation_event_nowait(user, evaluation)
@@ -148,15 +148,16 @@ class Evaluations:
 
     def _refuse(self, user: User, feature_id: str, default: _T) -> EvaluationResult[_T] | None:
         """Return the default for arguments with which no flag can be evaluated, None for all others."""
+        reason = ReasonType.ERROR_USER_ID_NOT_SPECIFIED
         try:
-            reason = ReasonType.ERROR_USER_ID_NOT_SPECIFIED
             check_user(user)
             reason = ReasonType.ERROR_FEATURE_FLAG_ID_NOT_SPECIFIED
             check_text("feature_id", feature_id, empty=False)
-        except (TypeError, ValueError) as error:
-            if self._strict and isinstance(error, TypeError):
+        except Exception as error:
+            if self._strict and not isinstance(error, ValueError):
                 raise
-            why = str(error)
+            is_ours = type(error) in {TypeError, ValueError}
+            why = str(error) if is_ours else f"feature_id raised {type(error).__name__}"
             self._log_default(reason, feature_id, why)
             return EvaluationResult(default, reason, user, feature_id, why)
         return None
@@ -178,7 +179,12 @@ class Evaluations:
 
     def _log_default(self, reason: ReasonType, feature_id: object, why: str) -> None:
         if why:
-            flag = f"of type {type(feature_id).__name__}"
-            if isinstance(feature_id, str):
-                flag = repr(feature_id[:_LONGEST_ID])
+            flag = _shown(feature_id)
             self._log.report_warning(reason.name, _LINE, flag, why, detail=flag)
+
+
+def _shown(feature_id: object) -> str:
+    """Return a flag's id for a line, or the type of what is none; without calling any code of the argument."""
+    if issubclass(type(feature_id), str):
+        return repr(str.__str__(feature_id)[:_LONGEST_ID])
+    return f"of type {type(feature_id).__name__}"
