@@ -23,7 +23,7 @@ from bucketeer_async._flags import _conversion as variations
 from bucketeer_async._flags._conversion import Json
 from bucketeer_async._flags._evaluations import Evaluations
 from bucketeer_async._lifecycle import NO_COPY
-from bucketeer_async._log import RateLimitedLog
+from bucketeer_async._log import GuardedLogger, RateLimitedLog
 from bucketeer_async._models import EvaluationDetails, User
 from bucketeer_async._options import LocalEvaluation, ProcessorConfig, check_kind
 from bucketeer_async._results import DrainReport, FlagChanges, Statistics
@@ -119,7 +119,8 @@ class Client:
     ) -> Self:
         """Make a client from environment variables; a disabled one if ``BUCKETEER_DISABLED`` is set.
 
-        The guide has the table of the variables. An empty variable counts as not set.
+        The guide has the table of the variables. An empty variable counts as not set. A variable that begins with
+        ``BUCKETEER_`` and is not in the table is logged as a warning.
 
         Args:
             environ: The variables; ``os.environ`` if None.
@@ -129,18 +130,20 @@ class Client:
             http: As in `Client`.
 
         Raises:
-            ConfigurationError: If a variable is missing or wrong; the message names it.
+            ConfigurationError: If variables are missing or wrong; the message names all that are missing, or the first
+                one that is wrong.
         """
         environ = os.environ if environ is None else environ
+        check_kind("events", events, ProcessorConfig)
+        _environment.warn_of_unknown(environ, GuardedLogger(events.logger))
         if _environment.switch(environ, _environment.DISABLED):
             return cls.disabled(strict=events.strict)
-        _environment.require(environ)
+        local_evaluation = _environment.local_evaluation(environ, local_evaluation)
+        _environment.require(environ, with_tag=local_evaluation is None)
         options = {"tag": "", **_environment.options(environ, _environment.CLIENT)}
         return cls(
-            events=replace(
-                check_kind("events", events, ProcessorConfig), **_environment.options(environ, _environment.EVENTS)
-            ),
-            local_evaluation=_environment.local_evaluation(environ, local_evaluation),
+            events=replace(events, **_environment.options(environ, _environment.EVENTS)),
+            local_evaluation=local_evaluation,
             http=http,
             **options,
         )

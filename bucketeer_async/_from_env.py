@@ -5,11 +5,14 @@ Making a client of the options is left to `_client.py`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from difflib import get_close_matches
 from typing import Any, Final
 
 from bucketeer_async._errors import ConfigurationError
+from bucketeer_async._log import GuardedLogger
 from bucketeer_async._options import LocalEvaluation, Spool, check_kind
 
 _SWITCHES: Final = dict.fromkeys(("1", "true", "yes", "on"), True) | dict.fromkeys(("0", "false", "no", "off"), False)
@@ -42,13 +45,14 @@ def _count(value: str) -> int:
 
 Readers = Mapping[str, tuple[str, Callable[[str], Any]]]
 
-REQUIRED: Final = ("BUCKETEER_API_ENDPOINT", "BUCKETEER_API_KEY")
+_REQUIRED: Final = ("BUCKETEER_API_ENDPOINT", "BUCKETEER_API_KEY")
+_TAG: Final = "BUCKETEER_TAG"
 
 #: Options of `Client` by variable.
 CLIENT: Final[Readers] = {
     "BUCKETEER_API_ENDPOINT": ("endpoint", _text),
     "BUCKETEER_API_KEY": ("api_key", _text),
-    "BUCKETEER_TAG": ("tag", _text),
+    _TAG: ("tag", _text),
     "BUCKETEER_TIMEOUT": ("timeout", _seconds),
     "BUCKETEER_ALLOW_HTTP": ("allow_http", _switch),
     "BUCKETEER_PROXY": ("proxy", _text),
@@ -72,6 +76,11 @@ LOCAL: Final[Readers] = {
 
 EVALUATED_LOCALLY: Final = "BUCKETEER_LOCAL_EVALUATION"
 DISABLED: Final = "BUCKETEER_DISABLED"
+
+_PREFIX: Final = "BUCKETEER_"
+_KNOWN: Final = (*CLIENT, *EVENTS, *LOCAL, EVALUATED_LOCALLY, DISABLED)
+#: Set by Kubernetes if a service is called "bucketeer" or "bucketeer-...": its host and its ports.
+_OF_SERVICES: Final = re.compile(r"\w*_SERVICE_(HOST|PORT)(_\w+)?|\w*_PORT(_\d+_\w+)?")
 
 
 def switch(environ: Mapping[str, str], variable: str) -> bool | None:
@@ -101,13 +110,31 @@ def local_evaluation(environ: Mapping[str, str], default: LocalEvaluation | None
     return replace(default, **options(environ, LOCAL))
 
 
-def require(environ: Mapping[str, str]) -> None:
+def warn_of_unknown(environ: Mapping[str, str], logger: GuardedLogger) -> None:
+    """Log the variables that look like ours and are not read: one may be misspelled."""
+    unknown = [
+        name
+        for name, value in environ.items()
+        if name.startswith(_PREFIX) and value and name not in _KNOWN and not _OF_SERVICES.fullmatch(name)
+    ]
+    for name in sorted(unknown):
+        similar = get_close_matches(name.removeprefix(_PREFIX), [each.removeprefix(_PREFIX) for each in _KNOWN], 1)
+        hint = f"; is it {_PREFIX}{similar[0]}?" if similar else ""
+        logger.warning("the environment variable %s is not read%s", name, hint)
+
+
+def require(environ: Mapping[str, str], *, with_tag: bool) -> None:
     """Check that the required variables are set.
+
+    Args:
+        environ: The environment variables.
+        with_tag: Whether the tag is required.
 
     Raises:
         ConfigurationError: If a required variable is missing; the message names all missing variables.
     """
-    missing = [variable for variable in REQUIRED if not environ.get(variable)]
+    required = (*_REQUIRED, _TAG) if with_tag else _REQUIRED
+    missing = [variable for variable in required if not environ.get(variable)]
     if missing:
         raise ConfigurationError(f"not set in the environment: {', '.join(missing)}")
 

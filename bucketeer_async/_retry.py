@@ -16,7 +16,8 @@ from typing import Final
 from bucketeer_async._errors import ApiError, ConnectionFailedError, RequestTimeoutError, StatusError
 from bucketeer_async._options import RetryPolicy
 
-_CONFIGURATION_STATUSES: Final = frozenset({401, 403, 404, 405, 501})
+_KEY_STATUSES: Final = frozenset({401, 403})
+_CONFIGURATION_STATUSES: Final = _KEY_STATUSES | {404, 405, 501}
 #: Statuses after which the events may have been stored all the same: a proxy or the gateway itself ran out of time.
 _UNCLEAR_STATUSES: Final = frozenset({408, 499, 500, 502, 504})
 _INVALID_ARGUMENT: Final = 3  # gRPC code in the gateway's error bodies
@@ -117,6 +118,11 @@ _TABLE: Final = (
     _Row(lambda _: True,     _pause(PauseKind.OUTAGE)),
 )
 # fmt: on
+
+
+def refuses_key(error: BaseException) -> bool:
+    """Return whether the gateway refused the API key. No metrics event reports this: it is an error of configuration."""
+    return isinstance(error, StatusError) and error.status_code in _KEY_STATUSES
 
 
 def is_throttled(error: ApiError) -> bool:

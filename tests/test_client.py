@@ -789,7 +789,7 @@ async def test_a_client_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_environment_lacks_a_tag_that_remote_evaluation_needs() -> None:
-    with pytest.raises(ConfigurationError, match=r"Client\.tag must not be empty"):
+    with pytest.raises(ConfigurationError, match="not set in the environment: BUCKETEER_TAG"):
         Client.from_env({"BUCKETEER_API_ENDPOINT": "api.example.com", "BUCKETEER_API_KEY": "key"})
 
 

@@ -15,7 +15,6 @@ from bucketeer_async._from_env import (
     LOCAL,
     local_evaluation,
     options,
-    require,
     switch,
 )
 
@@ -80,8 +79,39 @@ def test_options_of_the_wrong_type_are_told() -> None:
 
 
 def test_all_that_is_missing_is_named_at_once() -> None:
-    with pytest.raises(ConfigurationError, match="BUCKETEER_API_ENDPOINT, BUCKETEER_API_KEY"):
-        require({"BUCKETEER_API_KEY": ""})
+    both = "not set in the environment: BUCKETEER_API_ENDPOINT, BUCKETEER_API_KEY"
+    for environ in ({}, {EVALUATED_LOCALLY: "0"}):
+        with pytest.raises(ConfigurationError, match=f"^{both}, BUCKETEER_TAG$"):
+            Client.from_env(environ)
+    with pytest.raises(ConfigurationError, match=f"^{both}$"):
+        Client.from_env({EVALUATED_LOCALLY: "1", "BUCKETEER_API_KEY": ""})
+
+
+def test_variables_that_are_not_read_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    unknown = {"BUCKETEER_ENDPOINT": "api.example.com", "BUCKETEER_DISABLE": "1", "BUCKETEER_XYZ": "1"}
+    not_ours = {
+        "BUCKETEER_EMPTY": "",
+        "BUCKETEER_SERVICE_HOST": "10.0.0.1",
+        "BUCKETEER_API_SERVICE_PORT_HTTP": "80",
+        "BUCKETEER_PORT": "tcp://10.0.0.1:80",
+        "BUCKETEER_API_PORT_80_TCP_ADDR": "10.0.0.1",
+        "OTHER_TAG": "shop",
+    }
+
+    with pytest.raises(ConfigurationError, match="BUCKETEER_API_ENDPOINT"):
+        Client.from_env(unknown | not_ours)
+
+    assert caplog.messages == [
+        "the environment variable BUCKETEER_DISABLE is not read; is it BUCKETEER_DISABLED?",
+        "the environment variable BUCKETEER_ENDPOINT is not read; is it BUCKETEER_API_ENDPOINT?",
+        "the environment variable BUCKETEER_XYZ is not read",
+    ]
+
+
+def test_all_variables_that_are_read_are_known(caplog: pytest.LogCaptureFixture) -> None:
+    Client.from_env(dict.fromkeys((*CLIENT, *EVENTS, *LOCAL, EVALUATED_LOCALLY), "") | {DISABLED: "1"})
+
+    assert not caplog.messages
 
 
 @pytest.mark.parametrize(("value", "disabled"), [("", None), ("0", False), ("OFF", False), ("1", True), ("true", True)])

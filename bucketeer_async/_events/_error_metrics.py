@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from bucketeer_async._errors import ConnectionFailedError, RequestTimeoutError, StatusError
+from bucketeer_async._retry import refuses_key
 
 _LONGEST_MESSAGE: Final = 500  # characters; the gateway only logs the message
 
@@ -25,7 +26,6 @@ _BY_STATUS: Final = {
     503: "ServiceUnavailableErrorMetricsEvent",
     504: "TimeoutErrorMetricsEvent",
 }
-_UNREPORTED: Final = frozenset({401, 403})
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def error_detail(error: BaseException) -> ErrorDetail | None:
 
 def _status_detail(error: StatusError) -> ErrorDetail | None:
     status = error.status_code
-    if status in _UNREPORTED:
+    if refuses_key(error):
         return None
     if 300 <= status < 400:
         return ErrorDetail("RedirectionRequestExceptionEvent", {"response_code": str(status)})

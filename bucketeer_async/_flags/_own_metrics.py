@@ -10,6 +10,7 @@ from typing import Protocol
 
 from bucketeer_async._background import PerProcess
 from bucketeer_async._models import ApiId
+from bucketeer_async._retry import refuses_key
 
 
 class PushedEvent(Protocol):
@@ -58,7 +59,9 @@ class OwnMetrics:
             self._events.push_size_metrics_event_nowait(size_byte, api_id)
 
     def failed(self, api_id: ApiId, error: BaseException) -> None:
-        """Push the error of an operation, unless too many errors wait already."""
+        """Push the error of an operation, unless too many errors wait already, or no event reports it."""
+        if refuses_key(error):
+            return
         waiting = self._waiting_errors.get()
         while waiting and waiting[0].outcome is not None:
             waiting.popleft()

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
 from bucketeer_async._background import in_turns
-from bucketeer_async._errors import ApiError, ClosedError, StatusError
+from bucketeer_async._errors import ApiError, ClosedError
 from bucketeer_async._evaluation._yaml import INSTALL
 from bucketeer_async._flags import _sync
 from bucketeer_async._flags._definitions import Steps
@@ -26,7 +26,7 @@ from bucketeer_async._log import GuardedLogger, RateLimitedLog
 from bucketeer_async._models import ApiId
 from bucketeer_async._options import LocalEvaluation
 from bucketeer_async._results import LocalEvaluationStatistics, SnapshotSource
-from bucketeer_async._retry import Action, decide
+from bucketeer_async._retry import Action, decide, refuses_key
 from bucketeer_async._transport._api import ApiClient
 from bucketeer_async._transport._responses import GetFeatureFlagsResponse, GetSegmentUsersResponse
 
@@ -273,5 +273,4 @@ def _description(error: Exception) -> str:
     """Return the text of an expected error; of a bug only the name, because its text may hold payloads."""
     if not isinstance(error, _EXPECTED):
         return type(error).__name__
-    key_is_wrong = isinstance(error, StatusError) and error.status_code in {401, 403}
-    return f"{error}"[:_LONGEST_ERROR] + ("; polling needs a server key" if key_is_wrong else "")
+    return f"{error}"[:_LONGEST_ERROR] + ("; polling needs a server key" if refuses_key(error) else "")

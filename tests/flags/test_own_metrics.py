@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bucketeer_async import ApiId, Processor, ProcessorConfig
+from bucketeer_async import ApiId, Processor, ProcessorConfig, StatusError
 from bucketeer_async._flags._own_metrics import OwnMetrics
 from tests.clock import VirtualLoop
 from tests.fakes import FakeAnswer, FakeClient
@@ -40,6 +40,15 @@ async def test_a_poll_has_a_latency_and_a_size_or_an_error() -> None:
         ("TimeoutErrorMetricsEvent", ApiId.GET_SEGMENT_USERS),
     ]
     assert '"sizeByte": 1234' in json.dumps(client.batches)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_refused_key_is_neither_pushed_nor_told_again(status: int, caplog: pytest.LogCaptureFixture) -> None:
+    async with Processor(FakeClient()) as processor:
+        OwnMetrics(processor, max_errors=10).failed(ApiId.GET_EVALUATION, StatusError(status))
+
+        assert processor.statistics().metrics.pushed == 0
+    assert not caplog.messages
 
 
 async def test_only_so_many_errors_wait_and_what_is_delivered_makes_room() -> None:
