@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import inspect
 import pickle
+import re
+import subprocess
+import sys
 import typing
 from collections.abc import Callable
 from enum import Enum
@@ -120,6 +123,24 @@ def test_every_option_is_in_the_readme() -> None:
     missing = [name for name in bucketeer_async.ProcessorConfig.__dataclass_fields__ if f"| `{name}` |" not in text]
 
     assert not missing
+
+
+@pytest.mark.parametrize(
+    ("module", "missing", "words"),
+    [
+        ("gateway", "starlette.applications", 'needs starlette, which .*: pip install "bucketeer-async[gateway]"'),
+        ("gateway", "uvicorn", 'needs uvicorn, which is not installed: pip install "bucketeer-async[gateway]"'),
+        ("spool", "_sqlite3", "a spool needs sqlite3, and this Python was built without it"),
+    ],
+)
+def test_a_command_says_what_to_install(module: str, missing: str, words: str) -> None:
+    run = f"runpy.run_module('bucketeer_async.{module}', run_name='__main__', alter_sys=True)"
+    code = f"import runpy, sys; sys.modules[{missing!r}] = None; {run}"
+
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert ran.returncode == 1
+    assert re.search(words.replace("[", r"\["), ran.stderr.splitlines()[-1])
 
 
 @pytest.mark.parametrize("copying", [copy.copy, copy.deepcopy, pickle.dumps], ids=["copy", "deepcopy", "pickle"])

@@ -12,9 +12,16 @@ bucketeer_async.gateway`` runs it as a process. `flag` writes definitions of fla
 # Elsewhere: the value of a flag (_evaluation). Nothing of the client is used here, so that tests of the one against the
 # other compare two independent readings of the protocol.
 
-from bucketeer_async.gateway._app import create_app
-from bucketeer_async.gateway._builder import flag
-from bucketeer_async.gateway._server import LocalGateway
-from bucketeer_async.gateway._state import DEFAULT_KEYS, Fault, GatewayKey, GatewayState, RecordedEvent
+try:
+    from bucketeer_async.gateway._app import create_app
+    from bucketeer_async.gateway._builder import flag
+    from bucketeer_async.gateway._server import LocalGateway
+    from bucketeer_async.gateway._state import DEFAULT_KEYS, Fault, GatewayKey, GatewayState, RecordedEvent
+except ModuleNotFoundError as error:
+    missing = (error.name or "").partition(".")[0]
+    if missing not in {"starlette", "uvicorn"}:
+        raise
+    text = f'the local gateway needs {missing}, which is not installed: pip install "bucketeer-async[gateway]"'
+    raise ModuleNotFoundError(text, name=missing) from error
 
 __all__ = ["DEFAULT_KEYS", "Fault", "GatewayKey", "GatewayState", "LocalGateway", "RecordedEvent", "create_app", "flag"]
