@@ -81,7 +81,7 @@ def normalize_endpoint(endpoint: object, *, allow_http: object) -> str:
         raise ConfigurationError(f"ApiClient.endpoint must use https (or http), not {parts.scheme!r}")
     if "@" in parts.netloc or parts.query or parts.fragment or parts.path.strip("/"):
         raise ConfigurationError(f"ApiClient.endpoint must have no user, path, query or fragment: {_FORM}")
-    if parts.scheme == "http" and not allowed and not _is_loopback(host):
+    if parts.scheme == "http" and not allowed and not is_loopback(host):
         raise ConfigurationError(
             "ApiClient.endpoint must use https, because http would send the API key unencrypted; "
             "http is accepted for loopback addresses, or with allow_http=True"
@@ -101,7 +101,8 @@ def _split(url: str) -> tuple[SplitResult, str, int | None]:
     return parts, host, port
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Return whether a host is surely this one."""
     if host == "localhost":
         return True
     try:

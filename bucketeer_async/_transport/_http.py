@@ -7,13 +7,11 @@ exception is recognized by the names in its ancestry.
 from __future__ import annotations
 
 import asyncio
-import math
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from urllib.parse import urlsplit
 
 import anyio
 
@@ -23,17 +21,16 @@ from bucketeer_async._errors import (
     ConnectionFailedError,
     DecodeError,
     RequestTimeoutError,
-    StatusError,
 )
 from bucketeer_async._log import GuardedLogger
 from bucketeer_async._transport import _network_env
-from bucketeer_async._transport._codec import json_object
+from bucketeer_async._transport._endpoint import is_loopback
+from bucketeer_async._transport._error_responses import status_error, unix_time
 
 if TYPE_CHECKING:
     import httpx
 
 KEEPALIVE_EXPIRY: Final = 45.0  # seconds; the gateway closes an idle connection after 60
-_LONGEST_RETRY_AFTER: Final = 300.0  # seconds
 _LONGEST_ERROR_BODY: Final = 64 * 1024  # bytes; the gateway's error bodies are far shorter
 
 _NOT_CONNECTED: Final = frozenset(
@@ -274,7 +271,7 @@ async def send_request(client: HttpClient, request: Request, deadline: Deadline)
             raise
         raise NeverSentError(*error.args) from error
     except Exception as error:
-        translated = _translate(error, trace)
+        translated = _translate(error, trace, request.url)
         if translated is None:
             raise
         raise translated from _without_frames(error)
@@ -287,7 +284,7 @@ async def _read_answer(response: Any, limit: int) -> Answer:
     """Read a 200, or raise what another answer means."""
     headers = response.headers
     if response.status_code != 200:
-        raise _status_error(response.status_code, headers, await _read_body(response, _LONGEST_ERROR_BODY) or b"")
+        raise status_error(response.status_code, headers, await _read_body(response, _LONGEST_ERROR_BODY) or b"")
     if headers.get("content-encoding", "identity").strip().lower() not in {"", "identity"}:
         raise DecodeError("the response is compressed, though identity was requested")
     # No type is fine; an empty page of another server's is no answer of the gateway.
@@ -322,7 +319,7 @@ def _without_frames(error: Exception) -> Exception:
     return error
 
 
-def _translate(error: Exception, trace: _Trace) -> ApiError | None:
+def _translate(error: Exception, trace: _Trace, url: str) -> ApiError | None:
     """Return this package's error for one of the HTTP library or of the socket; None for any other."""
     names = {cls.__name__ for cls in type(error).__mro__}
     library = any(cls.__module__.partition(".")[0] in _LIBRARIES for cls in type(error).__mro__)
@@ -337,7 +334,16 @@ def _translate(error: Exception, trace: _Trace) -> ApiError | None:
     if "DecodingError" in names:
         return DecodeError(f"the response cannot be decoded ({text})")
     stale = trace.has_events and not trace.connected and not trace.answered
-    return ConnectionFailedError(f"the gateway cannot be reached ({text})", maybe_sent=sent, stale=stale and sent)
+    text = f"the gateway cannot be reached ({text}){_hint(text, url)}"
+    return ConnectionFailedError(text, maybe_sent=sent, stale=stale and sent)
+
+
+def _hint(text: str, url: str) -> str:
+    """Return what to do about a server of this host that has no TLS: an endpoint without a scheme means ``https``."""
+    host = urlsplit(url)
+    if "[SSL: " not in text or "CERTIFICATE_VERIFY_FAILED" in text or not is_loopback(host.hostname or ""):
+        return ""
+    return f"; if it has no TLS, the endpoint is 'http://{host.netloc}'"
 
 
 def _words(error: Exception) -> str:
@@ -349,53 +355,3 @@ def _words(error: Exception) -> str:
             return name
         cause = further
     return f"{name}: {cause}"
-
-
-def _status_error(status_code: int, headers: Mapping[str, str], body: bytes) -> StatusError:
-    code, detail = _gateway_error(body)
-    retry_after = retry_after_seconds(headers.get("retry-after"), headers.get("date"))
-    return StatusError(status_code, code=code, detail=detail, retry_after=retry_after)
-
-
-def _gateway_error(body: bytes) -> tuple[int | None, str]:
-    """Return code and message of the gateway's error body; (None, "") for any other body."""
-    try:
-        parsed = json_object(body)
-    except DecodeError:
-        return None, ""
-    code, message = parsed.get("code"), parsed.get("message")
-    if not isinstance(code, int) or isinstance(code, bool) or not isinstance(message, str):
-        return None, ""
-    return code, message
-
-
-def retry_after_seconds(value: str | None, date: str | None) -> float | None:
-    """Return the seconds that a ``Retry-After`` asks for, at most 300; None if it is absent, past or garbage.
-
-    Args:
-        value: The header: seconds, or an HTTP date.
-        date: The answer's ``Date`` header, by which a date is read, so that the clocks need not agree.
-    """
-    if value is None:
-        return None
-    try:
-        seconds = float(value) if value.strip()[:1].isdigit() else _seconds_until(value, date)
-    except (ValueError, TypeError, OverflowError):
-        return None
-    if not math.isfinite(seconds) or seconds < 0:
-        return None
-    return min(seconds, _LONGEST_RETRY_AFTER)
-
-
-def unix_time(date: str) -> float | None:
-    """Return the Unix seconds of a ``Date`` header; None if it cannot be read."""
-    try:
-        moment = parsedate_to_datetime(date)
-    except (ValueError, TypeError, OverflowError):
-        return None
-    return moment.timestamp() if moment.tzinfo else None
-
-
-def _seconds_until(value: str, date: str | None) -> float:
-    now = parsedate_to_datetime(date) if date else datetime.now(UTC)
-    return (parsedate_to_datetime(value) - now).total_seconds()

@@ -138,6 +138,17 @@ async def test_our_own_client_sends_what_httpx_sends_and_logs_no_line(caplog: py
     assert [line for line in caplog.messages if "/ping" in line]  # of the application's client, by httpx
 
 
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+async def test_an_endpoint_of_this_host_without_a_scheme_hints_at_http(host: str) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(100)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n")
+
+    async with serving(answer) as port, ApiClient(endpoint=f"{host}:{port}", api_key="key") as api:
+        with pytest.raises(ConnectionFailedError, match=f"; if it has no TLS, the endpoint is 'http://{host}:{port}'$"):
+            await api.ping()
+
+
 @pytest.mark.parametrize("location", [b"http://127.0.0.1:1/", b"http://[::1", b""])
 async def test_our_own_client_follows_no_redirect(location: bytes) -> None:
     async def redirects(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -32,7 +32,7 @@ from bucketeer_async import (
     User,
     WrongLoopError,
 )
-from bucketeer_async._transport._http import retry_after_seconds
+from bucketeer_async._transport._error_responses import retry_after_seconds
 from tests.clock import VirtualLoop
 from tests.flag_server import flags_response, segments_response
 
