@@ -17,6 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from bucketeer_async import ApiClient, Processor, ProcessorConfig, Spool
 from bucketeer_async.gateway import Fault, LocalGateway, flag
 from tests.faults.matrix import FULL
 from tests.integrations.children import EXAMPLES, NOISE, Child, python
@@ -152,6 +153,24 @@ async def main():
 with asyncio.Runner(loop_factory={"uvloop": uvloop, "eager": eager}[sys.argv[1]]) as runner:
     runner.run(main())
 """
+FORGETFUL = """
+import asyncio, os
+from fastapi import FastAPI
+from bucketeer_async import Client, ProcessorConfig, Spool, User
+
+spool = Spool(os.environ["SPOOL"], durable=True) if "SPOOL" in os.environ else None
+client = Client.from_env(events=ProcessorConfig(spool=spool))
+app = FastAPI()
+
+@app.post("/checkout/{user_id}")
+async def checkout(user_id: str):
+    await client.start()
+    await client.track(User(user_id), "purchase")
+    while spool and client.statistics().spool.events < client.statistics().goal.accepted:
+        await asyncio.sleep(0.005)
+    return {"checkout": "new", "recorded": True}
+"""
+
 #: Python 3.11 has no eager tasks.
 LOOPS = ["uvloop", "eager"] if sys.version_info >= (3, 12) else ["uvloop"]
 
@@ -169,7 +188,7 @@ def settings(gateway: LocalGateway) -> dict[str, str]:
 
 @asynccontextmanager
 async def serving(
-    gateway: LocalGateway, server: str, *options: str, examples: Path = EXAMPLES
+    gateway: LocalGateway, server: str, *options: str, examples: Path = EXAMPLES, **variables: str
 ) -> AsyncIterator[tuple[Child, httpx.AsyncClient]]:
     """Serve an example by a real server, on a socket of its own."""
     with tempfile.TemporaryDirectory() as folder:  # not pytest's folder: the path of a socket must be short
@@ -180,6 +199,7 @@ async def serving(
             "BUCKETEER_TAG": "shop",
             "PYTHONPATH": str(examples),
             "XDG_RUNTIME_DIR": folder,
+            **variables,
         }
         async with python(*arguments, *options, environment=environment) as child:
             await child.has_written(LISTENING)
@@ -277,6 +297,34 @@ async def test_a_server_that_has_had_enough_requests_drains(gateway: LocalGatewa
     assert_nothing_lost(gateway, REQUESTS)
     assert_quiet(child)
     measured(f"--limit-max-requests: lost 0 of {EVENTS}")
+
+
+@pytest.mark.fault("F60")
+@pytest.mark.parametrize("kept", ["in memory", "in a durable spool"])
+async def test_a_close_that_is_forgotten_under_uvicorn_loses_what_is_not_spooled(
+    gateway: LocalGateway, tmp_path: Path, kept: str, measured: Measured
+) -> None:
+    # uvicorn ends its process by the signal, before asyncio.run() can clean up: this is what the guide warns of.
+    (tmp_path / "fastapi_service.py").write_text(FORGETFUL)
+    spool = tmp_path / "spool"
+    extra = {"SPOOL": str(spool)} if kept == "in a durable spool" else {}
+    async with serving(gateway, "uvicorn", examples=tmp_path, **extra) as (child, http):
+        await check_out(http)
+
+        status = await child.end(signal.SIGTERM)
+
+    assert status == -signal.SIGTERM
+    assert gateway.events == []
+    assert "the client is closed" not in child.output
+    if extra:
+        async with ApiClient(endpoint=gateway.url, api_key="client-key") as api_client:
+            async with Processor(api_client, ProcessorConfig(spool=Spool(spool))) as processor:
+                async with asyncio.timeout(30):
+                    while processor.statistics().total.recovered < REQUESTS:  # noqa: ASYNC110 - it tells nobody
+                        await asyncio.sleep(0.005)
+    delivered = gateway.state.counts()["goal"]["unique"] if extra else 0
+    assert delivered == (REQUESTS if extra else 0)
+    measured(f"close forgotten under uvicorn, events {kept}: {delivered} of {REQUESTS} delivered")
 
 
 @pytest.mark.fault("F60")
