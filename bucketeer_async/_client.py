@@ -28,6 +28,7 @@ from bucketeer_async._models import EvaluationDetails, User
 from bucketeer_async._options import LocalEvaluation, ProcessorConfig, check_kind
 from bucketeer_async._results import DrainReport, FlagChanges, Statistics
 from bucketeer_async._transport._api import ApiClient
+from bucketeer_async._transport._endpoint import ApiKey
 from bucketeer_async._transport._http import HttpClient
 
 _LOGGED_FLAGS: Final = 200  # reasons and flags that the log lines about defaults tell apart
@@ -84,6 +85,7 @@ class Client:
         proxy: str | None = None,
         http: HttpClient | None = None,
     ) -> None:
+        api_key = ApiKey(api_key)  # type: ignore[assignment] # error trackers keep the variables of a traceback
         api = ApiClient(
             endpoint=endpoint,
             api_key=api_key,
@@ -141,12 +143,10 @@ class Client:
         local_evaluation = _environment.local_evaluation(environ, local_evaluation)
         _environment.require(environ, with_tag=local_evaluation is None)
         options = {"tag": "", **_environment.options(environ, _environment.CLIENT)}
-        return cls(
-            events=replace(events, **_environment.options(environ, _environment.EVENTS)),
-            local_evaluation=local_evaluation,
-            http=http,
-            **options,
-        )
+        options["api_key"] = ApiKey(options["api_key"])
+        events = replace(events, **_environment.options(environ, _environment.EVENTS))
+        del environ  # as the key
+        return cls(events=events, local_evaluation=local_evaluation, http=http, **options)
 
     @classmethod
     def disabled(cls, *, strict: bool = False) -> Self:
@@ -165,6 +165,8 @@ class Client:
         raise TypeError(f"a {type(self).__name__} {NO_COPY}")
 
     def __repr__(self) -> str:
+        if not hasattr(self, "_life"):  # the constructor has raised, and its variables are shown
+            return "<Client>"
         return f"<Client {self._life.state.value}>"
 
     def __del__(self) -> None:

@@ -207,6 +207,8 @@ class User(_Encodable):
         object.__setattr__(self, "attributes", _check_attributes(self.attributes))
 
     def __repr__(self) -> str:
+        if not isinstance(self.attributes, _Attributes):  # the constructor has raised, and its variables are shown
+            return "<User>"
         return f"<User with {len(self.attributes)} attributes>"
 
     def __reduce__(self) -> tuple[type[User], tuple[str, dict[str, str]]]:

@@ -27,6 +27,7 @@ from bucketeer_async import (
     ApiClient,
     ApiError,
     Client,
+    ConfigurationError,
     Evaluation,
     EvaluationDetails,
     EventKind,
@@ -99,6 +100,13 @@ def test_a_repr_shows_neither_key_nor_user(value: object) -> None:
 
 def test_the_repr_of_a_user_says_that_it_is_one() -> None:
     assert repr(User("u", {"a": "b", "c": "d"})) == "<User with 2 attributes>"
+
+
+def test_a_user_that_could_not_be_made_has_a_repr() -> None:
+    with pytest.raises(TypeError) as caught:
+        User(ID, 5)  # type: ignore[arg-type]
+
+    traceback.TracebackException.from_exception(caught.value, capture_locals=True)
 
 
 def classes() -> Iterator[type]:
@@ -178,6 +186,23 @@ def assert_no_secret(error: BaseException) -> None:
                 assert_secret(shown_by_a_tracker(frame.f_locals))
                 ours += Path(frame.f_code.co_filename).is_relative_to(PACKAGE)
     assert ours > 0
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ApiClient(endpoint="api.example.com/path", api_key=KEY),
+        lambda: Client(endpoint="api.example.com", api_key=KEY, tag="shop", max_connections=0),
+        lambda: Client(endpoint="api.example.com", api_key=KEY, tag=" "),
+        lambda: Client.from_env({"BUCKETEER_API_ENDPOINT": "a/b", "BUCKETEER_API_KEY": KEY, "BUCKETEER_TAG": "shop"}),
+    ],
+    ids=["API client", "client", "tag", "environment"],
+)
+def test_the_traceback_of_a_wrong_option_has_no_secret(make: Callable[[], object]) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        make()
+
+    assert_no_secret(caught.value)
 
 
 def event_of_mine() -> bytes:

@@ -84,8 +84,9 @@ class ApiClient:
         proxy: str | None = None,
         http: HttpClient | None = None,
     ) -> None:
-        self._base = normalize_endpoint(endpoint, allow_http=allow_http)
         self._key = ApiKey(api_key)
+        del api_key  # error trackers keep the variables of a traceback
+        self._base = normalize_endpoint(endpoint, allow_http=allow_http)
         check_seconds("ApiClient.timeout", timeout)
         self._timeout = timeout
         self._source_id = _configured_source(source_id)
@@ -114,6 +115,8 @@ class ApiClient:
         raise TypeError(f"an {type(self).__name__} {NO_COPY}")
 
     def __repr__(self) -> str:
+        if not hasattr(self, "_connections"):  # the constructor has raised, and its variables are shown
+            return "<ApiClient>"
         return f"<ApiClient {self._base} {self._connections.get().life.state.value}>"
 
     # Lifecycle

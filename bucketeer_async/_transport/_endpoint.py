@@ -15,12 +15,19 @@ _FORM: Final = "a host such as 'api.example.com', or a URL such as 'https://api.
 
 
 class ApiKey:
-    """An API key whose str, repr and pickle are redacted."""
+    """An API key whose str, repr and pickle are redacted.
+
+    Args:
+        value: The key, or an `ApiKey`.
+
+    Raises:
+        ConfigurationError: If the key cannot be sent as a header.
+    """
 
     __slots__ = ("_value",)
 
     def __init__(self, value: object) -> None:
-        self._value = check_header("ApiClient.api_key", value)
+        self._value: str = value.reveal() if isinstance(value, ApiKey) else check_header("ApiClient.api_key", value)
 
     def reveal(self) -> str:
         """Return the key, for the ``Authorization`` header."""
