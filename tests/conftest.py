@@ -61,3 +61,18 @@ def eager_loop() -> asyncio.AbstractEventLoop:
 async def gateway() -> AsyncIterator[LocalGateway]:
     async with LocalGateway() as gateway:
         yield gateway
+
+
+@pytest.fixture
+async def refused_handshakes() -> AsyncIterator[None]:
+    """Handshakes fail at a server of the test; in debug mode, the loop reports this as an error of the server's."""
+    loop = asyncio.get_running_loop()
+    handler = loop.get_exception_handler()
+
+    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if handler is not None and not str(context["message"]).startswith("Error on transport creation"):
+            handler(loop, context)
+
+    loop.set_exception_handler(handle)
+    yield
+    loop.set_exception_handler(handler)

@@ -496,7 +496,7 @@ BAD_TLS: dict[str, Callable[[trustme.CA], ssl.SSLContext]] = {
 
 
 @pytest.mark.fault("F37")
-@pytest.mark.usefixtures("trusted")
+@pytest.mark.usefixtures("trusted", "refused_handshakes")
 @pytest.mark.parametrize("what", BAD_TLS)
 async def test_a_server_that_cannot_be_trusted_gets_no_byte_of_a_request(
     gateway: LocalGateway, authority: trustme.CA, what: str, caplog: pytest.LogCaptureFixture, measured: Measured
@@ -537,6 +537,7 @@ async def test_a_private_authority_is_trusted_by_configuration(
 
 
 @pytest.mark.fault("F38")
+@pytest.mark.usefixtures("refused_handshakes")
 async def test_client_certificates_work_by_configuration(
     gateway: LocalGateway, authority: trustme.CA, measured: Measured
 ) -> None:
@@ -644,7 +645,7 @@ async def test_a_proxy_that_refuses_the_password_costs_nothing_and_tells_nobody(
 
 
 @pytest.mark.fault("F38")
-@pytest.mark.usefixtures("trusted")
+@pytest.mark.usefixtures("trusted", "refused_handshakes")
 async def test_a_server_that_cannot_be_trusted_gets_nothing_through_a_proxy_either(
     gateway: LocalGateway, authority: trustme.CA, password_proxy: PasswordProxy
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -37,10 +38,11 @@ async def test_two_gateways_live_beside_each_other() -> None:
 
 @contextlib.asynccontextmanager
 async def gateway_process(*arguments: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
-    """Run the gateway as a process; yield the process and the URL."""
+    """Run the gateway as a process; yield the process and the URL. Nothing is logged for asyncio's debug mode."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "bucketeer_async.gateway", "--port", "0", *arguments,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        env=os.environ | {"PYTHONASYNCIODEBUG": ""},
     )  # fmt: skip
     assert process.stdout is not None
     try:

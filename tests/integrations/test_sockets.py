@@ -245,6 +245,7 @@ async def test_a_private_authority_works_by_configuration(authority: trustme.CA)
             assert await api.ping() == 1
 
 
+@pytest.mark.usefixtures("refused_handshakes")
 @pytest.mark.parametrize("trusted", [False, True], ids=["unknown authority", "wrong host"])
 async def test_a_certificate_that_does_not_hold_gets_no_request(authority: trustme.CA, trusted: bool) -> None:
     heard = bytearray()
