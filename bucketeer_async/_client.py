@@ -136,6 +136,7 @@ class Client:
                 one that is wrong.
         """
         environ = os.environ if environ is None else environ
+        _environment.check(environ)
         check_kind("events", events, ProcessorConfig)
         _environment.warn_of_unknown(environ, GuardedLogger(events.logger))
         if _environment.switch(environ, _environment.DISABLED):

@@ -83,6 +83,19 @@ _KNOWN: Final = (*CLIENT, *EVENTS, *LOCAL, EVALUATED_LOCALLY, DISABLED)
 _OF_SERVICES: Final = re.compile(r"\w*_SERVICE_(HOST|PORT)(_\w+)?|\w*_PORT(_\d+_\w+)?")
 
 
+def check(environ: object) -> None:
+    """Check that the environment is one.
+
+    Raises:
+        ConfigurationError: If it is no mapping, or a variable of ours is not a str. Values are not shown: one is the key.
+    """
+    if not isinstance(environ, Mapping):
+        raise ConfigurationError(f"environ must be a mapping of str to str, not {type(environ).__name__}")
+    for name in _KNOWN:
+        if not isinstance(environ.get(name, ""), str):
+            raise ConfigurationError(f"{name} must be a str, not {type(environ[name]).__name__}")
+
+
 def switch(environ: Mapping[str, str], variable: str) -> bool | None:
     """Return the value of a boolean variable; None if the variable is not set.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -76,6 +77,20 @@ def test_options_of_the_wrong_type_are_told() -> None:
     for wrong in ({"events": {}}, {"local_evaluation": True}):
         with pytest.raises(ConfigurationError, match=rf"{next(iter(wrong))} must be a "):
             Client.from_env(environ, **wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        ("secret", "environ must be a mapping of str to str, not str"),
+        ([("BUCKETEER_API_KEY", "secret")], "environ must be a mapping of str to str, not list"),
+        ({"BUCKETEER_API_KEY": b"secret"}, "BUCKETEER_API_KEY must be a str, not bytes"),
+        ({"BUCKETEER_TIMEOUT": 5.0}, "BUCKETEER_TIMEOUT must be a str, not float"),
+    ],
+)
+def test_what_is_no_environment_is_told_without_its_values(environ: Any, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"^{message}$"):
+        Client.from_env(environ)
 
 
 def test_all_that_is_missing_is_named_at_once() -> None:
