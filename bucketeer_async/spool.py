@@ -18,8 +18,8 @@ from bucketeer_async._models import EventKind
 
 try:
     from bucketeer_async._events._spool_file import SpoolDamagedError, SpooledEvent, SpoolError, SpoolFile, read_events
-except ImportError as error:
-    raise ImportError("a spool needs sqlite3, and this Python was built without it: install another build") from error
+except ImportError as _error:
+    raise ImportError("a spool needs sqlite3, and this Python was built without it: install another build") from _error
 
 _LARGEST: Final = 2**40  # bytes; no limit in effect, because nothing is written
 

@@ -17,11 +17,11 @@ try:
     from bucketeer_async.gateway._builder import flag
     from bucketeer_async.gateway._server import LocalGateway
     from bucketeer_async.gateway._state import DEFAULT_KEYS, Fault, GatewayKey, GatewayState, RecordedEvent
-except ModuleNotFoundError as error:
-    missing = (error.name or "").partition(".")[0]
-    if missing not in {"starlette", "uvicorn"}:
+except ModuleNotFoundError as _error:
+    _missing = (_error.name or "").partition(".")[0]
+    if _missing not in {"starlette", "uvicorn"}:
         raise
-    text = f'the local gateway needs {missing}, which is not installed: pip install "bucketeer-async[gateway]"'
-    raise ModuleNotFoundError(text, name=missing) from error
+    _text = f'the local gateway needs {_missing}, which is not installed: pip install "bucketeer-async[gateway]"'
+    raise ModuleNotFoundError(_text, name=_missing) from _error
 
 __all__ = ["DEFAULT_KEYS", "Fault", "GatewayKey", "GatewayState", "LocalGateway", "RecordedEvent", "create_app", "flag"]
