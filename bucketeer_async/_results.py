@@ -143,15 +143,21 @@ class SpoolStatistics:
 
     Attributes:
         ready: Whether the spool can be written. Events stay in memory while this is False.
-        events: Number of events in the file.
+        events: Number of events in the file that this version of the package can deliver.
         size: Size of the used part of the file, in bytes.
-        corrupt: Number of events that are known to be lost because the file was damaged.
+        corrupt: Number of events that are known to be lost because the file was damaged, or removed while in use.
+        unknown: Number of events in the file of classes that this version does not know. They wait for a version that
+            knows them.
+        left: Number of events in damaged files that can be read but did not fit into the spool.
+            ``python -m bucketeer_async.spool PATH salvage`` moves them there.
     """
 
     ready: bool = False
     events: int = 0
     size: int = 0
     corrupt: int = 0
+    unknown: int = 0
+    left: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

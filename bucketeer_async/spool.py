@@ -1,7 +1,7 @@
-"""Shows, checks and purges a spool: ``python -m bucketeer_async.spool PATH [show|check|purge]``.
+"""Shows, checks, salvages and purges a spool: ``python -m bucketeer_async.spool PATH [show|check|salvage|purge]``.
 
 A tool for operators of a service; the service itself does not need it. The file format is left to
-`_events/_spool_file.py`.
+`_events/_spool_file.py`, and copies of damaged files to `_events/_spool_salvage.py`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,15 @@ from typing import Final
 from bucketeer_async._models import EventKind
 
 try:
-    from bucketeer_async._events._spool_file import SpoolDamagedError, SpooledEvent, SpoolError, SpoolFile, read_events
+    from bucketeer_async._events._spool_access import SpoolDamagedError, SpoolError, as_spool_errors
+    from bucketeer_async._events._spool_file import FILE_NAME, SpoolFile, read_events
+    from bucketeer_async._events._spool_rows import SpooledEvent, read_row
+    from bucketeer_async._events._spool_salvage import copies, rows_of_copy
 except ImportError as _error:
     raise ImportError("a spool needs sqlite3, and this Python was built without it: install another build") from _error
 
-_LARGEST: Final = 2**40  # bytes; no limit in effect, because nothing is written
+_LARGEST: Final = 2**40  # bytes; no limit in effect
+_UNKNOWN: Final = "unknown"
 
 _OK: Final = 0
 _DAMAGED: Final = 1
@@ -35,7 +39,7 @@ class _Summary:
     events: int = 0
     size: int = 0
     first: float = float("inf")
-    last: float = 0.0
+    last: float = float("-inf")
     suspects: int = 0
 
     def add(self, event: SpooledEvent) -> None:
@@ -53,9 +57,9 @@ class _Summary:
 
 @dataclass(slots=True)
 class _Contents:
-    """The readable events of a spool, by kind, and the damage."""
+    """The readable events of a file, by kind, and the damage."""
 
-    kinds: dict[EventKind, _Summary] = field(default_factory=lambda: {kind: _Summary() for kind in EventKind})
+    kinds: dict[str, _Summary] = field(default_factory=lambda: {kind: _Summary() for kind in (*EventKind, _UNKNOWN)})
     damaged: int = 0
     ends_early: bool = False
 
@@ -65,47 +69,89 @@ class _Contents:
                 if event is None:
                     self.damaged += 1
                 else:
-                    self.kinds[event.kind].add(event)
+                    self.kinds[event.kind if event.is_known else _UNKNOWN].add(event)
         except SpoolDamagedError:
             self.ends_early = True
+
+    @property
+    def events(self) -> int:
+        return sum(summary.events for summary in self.kinds.values())
 
     @property
     def is_whole(self) -> bool:
         return not self.damaged and not self.ends_early
 
+    def print(self) -> None:
+        for kind, summary in self.kinds.items():
+            if summary.events or kind != _UNKNOWN:
+                print(f"{kind:<10} {summary}")
+
 
 def _time(pushed: float) -> str:
-    return datetime.fromtimestamp(pushed, UTC).isoformat(" ", "seconds")
+    try:
+        return datetime.fromtimestamp(pushed, UTC).isoformat(" ", "seconds")
+    except (OverflowError, ValueError, OSError):  # by a clock that was wrong
+        return f"at {pushed:.0f} s"
 
 
 def _read(path: Path) -> _Contents:
     contents = _Contents()
-    contents.add(read_events(path))
+    if (path / FILE_NAME).exists() or not copies(path):
+        contents.add(read_events(path))
+    return contents
+
+
+def _read_copy(copy: Path) -> _Contents:
+    contents = _Contents()
+    contents.add(map(read_row, rows_of_copy(copy)))
     return contents
 
 
 def _show(path: Path) -> int:
-    """Print the number, size and age of the events, by kind."""
+    """Print the number, size and age of the events, by kind, also of those that are left in damaged files."""
     contents = _read(path)
-    for kind, summary in contents.kinds.items():
-        print(f"{kind:<10} {summary}")
+    contents.print()
     if not contents.is_whole:
         print("the file is damaged: run the command check for details")
+    for copy in copies(path):
+        contents = _read_copy(copy)
+        if contents.events:
+            print(f"{copy.name}, a damaged file, from which the command salvage takes these events over:")
+            contents.print()
+        else:
+            print(f"{copy.name}, a damaged file: no events are left in it")
     return _OK
 
 
 def _check(path: Path) -> int:
     """Verify the checksum of every event, and print the number of damaged events."""
     contents = _read(path)
-    readable = sum(summary.events for summary in contents.kinds.values())
-    print(f"{readable} events can be read, {contents.damaged} are damaged")
+    print(f"{contents.events} events can be read, {contents.damaged} are damaged")
+    if unknown := contents.kinds[_UNKNOWN].events:
+        print(f"{unknown} of them wait for a version of bucketeer_async that knows their class")
     if contents.ends_early:
         print("the file is damaged: more events may be lost; the next processor delivers the readable events")
     return _OK if contents.is_whole else _DAMAGED
 
 
+def _salvage(path: Path) -> int:
+    """Write the events that are left in damaged files to the spool, so that the next processor delivers them."""
+    _read(path)  # raises if the spool does not exist, so that no empty spool is created
+    file = SpoolFile(path, _LARGEST)
+    try:
+        for copy in copies(path):
+            salvage = file.take_over(copy)
+            print(
+                f"{copy.name}: {salvage.taken} events were taken over, {salvage.damaged} are damaged, "
+                f"{len(salvage.left)} are left"
+            )
+        return _DAMAGED if file.left else _OK
+    finally:
+        file.close()
+
+
 def _purge(path: Path) -> int:
-    """Remove all events without delivering them."""
+    """Remove all events without delivering them, and the damaged files."""
     _read(path)  # raises if the spool does not exist, so that no empty spool is created
     file = SpoolFile(path, _LARGEST)
     try:
@@ -115,7 +161,7 @@ def _purge(path: Path) -> int:
     return _OK
 
 
-_COMMANDS: Final = {"show": _show, "check": _check, "purge": _purge}
+_COMMANDS: Final = {"show": _show, "check": _check, "salvage": _salvage, "purge": _purge}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -125,14 +171,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The command-line arguments; None for those of the process.
 
     Returns:
-        The exit status: 0 for success, 1 if ``check`` found damage, 2 if the spool cannot be used.
+        The exit status: 0 for success, 1 if ``check`` found damage or ``salvage`` left events, 2 if the spool cannot be
+        used.
     """
     parser = argparse.ArgumentParser(prog="python -m bucketeer_async.spool", description=__doc__.partition("\n")[0])
     parser.add_argument("path", type=Path, help="the directory given to Spool(path)")
     parser.add_argument("command", nargs="?", choices=_COMMANDS, default="show", help="(default: %(default)s)")
     options = parser.parse_args(arguments)
     try:
-        return _COMMANDS[options.command](options.path)
+        with as_spool_errors():
+            return _COMMANDS[options.command](options.path)
     except SpoolError as error:
         print(f"the spool {options.path} cannot be used: {error}", file=sys.stderr)
         return _UNUSABLE

@@ -44,7 +44,7 @@ from bucketeer_async import (
 from bucketeer_async._evaluation import EvaluationError, compile_flag, compile_segment
 from bucketeer_async._evaluation._clauses import ClauseContext
 from bucketeer_async._events._encoder import EVENT_ID, EventFactory
-from bucketeer_async._events._spool_file import SpooledEvent
+from bucketeer_async._events._spool_rows import SpooledEvent
 from bucketeer_async._flags._definitions import SegmentDefinition
 from bucketeer_async._flags._remote import RemoteEvaluator
 from bucketeer_async._flags._snapshot_file import SavedSnapshot

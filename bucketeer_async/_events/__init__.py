@@ -23,7 +23,8 @@
   in `bucketeer_async/_retry.py`.
 - `_losses` and `_drop_listener` report events that are not delivered. `_error_metrics` has the metrics message for an
   error.
-- `_spool_writer` keeps events on disk, in the file of `_spool_file`.
+- `_spool_writer` keeps events on disk, in the file of `_spool_file`, whose rows are those of `_spool_rows`.
+  `_spool_access` has one owner at a time use the file, and `_spool_salvage` reads damaged ones.
 
 Elsewhere: the requests themselves (`_transport`), and flags (`_flags`), which push events and are not known in this
 folder.

@@ -1,9 +1,9 @@
 """The file of a spool: an SQLite database of undelivered events. All functions block: call them off the event loop.
 
-When events are written and deleted is left to `_spool_writer.py`.
+When events are written and deleted is left to `_spool_writer.py`, and what a row is to `_spool_rows.py`.
 
-A row counts as an event only if its checksum is correct. If SQLite reports damage, the file is renamed, and a new file
-gets the events that are still readable.
+If SQLite reports damage, a new file takes over the events that are still readable, and the damaged one is kept as a
+copy.
 """
 
 from __future__ import annotations
@@ -11,83 +11,52 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-import zlib
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-from bucketeer_async._errors import BucketeerError
-from bucketeer_async._models import EventKind
+from bucketeer_async._events._spool_access import (
+    Access,
+    SpoolDamagedError,
+    SpoolError,
+    SpoolFullError,
+    SpoolLostError,
+    as_spool_errors,
+    connect,
+    locked,
+)
+from bucketeer_async._events._spool_rows import (
+    COLUMNS,
+    LARGEST_ROW,
+    PAGE,
+    SpooledEvent,
+    count_rows,
+    create_tables,
+    empty_spool,
+    insert_rows,
+    read_row,
+    read_suspects,
+    require_format,
+)
+from bucketeer_async._events._spool_salvage import (
+    Salvage,
+    copies,
+    keep_copy,
+    move,
+    readable_rows,
+    remember_left,
+    remove_copies,
+    rows_behind_first_page,
+    rows_left,
+    rows_of_copy,
+)
 
 FILE_NAME: Final = "events.sqlite3"
-_DAMAGED_NAME: Final = "events.damaged"
-_PAGE: Final = 4096  # bytes
+_NEW_NAME: Final = "events.salvaged"  # a file that takes a damaged one's place
 _ROWS_PER_READ: Final = 1000
 _BYTES_PER_READ: Final = 2**20
 _SHRINK_THRESHOLD: Final = 2**20  # bytes; an empty file of more than this size is shrunk
-_SCHEMA: Final = (
-    "CREATE TABLE IF NOT EXISTS events "
-    "(row INTEGER PRIMARY KEY, kind TEXT, id TEXT, pushed REAL, checksum INTEGER, body BLOB)"
-)
-#: Rows of events that have failed alone. A table of its own, which versions that do not know it leave alone.
-_SUSPECTS_SCHEMA: Final = "CREATE TABLE IF NOT EXISTS suspects (row INTEGER PRIMARY KEY)"
-_COLUMNS: Final = "row, kind, id, pushed, checksum, body"
-
-
-class SpoolError(BucketeerError):
-    """The spool cannot be used."""
-
-
-class SpoolFullError(SpoolError):
-    """The spool is full: the file has its largest size, or the disk is full."""
-
-
-class SpoolDamagedError(SpoolError):
-    """The file is damaged: SQLite cannot read all of it."""
-
-
-class SpooledEvent(NamedTuple):
-    """An event in the file.
-
-    Attributes:
-        row: Row number; later events have larger numbers.
-        kind: Kind of the event.
-        event_id: Id of the event, a UUID.
-        pushed: Unix time of the push, in seconds.
-        body: The event as JSON.
-        is_suspect: Whether the event has failed alone although the gateway was available.
-    """
-
-    row: int
-    kind: EventKind
-    event_id: str
-    pushed: float
-    body: bytes
-    is_suspect: bool = False
-
-    def __repr__(self) -> str:  # without the body, which has the user
-        return f"<SpooledEvent {self.kind} {self.event_id}>"
-
-
-def _checksum(kind: str, event_id: str, pushed: float, body: bytes) -> int:
-    return zlib.crc32(body, zlib.crc32(f"{kind} {event_id} {pushed!r}".encode()))
-
-
-def _suspects(connection: sqlite3.Connection) -> frozenset[int]:
-    """Return the rows of events that have failed alone; a file of an older version has none."""
-    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'suspects'").fetchone():
-        return frozenset()
-    return frozenset(row for (row,) in connection.execute("SELECT row FROM suspects"))
-
-
-def _read(row: Sequence[object], suspects: Container[int] = ()) -> SpooledEvent | None:
-    """Return the event in a row, or None if the row is damaged."""
-    match row:
-        case [int(number), str(kind), str(event_id), float(pushed), int(checksum), bytes(body)]:
-            if checksum == _checksum(kind, event_id, pushed, body):
-                return SpooledEvent(number, EventKind(kind), event_id, pushed, body, number in suspects)
-    return None
 
 
 class SpoolFile:
@@ -98,94 +67,149 @@ class SpoolFile:
     Args:
         directory: Directory of the file. A missing directory is created with mode 0700; the file has mode 0600.
         max_bytes: Largest size of the file, in bytes.
+        first_row: Least row number of an event that is inserted.
+
+    Attributes:
+        corrupt: Number of events that are known to be lost because the file was damaged.
+        unknown: Number of events of classes that this version does not know.
+        left: Number of events that are left in copies of damaged files.
+        next_row: Row number of the next event that is inserted.
 
     Raises:
         SpoolError: If the spool cannot be used, for example because another process uses it or permission is denied.
     """
 
-    def __init__(self, directory: Path, max_bytes: int) -> None:
+    def __init__(self, directory: Path, max_bytes: int, *, first_row: int = 1) -> None:
         self.corrupt = 0
-        """Number of events that are known to be lost because the file was damaged."""
         self._path = directory / FILE_NAME
         self._max_bytes = max_bytes
-        with _as_spool_errors():
+        with as_spool_errors():
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             try:
-                self._connection = self._open()
+                self._open()
             except SpoolDamagedError:
-                self._connection = self._replace_damaged_file()
-            self._last_recovered = self._greatest_row()
-            self._count = self._count_rows()
-            self._suspects = _suspects(self._connection)  # of earlier processes
-        self._next_row = self._last_recovered + 1
+                self._replace_damaged_file()
+                self._open()
+            try:
+                self._last_recovered, greatest = self._greatest_rows()
+                self._count, self.unknown = count_rows(self._connection)
+                self._suspects = read_suspects(self._connection)  # of earlier processes
+                self._sizes = _measure(self._path)
+            except BaseException:
+                self._close()
+                raise
+            self.left = _left_in_copies(directory)
+        self.next_row = max(greatest + 1, first_row)
 
-    def _open(self) -> sqlite3.Connection:
-        with contextlib.suppress(FileExistsError):
-            # Create only: closing an existing file would release the locks that this process has on it.
-            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-        self._path.chmod(0o600)
-        connection = _connect(self._path)
+    def _open(self) -> None:
+        """Open the file, which is new or in order; a damaged one stays open."""
+        new = self._path.with_name(_NEW_NAME)
+        if new.exists() and not self._path.exists():
+            new.replace(self._path)  # an earlier process ended amid `_replace_damaged_file`, near its end
+        _create(self._path)
+        self._access = Access(self._path)
+        self._connection = self._access.connect()
         try:
-            _claim(connection, self._max_bytes)
-        except BaseException:
-            connection.close()
+            _claim(self._connection, self._path, self._max_bytes)
+            self._access.require_place()
+            new.unlink(missing_ok=True)  # or before that
+        except SpoolDamagedError:
             raise
-        return connection
+        except BaseException:
+            self._close()
+            raise
 
-    def _replace_damaged_file(self) -> sqlite3.Connection:
-        """Rename the damaged file, and return a connection to a new file with the events that are still readable."""
-        rows = list(_salvage(self._path))
-        self._path.replace(self._path.with_name(_DAMAGED_NAME))
-        for suffix in ("-wal", "-shm", "-journal"):
-            self._path.with_name(FILE_NAME + suffix).unlink(missing_ok=True)
-        connection = self._open()
-        events = [event for row in rows if (event := _read(row)) is not None]
+    def _replace_damaged_file(self) -> None:
+        """Put a new file with the events that are still readable in the place of the damaged one, which is closed."""
+        new = self._path.with_name(_NEW_NAME)
+        try:
+            self._access.require_place()
+            salvage = self._salvage_to(new, readable_rows(self._connection)) if self._is_locked() else Salvage(0, 0, [])
+        finally:
+            self._close()
+        with locked(self._path) as damaged:  # SQLite's locks are those of a connection, and went with it
+            self._access.require_place()
+            if salvage == Salvage(0, 0, []):
+                salvage = self._salvage_to(new, rows_behind_first_page(damaged, self._path))
+            keep_copy(self._path, salvage.left)
+            new.replace(self._path)
         # Events may be lost without a trace, so at least one lost event is counted.
-        self.corrupt += max(1, len(rows) - len(events))
-        with connection:
-            _insert(connection, events)
-        return connection
+        self.corrupt += max(1, salvage.damaged)
 
-    def _greatest_row(self) -> int:
-        (greatest,) = self._connection.execute("SELECT max(row) FROM events").fetchone()
-        return int(greatest or 0)
+    def _is_locked(self) -> bool:
+        """Whether SQLite was able to lock the damaged file; it reads its first page before."""
+        try:
+            with as_spool_errors():
+                self._connection.execute("BEGIN EXCLUSIVE")
+                self._connection.commit()
+        except SpoolDamagedError:
+            return False
+        return True
 
-    def _count_rows(self) -> int:
-        (count,) = self._connection.execute("SELECT count(*) FROM events").fetchone()
-        return int(count)
+    def _salvage_to(self, new: Path, rows: Iterator[Sequence[Any]]) -> Salvage:
+        new.unlink(missing_ok=True)
+        _create(new)
+        with contextlib.closing(connect(new)) as connection:
+            connection.execute("PRAGMA journal_mode = MEMORY")  # if the process ends, the damaged file is still there
+            connection.execute(f"PRAGMA max_page_count = {self._max_bytes // PAGE}")
+            create_tables(connection)
+            return move(rows, partial(_insert_salvaged, connection, self._max_bytes))
+
+    def _greatest_rows(self) -> tuple[int, int]:
+        """Return the greatest row number, and the greatest one that is not damaged."""
+        last, greatest = self._connection.execute(
+            f"SELECT max(row), max(row) FILTER (WHERE row < {LARGEST_ROW}) FROM events"  # noqa: S608 - a constant
+        ).fetchone()
+        return last or 0, max(0, greatest or 0)
 
     def __len__(self) -> int:
+        """Return the number of events of classes that this version knows."""
         return self._count
 
     @property
     def size(self) -> int:
         """Size of the used part of the file, in bytes."""
-        with _as_spool_errors():
-            (pages,) = self._connection.execute("PRAGMA page_count").fetchone()
-            (free,) = self._connection.execute("PRAGMA freelist_count").fetchone()
-        return int(pages - free) * _PAGE
+        with as_spool_errors():
+            return _used_pages(self._connection) * PAGE
+
+    def check_in_place(self) -> None:
+        """Do nothing if what was written can be found by the next process.
+
+        Raises:
+            SpoolLostError: If the file was removed, replaced or cut off.
+        """
+        with as_spool_errors():
+            sizes = _measure(self._path)
+        for path, (device, inode, size) in self._sizes.items():
+            found = sizes.get(path)
+            if found is None or found[:2] != (device, inode) or found[2] < size:
+                raise SpoolLostError("its file was removed, replaced or cut off while it was in use")
+        self._sizes = sizes
 
     def earlier_events(self, after: int) -> list[SpooledEvent]:
-        """Return the next events of earlier processes, oldest first; [] if no events are left.
+        """Return the next events of earlier processes, oldest first, of known classes; [] if no events are left.
 
         Args:
             after: Row number of the last event that was read; 0 for the first call.
         """
         while True:
-            with _as_spool_errors():
+            with as_spool_errors():
                 rows = list(self._rows_after(after))
-            events = [event for row in rows if (event := _read(row, self._suspects)) is not None]
+            events = [event for row in rows if (event := read_row(row, self._suspects)) is not None]
             if len(events) < len(rows):
                 self.corrupt += len(rows) - len(events)
                 self.delete({row[0] for row in rows} - {event.row for event in events})
-            if events or not rows:
-                return events
+                with as_spool_errors():  # the class of a damaged row may have looked unknown
+                    self._count, self.unknown = count_rows(self._connection)
+            known = [event for event in events if event.is_known]
+            if known or not rows:
+                return known
             after = rows[-1][0]
 
     def _rows_after(self, after: int) -> Iterator[Sequence[Any]]:
         room = _BYTES_PER_READ
         for row in self._connection.execute(
-            f"SELECT {_COLUMNS} FROM events WHERE row > ? AND row <= ? ORDER BY row LIMIT ?",  # noqa: S608 - constants
+            f"SELECT {COLUMNS} FROM events WHERE row > ? AND row <= ? ORDER BY row LIMIT ?",  # noqa: S608 - constants
             (after, self._last_recovered, _ROWS_PER_READ),
         ):
             yield row
@@ -193,53 +217,81 @@ class SpoolFile:
             if room <= 0:
                 return
 
-    def insert(self, events: Sequence[tuple[EventKind, str, float, bytes]]) -> int:
+    def insert(self, events: Sequence[tuple[str, str, float, bytes]]) -> int:
         """Write events (kind, id, Unix time of the push, JSON) in one transaction; return the first row number."""
-        first = self._next_row
+        first = self.next_row
         numbered = [SpooledEvent(first + index, *event) for index, event in enumerate(events)]
-        with _as_spool_errors(), self._connection as transaction:
-            _insert(transaction, numbered)
-        self._next_row += len(events)
+        with as_spool_errors(), self._connection as transaction:
+            insert_rows(transaction, numbered)
+        self.next_row += len(events)
         self._count += len(events)
         return first
 
     def mark_suspects(self, rows: Sequence[int]) -> None:
         """Remember that events have failed alone, by their row numbers."""
-        with _as_spool_errors(), self._connection as transaction:
+        with as_spool_errors(), self._connection as transaction:
             transaction.executemany("INSERT OR IGNORE INTO suspects (row) VALUES (?)", ((row,) for row in rows))
 
     def delete(self, rows: Iterable[int]) -> None:
         """Delete events by their row numbers; unknown numbers are ignored."""
-        rows = list(rows)
-        with _as_spool_errors(), self._connection as transaction:
-            transaction.executemany("DELETE FROM suspects WHERE row = ?", ((row,) for row in rows))
-            deleted = transaction.executemany("DELETE FROM events WHERE row = ?", ((row,) for row in rows)).rowcount
+        numbers = [(row,) for row in rows]
+        if not numbers:
+            return
+        with as_spool_errors(), self._connection as transaction:
+            transaction.executemany("DELETE FROM suspects WHERE row = ?", numbers)
+            deleted = transaction.executemany("DELETE FROM events WHERE row = ?", numbers).rowcount
         self._count -= max(deleted, 0)
 
+    def delete_events(self, event_ids: Collection[str]) -> None:
+        """Delete events by their ids; unknown ids are ignored. Reads every row."""
+        with as_spool_errors():
+            found = self._connection.execute("SELECT row, id FROM events").fetchall()
+        self.delete([row for row, event_id in found if event_id in event_ids])
+
+    def take_over(self, copy: Path) -> Salvage:
+        """Write the events that are left in a copy of a damaged file, as far as they fit and can be read."""
+        left, seen = rows_left(copy) or frozenset(), set[int]()
+
+        def rows() -> Iterator[Sequence[Any]]:
+            for row in rows_of_copy(copy):
+                seen.add(row[0])
+                yield row
+
+        with as_spool_errors():
+            taken, damaged, unfit = move(rows(), lambda events: self.insert([event[1:5] for event in events]))
+            salvage = Salvage(taken, damaged, [*unfit, *sorted(left - seen)])
+            remember_left(copy, salvage.left)
+            self.left = _left_in_copies(copy.parent)
+        return salvage
+
     def purge(self) -> int:
-        """Erase all events, including the traces of deleted events and the renamed damaged file.
+        """Erase all events, including the traces of deleted events and the copies of damaged files.
 
         Returns:
             The number of events, without the deleted ones.
         """
-        count = len(self)
-        with _as_spool_errors():
+        count = self._count + self.unknown
+        with as_spool_errors():
             with self._connection as transaction:
                 transaction.execute("DELETE FROM events")
                 transaction.execute("DELETE FROM suspects")
             self._connection.execute("VACUUM")  # erases the free pages, which contain deleted events
-            self._path.with_name(_DAMAGED_NAME).unlink(missing_ok=True)
-        self._count = 0
+            remove_copies(self._path.parent)
+        self._count = self.unknown = self.left = 0
         return count
 
     def close(self) -> None:
         """Close the file; an empty file is shrunk."""
         try:
-            with _as_spool_errors():
-                if self._path.stat().st_size > _SHRINK_THRESHOLD and not len(self):
+            with as_spool_errors():
+                if not len(self) and self._path.exists() and self._path.stat().st_size > _SHRINK_THRESHOLD:
                     self._connection.execute("VACUUM")
         finally:
-            self._connection.close()
+            self._close()
+
+    def _close(self) -> None:
+        self._connection.close()
+        self._access.close()
 
 
 def read_events(directory: Path) -> Iterator[SpooledEvent | None]:
@@ -250,78 +302,78 @@ def read_events(directory: Path) -> Iterator[SpooledEvent | None]:
         SpoolError: If the spool does not exist or cannot be used, for example because a process uses it.
     """
     path = directory / FILE_NAME
+    with as_spool_errors():
+        if not path.is_file():
+            raise SpoolError("the directory has no spool")
+    access = Access(path)
+    try:
+        with as_spool_errors(), contextlib.closing(access.connect()) as connection:
+            require_format(connection)
+            suspects = read_suspects(connection)
+            for row in connection.execute(f"SELECT {COLUMNS} FROM events ORDER BY row"):  # noqa: S608 - constants
+                yield read_row(row, suspects)
+    finally:
+        access.close()
+
+
+def _left_in_copies(directory: Path) -> int:
+    return sum(len(rows_left(copy) or ()) for copy in copies(directory))
+
+
+def _create(path: Path) -> None:
+    """Create a file that does not exist yet, and that nobody else can read."""
+    # If the file was removed alone, SQLite restores what it can from its log, unless the file is empty.
+    content = empty_spool(has_log=True) if path.with_name(path.name + "-wal").is_file() else b""
+    with contextlib.suppress(FileExistsError):
+        # Create only: closing an existing file would release the locks that this process has on it.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        os.write(descriptor, content)
+        os.close(descriptor)
     if not path.is_file():
-        raise SpoolError("the directory has no spool")
-    with _as_spool_errors(), contextlib.closing(_connect(path)) as connection:
-        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-        suspects = _suspects(connection)
-        for row in connection.execute(f"SELECT {_COLUMNS} FROM events ORDER BY row"):  # noqa: S608 - constants
-            yield _read(row, suspects)
+        raise SpoolError(f"it is not a file: {path}")
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=0.0, isolation_level="IMMEDIATE")
-    connection.text_factory = partial(
-        str, encoding="utf-8", errors="replace"
-    )  # damaged text must not raise; its checksum is wrong
-    return connection
-
-
-def _claim(connection: sqlite3.Connection, max_bytes: int) -> None:
-    with _as_spool_errors():
-        connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # kept until the connection is closed or the process ends
+def _claim(connection: sqlite3.Connection, path: Path, max_bytes: int) -> None:
+    """Lock a file, and prepare it for writing."""
+    with as_spool_errors():
+        connection.execute("PRAGMA writable_schema = ON")  # a file that was cut off is locked, and then checked
+        connection.execute("BEGIN EXCLUSIVE")
+        connection.commit()  # the lock is kept
+        if connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+            raise SpoolDamagedError("the file is damaged")
+        connection.execute("PRAGMA writable_schema = OFF")
+        require_format(connection)
+        path.chmod(0o600)  # before there is a log, which gets the same mode
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")  # a commit survives a loss of power
-        connection.execute(f"PRAGMA max_page_count = {max_bytes // _PAGE}")
-        connection.execute(_SCHEMA)
-        connection.execute(_SUSPECTS_SCHEMA)
-        verdict = connection.execute("PRAGMA quick_check(1)").fetchone()
-    if verdict != ("ok",):
-        raise SpoolDamagedError("the file is damaged")
+        connection.execute(f"PRAGMA max_page_count = {max_bytes // PAGE}")
+        create_tables(connection)
 
 
-def _insert(connection: sqlite3.Connection, events: Iterable[SpooledEvent]) -> None:
-    connection.executemany(
-        f"INSERT INTO events ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)",  # noqa: S608 - constants
-        (
-            (event.row, str(event.kind), event.event_id, event.pushed, _checksum(*event[1:5]), event.body)
-            for event in events
-        ),
-    )
+def _used_pages(connection: sqlite3.Connection) -> int:
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    (free,) = connection.execute("PRAGMA freelist_count").fetchone()
+    return int(pages - free)
 
 
-def _salvage(path: Path) -> Iterator[Sequence[object]]:
-    """Return the readable rows of a damaged file, read from its beginning and from its end up to the damage."""
-    seen: set[object] = set()
-    for order in ("ASC", "DESC"):
-        connection = _connect(path)
-        try:
-            with _as_spool_errors():
-                connection.execute(
-                    "PRAGMA writable_schema = ON"
-                )  # without this, SQLite does not read a truncated file at all
-                # Row by row, so that the rows before the damage are not lost.
-                for row in connection.execute(f"SELECT {_COLUMNS} FROM events ORDER BY row {order}"):  # noqa: S608 - constants
-                    if row[0] not in seen:
-                        seen.add(row[0])
-                        yield row
-        except SpoolError:
-            continue
-        finally:
-            connection.close()
-
-
-@contextlib.contextmanager
-def _as_spool_errors() -> Iterator[None]:
-    """Translate errors of SQLite and of the file system to `SpoolError`s."""
+def _insert_salvaged(connection: sqlite3.Connection, max_bytes: int, events: Sequence[SpooledEvent]) -> None:
     try:
-        yield
-    except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the upper bits contain details
-        if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
-            raise SpoolDamagedError(str(error)) from error
-        if code == sqlite3.SQLITE_FULL:
-            raise SpoolFullError(str(error)) from error
-        raise SpoolError("another process uses it" if code == sqlite3.SQLITE_BUSY else str(error)) from error
-    except OSError as error:
-        raise SpoolError(error.strerror or type(error).__name__) from error
+        with as_spool_errors(), connection as transaction:
+            insert_rows(transaction, events)
+    except SpoolFullError as error:
+        needed = sum(len(event.body) + PAGE for event in events)
+        if _used_pages(connection) * PAGE + needed < max_bytes:
+            raise SpoolError(
+                "the disk is full"
+            ) from error  # nothing is left behind for lack of room that may come back
+        raise
+
+
+def _measure(path: Path) -> dict[Path, tuple[int, int, int]]:
+    """Return the device, inode and size of the file and of the log that SQLite keeps beside it, if they exist."""
+    found = {}
+    for each in (path, path.with_name(path.name + "-wal")):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            status = each.stat()
+            found[each] = status.st_dev, status.st_ino, status.st_size
+    return found

@@ -10,6 +10,9 @@ touch it. Accepted and settled records reach the thread through two queues. Thes
 - A settled record is queued after its outcome was set. The thread empties the queue of accepted records first, the queue
   of settled records second, deletes, and then writes: so a record that is settled in between is either not written, or
   deleted the next time.
+- Row numbers are those of the present file. If a file is lost while it is in use, the rows that are known are given up,
+  and their records written again; the next file gives larger numbers, so that a row that comes to light later is told
+  from its own.
 """
 
 from __future__ import annotations
@@ -19,8 +22,9 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
@@ -28,8 +32,17 @@ from typing import Final, TypeVar
 from bucketeer_async._background import Progress, start_thread
 from bucketeer_async._events._ledger import Ledger
 from bucketeer_async._events._receipt import Receipt
-from bucketeer_async._events._spool_file import SpooledEvent, SpoolError, SpoolFile, SpoolFullError
+from bucketeer_async._events._spool_access import (
+    SpoolDamagedError,
+    SpoolError,
+    SpoolFullError,
+    SpoolLostError,
+    as_spool_errors,
+)
+from bucketeer_async._events._spool_file import SpoolFile
+from bucketeer_async._events._spool_rows import SpooledEvent, insert_what_fits
 from bucketeer_async._log import RateLimitedLog
+from bucketeer_async._models import EventKind
 from bucketeer_async._options import Spool
 from bucketeer_async._results import Fate, SpoolStatistics
 
@@ -63,12 +76,19 @@ class Spooler:
     ) -> None:
         self.retry_interval = _RETRY
         self._options = options
+        self._directory = Path(options.path)
         self._clock = clock
         self._log = log
         self._wall = wall
         self._accepted: deque[Receipt] = deque()
         self._settled: deque[Receipt] = deque()
         self._suspects: deque[Receipt] = deque()
+        self._in_file: set[Receipt] = set()  # records with a row
+        self._first_row = 1  # of the present file; smaller numbers in records are those of files that were lost
+        self._lost_ids: set[str] = set()  # events with a row in a lost file, which the present file may have taken over
+        self._earlier = 0  # events of earlier processes in the file that was lost last
+        self._corrupt = 0  # events that were lost with files before the present one
+        self._is_lost = False  # the file cannot be used any more
         self._jobs: deque[Callable[[SpoolFile | None], None]] = deque()
         self._wake = threading.Event()  # something is to be written soon
         self._urgent = threading.Event()  # a caller waits
@@ -88,7 +108,7 @@ class Spooler:
 
     def keep(self, record: Receipt) -> None:
         """Have an accepted record written soon, if the spool is durable. From any thread, never blocks."""
-        if self._options.durable:
+        if self._options.durable or record._spool_row:  # a recovered one is in the file, and is to stay there
             self._accepted.append(record)
             self._wake_up()
 
@@ -121,7 +141,7 @@ class Spooler:
             for event in events:
                 age = max(0.0, self._wall() - event.pushed)
                 while not ledger.recover(
-                    event.kind, event.body, self._clock() - age, event.row, is_suspect=event.is_suspect
+                    EventKind(event.kind), event.body, self._clock() - age, event.row, is_suspect=event.is_suspect
                 ):
                     await progress.wait()
                 last = event.row
@@ -133,12 +153,19 @@ class Spooler:
     async def save(self, records: Sequence[Receipt]) -> None:
         """Write the records that a drain has left; a written record has a row afterwards."""
 
-        def write(file: SpoolFile | None) -> None:
-            if file is not None:
-                self._insert(file, records)
-                file.mark_suspects([record._spool_row for record in records if _is_suspect(record)])
+        def write(file: SpoolFile | None) -> bool:
+            if file is None:
+                return False
+            self._insert(file, records)
+            file.mark_suspects([record._spool_row for record in records if _is_suspect(record)])
+            file.check_in_place()
+            return True
 
-        await self._run_on_thread(write)
+        for _ in range(2):  # if the file is lost meanwhile, the next one gets the events
+            if await self._run_on_thread(write) or not self._is_lost:
+                return
+        for record in records:
+            record._spool_row = 0
 
     async def aclose(self) -> None:
         """Write what is due and close the file; a disk that did not respond before is not waited for."""
@@ -192,7 +219,7 @@ class Spooler:
         began = 0.0
         while not self._ending:
             if self.statistics.ready:
-                self._wake.wait()
+                self._wake.wait(self.retry_interval)  # also if nothing happens: the file may be lost
                 # Measured from the start of the last write, which may have taken longer than the interval.
                 self._urgent.wait(max(0.0, began + self._options.commit_interval - time.monotonic()))
             else:
@@ -200,43 +227,91 @@ class Spooler:
             began = time.monotonic()
             self._wake.clear()
             self._urgent.clear()
-            if file is None:
-                file = self._attempt(self._open)
-            if file is not None:
-                self._attempt(partial(self._write, file))
-            else:
-                self._requeue(_drain(self._accepted), _drain(self._settled))
+            file = self._write_what_is_due(file)
             while self._jobs:
                 self._jobs.popleft()(file)
-        if file is not None:
-            self._attempt(partial(self._write, file))
+        if (file := self._write_what_is_due(file)) is not None:
             self._attempt(file.close)
         if self._ended.set_running_or_notify_cancel():
             self._ended.set_result(None)
+
+    def _write_what_is_due(self, file: SpoolFile | None) -> SpoolFile | None:
+        """Write to the file, or to a new one if there is none or it is lost; return the file, None if it cannot be used."""
+        for _ in range(2):
+            if file is not None and self._is_lost:
+                self._give_up(file)
+                file = None
+            if file is None:
+                file = self._attempt(self._open)
+            self._is_lost = False
+            if file is None:
+                self._requeue(_drain(self._accepted), _drain(self._settled))
+                return None
+            self._attempt(partial(self._write, file))
+            if not self._is_lost:
+                break
+        return file
 
     def _attempt(self, work: Callable[[], _T]) -> _T | None:
         """Return the result of ``work``, or None if an error of the disk, or a bug of this package, is logged."""
         try:
             return work()
         except Exception as error:  # noqa: BLE001 - it is logged, and the thread goes on
+            self._is_lost |= isinstance(error, SpoolLostError | SpoolDamagedError)
             self._log_problem(error)
             return None
 
     def _open(self) -> SpoolFile:
-        return SpoolFile(Path(self._options.path), self._options.max_bytes)
+        with as_spool_errors():
+            self._directory = self._directory.absolute()  # the application may change its working directory
+        return SpoolFile(self._directory, self._options.max_bytes, first_row=self._first_row)
 
     def _write(self, file: SpoolFile) -> None:
         accepted, settled = _drain(self._accepted), _drain(self._settled)
         try:
+            self._give_up_rows([*accepted, *settled])
+            self._in_file.update(record for record in accepted if record._spool_row)
+            file.check_in_place()
+            if self._lost_ids:
+                self._delete_lost(file)
             file.delete([record._spool_row for record in settled if record._spool_row])
+            self._in_file.difference_update(settled)
             settled = []
             self._insert(file, accepted)
             if suspects := [record._spool_row for record in _drain(self._suspects) if _is_suspect(record)]:
                 file.mark_suspects(suspects)
+            file.check_in_place()
             self._update_statistics(file)
         except SpoolError:
             self._requeue(accepted, settled)
             raise
+
+    def _give_up(self, file: SpoolFile) -> None:
+        """Close a lost file, and queue again what is known to be in it."""
+        records = sorted(self._in_file, key=lambda record: record._spool_row)
+        self._earlier = max(0, len(file) - len(records))
+        self._corrupt += file.corrupt
+        self._first_row = file.next_row
+        self._suspects.extend(record for record in records if _is_suspect(record))
+        self._give_up_rows(records)
+        self._requeue(records, ())
+        self._attempt(file.close)
+
+    def _give_up_rows(self, records: Iterable[Receipt]) -> None:
+        """Forget the rows in files that were lost."""
+        for record in records:
+            if 0 < record._spool_row < self._first_row:
+                self._lost_ids.add(record.event_id)
+                self._in_file.discard(record)
+                record._spool_row = 0
+
+    def _delete_lost(self, file: SpoolFile) -> None:
+        """Delete the events that are written again: the file may have taken them over from the lost one."""
+        file.delete_events(self._lost_ids)
+        self._lost_ids.clear()
+        if not file.corrupt:  # which counts them, if the file was damaged
+            self._corrupt += max(0, self._earlier - len(file))
+        self._earlier = 0
 
     def _requeue(self, accepted: Sequence[Receipt], settled: Sequence[Receipt]) -> None:
         """Queue again what could not be written or deleted, unless that has become needless."""
@@ -247,38 +322,43 @@ class Spooler:
         # The body is read first: it is cut off after the outcome is set.
         bodies = [(record, record._body) for record in records]
         bodies = [(record, body) for record, body in bodies if not _is_done(record)]
+        full: SpoolFullError | None = None
         for part in _parts(bodies):
-            self._insert_what_fits(file, part)
+            _, reason = insert_what_fits(part, lambda each: len(each[1]), partial(self._insert_part, file))
+            full = reason or full
+        if full is not None:
+            raise full
 
-    def _insert_what_fits(self, file: SpoolFile, bodies: Sequence[tuple[Receipt, bytes]]) -> None:
-        """Write records in one transaction; if the file is full, write as many as fit, and raise."""
+    def _insert_part(self, file: SpoolFile, bodies: Sequence[tuple[Receipt, bytes]]) -> None:
         behind = self._wall() - self._clock()
-        try:
-            first = file.insert(
-                [(record.kind, record.event_id, record._pushed_at + behind, body) for record, body in bodies]
-            )
-        except SpoolFullError:
-            middle = len(bodies) // 2
-            if not middle:
-                raise
-            self._insert_what_fits(file, bodies[:middle])
-            self._insert_what_fits(file, bodies[middle:])
-            return
+        first = file.insert(
+            [(record.kind, record.event_id, record._pushed_at + behind, body) for record, body in bodies]
+        )
         self._commits += 1
         for row, (record, _) in enumerate(bodies, first):
             record._spool_row = row
+            self._in_file.add(record)
         # Settled before they had a row: a drain does not wait for a slow disk for ever.
         self._settled.extend(record for record, _ in bodies if record.outcome is not None and not _stays(record))
 
     def _update_statistics(self, file: SpoolFile) -> None:
-        if file.corrupt > self.statistics.corrupt:
-            self._log.report_warning("corrupt", "the spool was damaged: at least %d events were lost", file.corrupt)
-        self.statistics = SpoolStatistics(ready=True, events=len(file), size=file.size, corrupt=file.corrupt)
+        corrupt = self._corrupt + file.corrupt
+        if corrupt > self.statistics.corrupt:
+            self._log.report_warning("corrupt", "the spool was damaged: at least %d events were lost", corrupt)
+        if file.left > self.statistics.left:
+            self._log.report_warning(
+                "left",
+                "%d events of a damaged file did not fit into the spool: python -m bucketeer_async.spool %s salvage",
+                file.left,
+                self._directory,
+            )
+        self.statistics = SpoolStatistics(
+            ready=True, events=len(file), size=file.size, corrupt=corrupt, unknown=file.unknown, left=file.left
+        )
         self._log.report_recovery(_TOPIC, "the spool can be used again after %.1f s")
 
     def _log_problem(self, error: Exception) -> None:
-        last = self.statistics
-        self.statistics = SpoolStatistics(events=last.events, size=last.size, corrupt=last.corrupt)
+        self.statistics = replace(self.statistics, ready=False)
         bug = not isinstance(error, SpoolError)
         self._log.report(
             _TOPIC,

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
+import shutil
 import sqlite3
 import stat
+import subprocess
+import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from bucketeer_async._events._spool_file import FILE_NAME, SpoolError, SpoolFile, read_events
+from bucketeer_async._events._spool_access import SpoolError
+from bucketeer_async._events._spool_file import FILE_NAME, SpoolFile, read_events
+from bucketeer_async._events._spool_salvage import copies
 from bucketeer_async._models import EventKind
 
 LARGE = 2**26
@@ -207,3 +215,200 @@ def test_a_file_of_an_older_version_has_no_suspects(tmp_path: Path) -> None:
     spool = SpoolFile(tmp_path, 2**20)
     assert [each.is_suspect for each in spool.earlier_events(0)] == [False] * 3
     spool.close()
+
+
+# What others have put there
+
+
+@contextlib.contextmanager
+def changed(path: Path) -> Iterator[sqlite3.Connection]:
+    """Let a test change the file as another program would."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        yield connection
+        connection.commit()
+
+
+@pytest.mark.parametrize("columns", ["user TEXT", "row INTEGER PRIMARY KEY, kind TEXT"])
+def test_a_database_of_another_program_is_left_alone(tmp_path: Path, columns: str) -> None:
+    path = tmp_path / FILE_NAME
+    with changed(path) as connection:
+        connection.execute(f"CREATE TABLE events ({columns})")
+        connection.execute("CREATE TABLE users (name TEXT)")
+    path.chmod(0o644)
+    before = path.read_bytes()
+
+    with pytest.raises(SpoolError, match="a database of another program"):
+        SpoolFile(tmp_path, LARGE)
+    with pytest.raises(SpoolError, match="a database of another program"):
+        list(read_events(tmp_path))
+
+    assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (before, 0o644)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_of_a_format_that_is_newer_is_left_alone(tmp_path: Path) -> None:
+    path = written(tmp_path, 10)
+    with changed(path) as connection:
+        connection.execute("PRAGMA user_version = 1")
+    before = path.read_bytes()
+
+    with pytest.raises(SpoolError, match="a newer version of bucketeer_async has written the file"):
+        SpoolFile(tmp_path, LARGE)
+    assert path.read_bytes() == before
+
+
+def test_columns_of_a_newer_version_are_kept_out_of_the_way(tmp_path: Path) -> None:
+    with changed(written(tmp_path, 10)) as connection:
+        connection.execute("ALTER TABLE events ADD COLUMN priority INTEGER DEFAULT 1")
+
+    spool = SpoolFile(tmp_path, LARGE)
+    spool.insert([event(10)])
+
+    assert read_all(spool) == [f"id-{number}" for number in range(10)]
+    spool.close()
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal", "-journal"])
+def test_a_directory_in_the_place_of_a_file_is_told_and_not_touched(tmp_path: Path, suffix: str) -> None:
+    directory = tmp_path / (FILE_NAME + suffix)
+    directory.mkdir()
+    mode = directory.stat().st_mode
+
+    with pytest.raises(SpoolError):
+        SpoolFile(tmp_path, LARGE)
+
+    assert directory.stat().st_mode == mode
+    directory.rmdir()
+    SpoolFile(tmp_path, LARGE).close()
+
+
+@pytest.mark.parametrize("where", ["the file", "the directory"])
+def test_a_file_that_may_not_be_written_is_named(tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path, 10)
+    refused = path if where == "the file" else tmp_path
+    opened, access = os.open, os.access
+
+    def open_(name: Any, *arguments: Any) -> int:
+        if name == refused and not arguments[0] & os.O_EXCL:
+            raise PermissionError(13, "Permission denied", str(name))
+        return opened(name, *arguments)
+
+    monkeypatch.setattr(os, "open", open_)  # whoever runs the tests may be allowed everything
+    monkeypatch.setattr(os, "access", lambda name, mode: name != refused and access(name, mode))
+    with pytest.raises(SpoolError, match=f"Permission denied: {refused}$"):
+        SpoolFile(tmp_path, LARGE)
+    monkeypatch.undo()
+
+    SpoolFile(tmp_path, LARGE).close()
+
+
+# Damage of the first page, which has the schema
+
+
+def zeros(content: bytearray) -> None:
+    content[:4096] = bytes(4096)
+
+
+def header(content: bytearray) -> None:
+    content[:16] = b"x" * 16
+
+
+def column(content: bytearray) -> None:
+    content[content.index(b"pushed REAL")] ^= 1
+
+
+def statement(content: bytearray) -> None:
+    content[content.index(b"CREATE TABLE events")] ^= 1
+
+
+@pytest.mark.parametrize("damage", [zeros, header, column, statement])
+def test_rows_behind_a_first_page_that_is_damaged_are_found(
+    tmp_path: Path, damage: Callable[[bytearray], None]
+) -> None:
+    path = written(tmp_path)
+    content = bytearray(path.read_bytes())
+    damage(content)
+    path.write_bytes(content)
+
+    spool = SpoolFile(tmp_path, 64 * 1024)
+    found = read_all(spool)
+    assert (spool.corrupt, len(found) + spool.left) == (1, 2_500)
+    spool.close()
+    spool = SpoolFile(tmp_path, LARGE)
+    assert spool.take_over(tmp_path / "events.damaged") == (2_500 - len(found), 0, [])
+    assert (len(spool), spool.left) == (2_500, 0)
+    spool.close()
+    assert sorted(each.name for each in tmp_path.iterdir()) == [
+        "events.damaged",
+        "events.damaged.left",
+        FILE_NAME,
+    ]
+
+
+def test_a_log_without_its_file_is_read(tmp_path: Path) -> None:
+    """Somebody has removed one of two files of a process that was killed."""
+    written(tmp_path / "killed", 100)
+    spool = SpoolFile(tmp_path / "killed", LARGE)
+    spool.insert([event(number) for number in range(100, 200)])
+    shutil.copytree(tmp_path / "killed", tmp_path / "spool")
+    spool.close()
+    (tmp_path / "spool" / FILE_NAME).unlink()
+
+    spool = SpoolFile(tmp_path / "spool", LARGE)
+
+    assert set(read_all(spool)) >= {f"id-{number}" for number in range(150, 200)}
+    spool.close()
+
+
+@pytest.mark.parametrize("number", [2**63 - 1, 2**62, 0, -5])
+def test_a_row_number_that_is_no_number_of_ours_keeps_no_other_event_out(tmp_path: Path, number: int) -> None:
+    with changed(written(tmp_path, 10)) as connection:
+        connection.execute("UPDATE events SET row = ? WHERE id = 'id-4'", (number,))
+
+    spool = SpoolFile(tmp_path, LARGE)
+    first = spool.insert([event(20)])
+
+    assert first == 11
+    assert set(read_all(spool)) >= {f"id-{number}" for number in range(10) if number != 4}
+    spool.close()
+
+
+RACE = """
+import sys, time
+from pathlib import Path
+from bucketeer_async._events._spool_access import SpoolBusyError, SpoolError
+from bucketeer_async._events._spool_file import SpoolFile
+
+while True:
+    try:
+        spool = SpoolFile(Path(sys.argv[1]), 2**26)
+    except SpoolError:
+        time.sleep(0.001)
+        continue
+    events = spool.earlier_events(0)
+    spool.delete([each.row for each in events])
+    print(len(events), sorted(each.event_id for each in events), flush=True)
+    spool.close()
+    break
+"""
+
+
+@pytest.mark.parametrize("damage", [zeros, "torn"])
+def test_processes_that_find_a_damaged_file_together_take_it_over_once(tmp_path: Path, damage: Any) -> None:
+    path = written(tmp_path, 900)
+    content = bytearray(path.read_bytes())
+    if damage == "torn":
+        del content[-8192:]
+    else:
+        damage(content)
+    path.write_bytes(content)
+
+    processes = [
+        subprocess.Popen([sys.executable, "-c", RACE, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    counts = sorted(int(process.communicate(timeout=60)[0].split()[0]) for process in processes)
+
+    assert counts[:2] == [0, 0]
+    assert 700 < counts[2] <= 900
+    assert [each.name for each in copies(tmp_path)] == ["events.damaged"]

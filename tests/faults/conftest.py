@@ -9,10 +9,17 @@ from typing import Any
 
 import pytest
 
+from bucketeer_async.gateway import GatewayState
 from tests.faults.matrix import FULL, MATRIX
+from tests.faults.world import Sky
 
 _RESULTS = pytest.StashKey[dict[str, list[tuple[str, bool]]]]()
 _BEGIN, _END = "<!-- matrix: begin -->", "<!-- matrix: end -->"
+
+
+@pytest.fixture
+def sky() -> Sky:
+    return Sky(GatewayState())
 
 
 @pytest.fixture

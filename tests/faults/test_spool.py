@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
 import os
 import random
 import re
 import sqlite3
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,13 +17,14 @@ from typing import Any
 import httpx
 import pytest
 
-from bucketeer_async import ApiClient, Fate, Processor, ProcessorConfig, RetryPolicy, Spool, User
+from bucketeer_async import ApiClient, Fate, Processor, RetryPolicy, Spool, User
 from bucketeer_async._events import _spool_writer as spooling
-from bucketeer_async._events._spool_file import FILE_NAME, SpoolError, SpoolFile
-from bucketeer_async._models import EventKind
-from bucketeer_async.gateway import Fault, GatewayState, LocalGateway
+from bucketeer_async._events._spool_access import SpoolError
+from bucketeer_async._events._spool_file import FILE_NAME, SpoolFile
+from bucketeer_async.gateway import Fault, LocalGateway
 from tests.faults.matrix import FULL
-from tests.faults.world import EVALUATION, KEY, USER, Sky, answer, check_counts, fair, refused
+from tests.faults.spools import CONFIG, DAY, all_recovered, events_in, fill, life, push, stored, until, warnings
+from tests.faults.world import KEY, USER, Sky, answer, fair, refused
 from tests.integrations.children import python
 
 Measured = Callable[[str], None]
@@ -33,92 +32,6 @@ Measured = Callable[[str], None]
 KILLS = 200 if FULL else 2
 MEGABYTES = 100 if FULL else 10
 SAFE_AFTER = 0.1 if FULL else 0.3  # seconds; a machine that runs a whole suite may be busy elsewhere
-DAY = 86_400.0
-CONFIG = ProcessorConfig(
-    flush_size=100,
-    flush_interval=0.05,
-    request_timeout=1.0,
-    drain_timeout=0.3,
-    retry=RetryPolicy(initial=0.02, maximum=0.1),
-)
-
-
-@pytest.fixture
-def sky() -> Sky:
-    return Sky(GatewayState())
-
-
-@contextlib.asynccontextmanager
-async def life(sky: Sky, spool: Spool, **options: Any) -> AsyncIterator[Processor]:
-    """One processor from start to close; the counts are checked at the end."""
-    async with httpx.AsyncClient(transport=sky) as http:
-        async with ApiClient(endpoint="http://127.0.0.1", api_key=KEY, http=http) as api_client:
-            async with Processor(api_client, replace(CONFIG, spool=spool, **options)) as processor:
-                yield processor
-                check_counts(processor)
-            check_counts(processor)
-            assert processor.statistics().total.queued == processor.statistics().total.in_flight == 0
-
-
-async def until(fact: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not fact():  # noqa: ASYNC110 - the other side is a thread, or another process
-            await asyncio.sleep(0.005)
-
-
-def stored(sky: Sky) -> list[str]:
-    return [event.id for event in sky.state.events]
-
-
-def push(processor: Processor, count: int) -> list[str]:
-    pushed = []
-    for number in range(count):
-        match number % 3:
-            case 0:
-                receipt = processor.push_goal_event_nowait(USER, f"goal-{number}", 1.5)
-            case 1:
-                receipt = processor.push_evaluation_event_nowait(USER, EVALUATION)
-            case _:
-                receipt = processor.push_internal_error_count_metrics_event_nowait()
-        pushed.append(receipt.event_id)
-    return pushed
-
-
-def body(event_id: str, timestamp: float, size: int = 0) -> bytes:
-    return (
-        f'{{"id":"{event_id}","event":{{"@type":"type.googleapis.com/bucketeer.event.client.GoalEvent",'
-        f'"timestamp":"{int(timestamp)}","goalId":"goal{"x" * size}","userId":"user"}}}}'
-    ).encode()
-
-
-def fill(directory: Path, count: int, *, age: float = 0.0, size: int = 0) -> list[str]:
-    """Write a spool as an earlier process left it."""
-    pushed = time.time() - age
-    ids = [f"00000000-0000-4000-8000-{number:012x}" for number in range(count)]
-    file = SpoolFile(directory, 2**30)
-    file.insert([(EventKind.GOAL, each, pushed, body(each, pushed, size)) for each in ids])
-    file.close()
-    return ids
-
-
-def events_in(directory: Path) -> int:
-    file = SpoolFile(directory, 2**30)
-    try:
-        return len(file)
-    finally:
-        file.close()
-
-
-def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [
-        record.getMessage()
-        for record in caplog.records
-        if record.levelno >= logging.WARNING
-        and "spool" in record.getMessage()
-        and "the drain" not in record.getMessage()
-    ]
-
-
 # From one process to the next
 
 
@@ -302,13 +215,7 @@ async def test_sigkill_loses_nothing_that_is_older_than_100_ms(tmp_path: Path, m
 async def deliver_the_rest(gateway: LocalGateway, directory: Path) -> None:
     async with ApiClient(endpoint=gateway.url, api_key=KEY) as api_client:
         async with Processor(api_client, replace(CONFIG, spool=Spool(directory), drain_timeout=30.0)) as processor:
-            await until(lambda: _all_recovered(processor))
-
-
-def _all_recovered(processor: Processor) -> bool:
-    statistics = processor.statistics()
-    assert statistics.spool is not None
-    return statistics.spool.ready and statistics.spool.events == 0 == statistics.total.queued
+            await until(lambda: all_recovered(processor))
 
 
 # Bad disks
@@ -452,7 +359,8 @@ async def test_a_spool_that_cannot_be_used_does_not_fill_the_memory(
 CLAIM = """
 import sys
 from pathlib import Path
-from bucketeer_async._events._spool_file import SpoolError, SpoolFile
+from bucketeer_async._events._spool_access import SpoolError
+from bucketeer_async._events._spool_file import SpoolFile
 try:
     SpoolFile(Path(sys.argv[1]), 2**20)
     print("taken")
@@ -495,7 +403,7 @@ async def test_what_can_be_read_of_a_damaged_file_is_delivered(
 
     async with life(sky, Spool(tmp_path)) as processor:
         push(processor, 10)
-        await until(lambda: _all_recovered(processor))
+        await until(lambda: all_recovered(processor))
         corrupt = processor.statistics().spool.corrupt  # type: ignore[union-attr]
         recovered = processor.statistics().total.recovered
     assert len(stored(sky)) == recovered + 10
@@ -509,15 +417,16 @@ async def test_what_can_be_read_of_a_damaged_file_is_delivered(
 class StuckFile:
     """A disk that does not respond: the file opens, and every later call hangs until it is released."""
 
-    corrupt = 0
-    size = 0
+    corrupt = size = unknown = left = 0
     let_go = threading.Event()
 
-    def __init__(self, *_: object) -> None:
+    def __init__(self, *_: object, **__: object) -> None:
         self.let_go.clear()
 
     def __len__(self) -> int:
         return 0
+
+    def check_in_place(self) -> None: ...
 
     def earlier_events(self, _after: int) -> list[Any]:
         return []
