@@ -20,6 +20,11 @@ Invalid arguments (a user without an id, a goal value that is not finite) raise 
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
+_OWN_WORDS: Final = re.compile(r"gateway: [A-Za-z_ ]{1,100}")
+
 
 class BucketeerError(Exception):
     """Base class of the exceptions of this package."""
@@ -72,6 +77,9 @@ class RequestTimeoutError(ConnectionFailedError):
 class StatusError(ApiError):
     """The gateway, or a proxy before it, responded with an HTTP status other than 200.
 
+    The text of the error has the message of the response only if the message is in the gateway's own words: any other
+    one may quote the request, and with it the API key or the user.
+
     Attributes:
         status_code: The HTTP status. It may be unknown to ``http.HTTPStatus``, for example 499.
         code: gRPC code in the gateway's JSON error body; None if the body is not from the gateway.
@@ -82,7 +90,8 @@ class StatusError(ApiError):
     def __init__(
         self, status_code: int, *, code: int | None = None, detail: str = "", retry_after: float | None = None
     ) -> None:
-        super().__init__(f"the gateway answered {status_code}" + (f": {detail}" if detail else ""))
+        words = own_words(detail)
+        super().__init__(f"the gateway answered {status_code}" + (f": {words}" if words else ""))
         self.status_code = status_code
         self.code = code
         self.detail = detail
@@ -91,3 +100,8 @@ class StatusError(ApiError):
 
 class DecodeError(ApiError):
     """A response with status 200 cannot be decoded: not JSON, a field is missing or of the wrong type, or too long."""
+
+
+def own_words(message: str) -> str:
+    """Return a message of the gateway if it is in its own words, which quote nothing of a request; "" otherwise."""
+    return message if _OWN_WORDS.fullmatch(message) else ""

@@ -10,6 +10,7 @@ import asyncio
 import dataclasses
 import importlib
 import inspect
+import json
 import pkgutil
 import socket
 import traceback
@@ -237,6 +238,7 @@ RESPONSES: dict[str, Callable[[], httpx.Response]] = {
     "500": lambda: httpx.Response(500),
     "401": lambda: httpx.Response(401, json={"code": 16, "message": "gateway: invalid API key"}),
     "503": lambda: httpx.Response(503, headers={"retry-after": "1"}, content=ID),
+    "repeats the request": lambda: httpx.Response(400, json={"code": 3, "message": f"gateway: {KEY} {ID}: {VALUE}"}),
     "not JSON": lambda: httpx.Response(200, content=f"<html>{ID} {VALUE}"),
     "not an object": lambda: httpx.Response(200, json=[ID, VALUE]),
     "compressed": lambda: httpx.Response(200, headers={"content-encoding": "br"}, content=ID),
@@ -299,11 +301,21 @@ async def assert_that_it_times_out(call: Callable[[ApiClient], Any], api: ApiCli
     assert_no_secret(caught.value)
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        f"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n{ID}",
+        f"{KEY} {ID} {VALUE}\r\n\r\n",
+        f"HTTP/1.1 200 OK\r\nx {KEY}'{ID}\r\n\r\n",
+        f"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{KEY}\r\n",
+    ],
+    ids=["breaks off", "no status line", "no header", "no chunk"],
+)
 @pytest.mark.parametrize("call", CALLS)
-async def test_the_traceback_of_an_answer_that_breaks_off_has_no_secret(call: str) -> None:
+async def test_the_traceback_of_a_broken_answer_has_no_secret(call: str, answer: str) -> None:
     async def break_off(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        writer.write(f"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n{ID}".encode())
+        writer.write(answer.encode())
         writer.close()
 
     server = await asyncio.start_server(break_off, "127.0.0.1", 0)
@@ -313,6 +325,35 @@ async def test_the_traceback_of_an_answer_that_breaks_off_has_no_secret(call: st
             await CALLS[call](api)
 
     assert_no_secret(caught.value)
+
+
+@pytest.mark.parametrize("response", ["repeats the request", "rejects every event"])
+async def test_no_line_repeats_what_a_server_says_of_a_request(caplog: pytest.LogCaptureFixture, response: str) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        if response == "repeats the request" or request.url.path != "/register_events":
+            return RESPONSES["repeats the request"]()
+        words = {"retriable": False, "message": f"gateway: {KEY} {ID}: {VALUE}"}
+        return httpx.Response(
+            200, json={"errors": {each["id"]: words for each in json.loads(request.content)["events"]}}
+        )
+
+    caplog.set_level("INFO")
+    async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http:
+        for local_evaluation in (None, LocalEvaluation()):
+            async with Client(
+                endpoint="gateway.test",
+                api_key=KEY,
+                tag="shop",
+                http=http,
+                events=ProcessorConfig(drain_timeout=0.2),
+                local_evaluation=local_evaluation,
+            ) as client:
+                details = await client.bool_variation_details(USER, "flag", default=False)
+                await client.track(USER, "goal")
+                await client.flush(timeout=0.2)
+
+            assert_secret(details.error, *caplog.messages)
+    assert len(caplog.messages) >= 6
 
 
 @pytest.mark.parametrize("response", ["500", "not JSON", "unusable", "no evaluation"])

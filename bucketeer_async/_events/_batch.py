@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 from typing import Any, Final
 
-from bucketeer_async._errors import ApiError, StatusError
+from bucketeer_async._errors import ApiError, StatusError, own_words
 from bucketeer_async._events._circuit import Circuit, Permit
 from bucketeer_async._events._ledger import Ledger
 from bucketeer_async._events._limits import ByteLimit
@@ -280,8 +280,7 @@ class Delivery:
     def _reject(self, records: Sequence[Receipt], message: str) -> None:
         """Settle records that the gateway will never take."""
         for record in records:
-            # A message of the decoder may quote the payload; the gateway's own words do not.
-            words = message if message.startswith("gateway: ") else "it cannot take this event"
+            words = own_words(message) or "it cannot take this event"
             self._log.report_warning(
                 "rejected", "the gateway rejected %s event %s: %s", record.kind, record.event_id, words, detail=words
             )

@@ -7,6 +7,7 @@ exception is recognized by the names in its ancestry.
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 KEEPALIVE_EXPIRY: Final = 45.0  # seconds; the gateway closes an idle connection after 60
 _LONGEST_ERROR_BODY: Final = 64 * 1024  # bytes; the gateway's error bodies are far shorter
+
+_LONGEST_WORDS: Final = 200  # characters of an error of the library; a proxy's may be of any length
+_QUOTE: Final = re.compile(r":? *\b(?:bytearray\()?b['\"].*", re.DOTALL)  # of bytes that were received
 
 _NOT_CONNECTED: Final = frozenset(
     {"ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol", "InvalidURL"}
@@ -274,7 +278,7 @@ async def send_request(client: HttpClient, request: Request, deadline: Deadline)
         translated = _translate(error, trace, request.url)
         if translated is None:
             raise
-        raise translated from _without_frames(error)
+        raise translated from (None if _QUOTE.search(str(error)) else _without_frames(error))
     finally:
         if trace.stream is not None:
             await trace.close_unused()
@@ -347,11 +351,14 @@ def _hint(text: str, url: str) -> str:
 
 
 def _words(error: Exception) -> str:
-    """Return the name of an error and its message, or else the message of the first cause that has one."""
+    """Return the name of an error and its message, or else the message of the first cause that has one.
+
+    What the library quotes of a response is left out: the server may have repeated the API key or the user.
+    """
     name, cause = type(error).__name__, error
     while not str(cause):
         further = cause.__cause__ or cause.__context__
         if not isinstance(further, Exception):
             return name
         cause = further
-    return f"{name}: {cause}"
+    return f"{name}: {_QUOTE.sub('', str(cause))[:_LONGEST_WORDS]}"

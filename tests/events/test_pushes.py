@@ -63,7 +63,7 @@ PUSHES: list[tuple[str, str, tuple[Any, ...]]] = [
     (
         "error_unknown",
         "push_error_metrics_event",
-        (StatusError(418, code=2, detail="short and stout"), ApiId.GET_EVALUATION),
+        (StatusError(418, code=2, detail="gateway: short and stout"), ApiId.GET_EVALUATION),
     ),
 ]
 
