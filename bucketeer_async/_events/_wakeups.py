@@ -1,12 +1,14 @@
 """Wakeups: wake the event loop that delivers events, from the threads that push them.
 
-A push may come from any thread, and from a signal handler, also while the loop sleeps in ``select``: each request goes
-through ``call_soon_threadsafe``, which ends that sleep. Requests of other threads before the loop's next turn are one.
+A push may come from any thread, from a signal handler, and from a finalizer: also while the loop sleeps in ``select``,
+and in the middle of `asyncio.Event.wait`, which would miss an event that is set then, and all later ones. So each request
+is a callback of the loop, by ``call_soon_threadsafe``, which ends that sleep. Requests before the loop's next turn are one.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from functools import partial
 
@@ -34,7 +36,7 @@ class Wakeups:
         self._loop: asyncio.AbstractEventLoop | None = None
         self.due = partial(self._request, self.collector.set)
         self.changed = partial(self._request, self.notify)
-        self._requested: set[Callable[[], None]] = set()  # by other threads, until the loop's next turn
+        self._requested: set[Callable[[], None]] = set()  # until the loop's next turn
 
     def bind(self, loop: asyncio.AbstractEventLoop) -> None:
         """Wake on this loop from now on."""
@@ -45,19 +47,9 @@ class Wakeups:
     def _request(self, wake: Callable[[], None]) -> None:
         if self._loop is None or wake in self._requested:
             return
-        try:
-            running = asyncio.get_running_loop()
-        except RuntimeError:
-            running = None
-        try:
-            if running is self._loop:
-                wake()  # at once, without another turn of the loop
-                self._loop.call_soon_threadsafe(_end_sleep)
-            else:
-                self._requested.add(wake)
-                self._loop.call_soon_threadsafe(self._wake, wake)
-        except RuntimeError:
-            return  # the loop is closed: no caller is left on it
+        self._requested.add(wake)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: no caller is left on it
+            self._loop.call_soon_threadsafe(self._wake, wake)
 
     # On the loop
 
@@ -80,7 +72,3 @@ class Wakeups:
         except asyncio.CancelledError:
             self._room.notify(self._count_room())  # the push may have been woken for room that it leaves to the next
             raise
-
-
-def _end_sleep() -> None:
-    """Do nothing: the call itself has ended the loop's sleep."""

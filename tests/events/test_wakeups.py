@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from anyio.lowlevel import checkpoint
@@ -17,12 +18,42 @@ def wakeups(room: Callable[[], int | None] = lambda: None) -> Wakeups:
     return made
 
 
-async def test_on_the_loop_the_collector_looks_again_at_once() -> None:
+async def test_on_the_loop_the_collector_looks_again_in_the_next_turn() -> None:
     wakes = wakeups()
 
     wakes.due()
+    await checkpoint()
 
     assert wakes.collector.is_set()
+
+
+def test_a_push_in_the_middle_of_the_collectors_wait_wakes_it() -> None:
+    class Loop(asyncio.SelectorEventLoop):
+        """Runs a signal handler where `asyncio.Event.wait` has seen that the event is not set, and does not wait yet."""
+
+        handler: Callable[[], None] | None = None
+
+        def create_future(self) -> asyncio.Future[Any]:
+            handler, self.handler = self.handler, None
+            if handler is not None:
+                handler()
+            return super().create_future()
+
+    loop = Loop()
+
+    async def collect() -> None:
+        wakes = wakeups()
+        loop.handler = wakes.due
+        await wakes.collector.wait()
+        assert loop.handler is None
+
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+
+        async def in_time() -> None:
+            async with asyncio.timeout(10):
+                await asyncio.create_task(collect())
+
+        runner.run(in_time())
 
 
 async def test_requests_of_other_threads_before_the_next_turn_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
