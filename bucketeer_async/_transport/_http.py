@@ -7,6 +7,7 @@ exception is recognized by the names in its ancestry.
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
@@ -118,11 +119,16 @@ class _OwnClient:
     """An HTTP client of this package's own. It sends over its transport: `httpx.AsyncClient.send` logs each request.
 
     It keeps cookies, as load balancers want them, and has neither authentication nor redirects.
+
+    Attributes:
+        is_worn: Whether it may have lost a connection for good: the library neither uses nor closes one whose handshake
+            behind a proxy failed, or whose request was cancelled between the handshake and the first byte.
     """
 
     def __init__(self, transport: httpx.AsyncHTTPTransport) -> None:
         import httpx  # noqa: PLC0415 - likewise
 
+        self.is_worn = False
         self._transport = transport
         self._client = httpx.AsyncClient(transport=transport)
         self.build_request = self._client.build_request
@@ -135,7 +141,11 @@ class _OwnClient:
     async def send(self, request: httpx.Request, **_options: object) -> httpx.Response:
         if self.is_closed:
             raise RuntimeError("the HTTP client is closed")
-        response = await self._transport.handle_async_request(request)
+        try:
+            response = await self._transport.handle_async_request(request)
+        except BaseException:
+            self.is_worn = self.is_worn or request.extensions["trace"].stream is not None
+            raise
         response.request = request
         self._client.cookies.extract_cookies(response)
         return response
@@ -151,6 +161,8 @@ class _Trace:
         answered: Whether the headers of an answer have arrived.
         has_events: Whether there was any event at all: a transport of the application's may not trace.
         stream: A connection over which nothing was sent yet.
+        scope: Ends the request at its deadline.
+        deadline: The loop's clock, in seconds.
     """
 
     connected: bool = False
@@ -158,9 +170,12 @@ class _Trace:
     answered: bool = False
     has_events: bool = False
     stream: Any = None
+    scope: anyio.CancelScope | None = None
+    deadline: float = math.inf
 
     async def __call__(self, event: str, info: Mapping[str, Any]) -> None:
         self.has_events = True
+        is_connecting = self.connected and not self.sending
         if event.endswith("connect_tcp.started"):
             self.connected = True
         elif event.endswith("connect_tcp.complete"):
@@ -170,6 +185,19 @@ class _Trace:
             self.stream = None
         elif event.endswith("receive_response_headers.complete"):
             self.answered = True
+        if is_connecting:
+            self._guard(is_ready=event.endswith(("connect_tcp.complete", "start_tls.complete")))
+
+    def _guard(self, *, is_ready: bool) -> None:
+        """Suspend the deadline from the end of a handshake to the next event, between which nothing takes time.
+
+        The library neither uses nor closes a connection whose request is cancelled there. It closes one whose trace
+        raises.
+        """
+        assert self.scope is not None  # noqa: S101 - there is one before the request begins
+        if is_ready and self.scope.cancel_called:
+            raise TimeoutError
+        self.scope.deadline = math.inf if is_ready else self.deadline
 
     @property
     def maybe_sent(self) -> bool:
@@ -251,7 +279,8 @@ async def send_request(client: HttpClient, request: Request, deadline: Deadline)
     trace = _Trace()
     seconds = max(0.0, deadline.at - asyncio.get_running_loop().time())
     try:
-        with anyio.fail_after(seconds):
+        with anyio.fail_after(seconds) as trace.scope:
+            trace.deadline = trace.scope.deadline
             built = client.build_request(
                 request.method,
                 request.url,

@@ -36,12 +36,17 @@ class _Pool:
     used: int = 0
     unused_since: float = 0.0
 
+    @property
+    def is_worn(self) -> bool:
+        """Whether the client may have lost a connection for good; only one of this package's own says so."""
+        return getattr(self.http, "is_worn", False) is True
+
 
 class Pools:
     """HTTP clients for at most ``limit`` requests at once; more are made when the load needs them.
 
     A request takes the first client that has a free connection, so a small load stays on few connections. A client
-    that is no longer needed is closed by a later request.
+    that is no longer needed is closed by a later request, and one that may have lost a connection after its last one.
 
     Args:
         new_client: Makes an HTTP client with at most so many connections; the first call is slow.
@@ -88,9 +93,9 @@ class Pools:
         pools = self._pools
         if len(pools) > 1 and not pools[-1].used and clock() - pools[-1].unused_since > KEEPALIVE_EXPIRY:
             self._close(pools.pop().http)
-        if all(each.used >= self._size for each in pools):
+        if all(each.used >= self._size or each.is_worn for each in pools):
             self.add()
-        pool = next(each for each in pools if each.used < self._size)
+        pool = next(each for each in pools if each.used < self._size and not each.is_worn)
         pool.used += 1
         try:
             yield pool.http
@@ -98,6 +103,9 @@ class Pools:
             pool.used -= 1
             if not pool.used:
                 pool.unused_since = clock()
+                if pool.is_worn and not self._is_closed:
+                    pools.remove(pool)
+                    self._close(pool.http)
 
     def _close(self, http: HttpClient) -> None:
         closing = asyncio.get_running_loop().create_task(http.aclose(), name="bucketeer-pool-close", context=Context())

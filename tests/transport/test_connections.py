@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import httpcore
 import httpx
 import pytest
 import trustme
@@ -278,3 +279,58 @@ async def test_a_slot_given_up_by_a_cancelled_request_goes_to_the_next() -> None
         assert not asking[0].cancelled()
         assert not asking[3].cancelled()
         assert api._connections.get()._pools.slots._value == 1
+
+
+class LateHandshake(httpcore.AsyncNetworkStream):
+    """A connection, to a proxy or not, whose TLS handshake takes so many seconds and cannot be cancelled."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.answer = b"HTTP/1.1 200 OK\r\n\r\n"  # of the proxy
+
+    async def start_tls(self, *_: object, **__: object) -> httpcore.AsyncNetworkStream:
+        with anyio.CancelScope(shield=True):
+            await anyio.sleep(self.seconds)
+        self.answer = b'HTTP/1.1 200 OK\r\ncontent-length: 12\r\n\r\n{"time":"1"}'
+        return self
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        answer, self.answer = self.answer[:max_bytes], self.answer[max_bytes:]
+        return answer
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None: ...
+    async def aclose(self) -> None: ...
+    def get_extra_info(self, info: str) -> None: ...
+
+
+class LateHandshakes(httpcore.AsyncNetworkBackend):
+    """A network with a late handshake at first."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.2
+
+    async def connect_tcp(self, *_: object, **__: object) -> httpcore.AsyncNetworkStream:
+        seconds, self.seconds = self.seconds, 0.0
+        return LateHandshake(seconds)
+
+
+@in_real_time
+@pytest.mark.parametrize(
+    ("is_borrowed", "proxy"),
+    [(False, None), (False, "http://proxy.test"), (True, None)],
+    ids=["own", "own, by proxy", "borrowed"],
+)
+async def test_a_request_that_ends_with_its_handshake_costs_no_connection(
+    monkeypatch: pytest.MonkeyPatch, is_borrowed: bool, proxy: str | None
+) -> None:
+    network = LateHandshakes()
+    for module in ("connection", "connection_pool"):
+        monkeypatch.setattr(f"httpcore._async.{module}.AutoBackend", lambda: network)
+    async with httpx.AsyncClient(limits=httpx.Limits(max_connections=1)) as http:
+        borrowed = http if is_borrowed else None
+        async with ApiClient(endpoint="a.test", api_key="key", max_connections=1, proxy=proxy, http=borrowed) as api:
+            with pytest.raises(RequestTimeoutError) as caught:
+                await api.ping(timeout=0.1)
+
+            assert not caught.value.maybe_sent
+            assert await api.ping(timeout=10.0) == 1

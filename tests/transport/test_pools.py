@@ -26,7 +26,7 @@ class FakeHttp:
     def __init__(self, max_connections: int = 1_000) -> None:
         self.max_connections = max_connections
         self.used = self.most_used = 0
-        self.is_closed = False
+        self.is_closed = self.is_worn = False
 
     def use(self) -> None:
         self.used += 1
@@ -100,6 +100,22 @@ async def test_a_client_in_use_is_not_closed() -> None:
         await made.request()
 
         assert [http.is_closed for http in made.clients] == [False, False]
+
+
+async def test_a_client_that_may_have_lost_a_connection_is_used_no_more_and_closed_after_its_last_request() -> None:
+    made = Made(5)
+    requests = asyncio.create_task(made.burst(2))
+    await asyncio.sleep(0.5)
+    (worn,) = made.clients
+    worn.is_worn = True
+    await made.burst(1)
+    await requests
+
+    assert [(http.most_used, http.is_closed) for http in made.clients] == [(2, True), (1, False)]
+    await made.burst(5)
+    assert len(made.clients) == 2
+    await made.pools.aclose()
+    assert all(http.is_closed for http in made.clients)
 
 
 async def test_a_client_of_the_application_is_used_for_all_and_never_closed() -> None:
