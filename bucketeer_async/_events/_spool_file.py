@@ -70,6 +70,7 @@ class SpoolFile:
         first_row: Least row number of an event that is inserted.
 
     Attributes:
+        directory: The directory, as an absolute path.
         corrupt: Number of events that are known to be lost because the file was damaged.
         unknown: Number of events of classes that this version does not know.
         left: Number of events that are left in copies of damaged files.
@@ -81,9 +82,10 @@ class SpoolFile:
 
     def __init__(self, directory: Path, max_bytes: int, *, first_row: int = 1) -> None:
         self.corrupt = 0
-        self._path = directory / FILE_NAME
         self._max_bytes = max_bytes
         with as_spool_errors():
+            self.directory = directory.absolute()
+            self._path = self.directory / FILE_NAME
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             try:
                 self._open()
@@ -98,7 +100,7 @@ class SpoolFile:
             except BaseException:
                 self._close()
                 raise
-            self.left = _left_in_copies(directory)
+            self.left = _left_in_copies(self.directory)
         self.next_row = max(greatest + 1, first_row)
 
     def _open(self) -> None:
@@ -148,12 +150,18 @@ class SpoolFile:
 
     def _salvage_to(self, new: Path, rows: Iterator[Sequence[Any]]) -> Salvage:
         new.unlink(missing_ok=True)
-        _create(new)
-        with contextlib.closing(connect(new)) as connection:
-            connection.execute("PRAGMA journal_mode = MEMORY")  # if the process ends, the damaged file is still there
-            connection.execute(f"PRAGMA max_page_count = {self._max_bytes // PAGE}")
-            create_tables(connection)
-            return move(rows, partial(_insert_salvaged, connection, self._max_bytes))
+        try:
+            _create(new)
+            with contextlib.closing(connect(new)) as connection:
+                connection.execute(
+                    "PRAGMA journal_mode = MEMORY"
+                )  # if the process ends, the damaged file is still there
+                connection.execute(f"PRAGMA max_page_count = {self._max_bytes // PAGE}")
+                create_tables(connection)
+                return move(rows, partial(_insert_salvaged, connection, self._max_bytes))
+        except BaseException:
+            new.unlink(missing_ok=True)  # it would keep a full disk full
+            raise
 
     def _greatest_rows(self) -> tuple[int, int]:
         """Return the greatest row number, and the greatest one that is not damaged."""

@@ -10,7 +10,7 @@ import contextlib
 import math
 import sqlite3
 import zlib
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple, TypeVar
 
 from bucketeer_async._events._spool_access import SpoolDamagedError, SpoolError, SpoolFullError
@@ -19,6 +19,8 @@ from bucketeer_async._models import EventKind
 _T = TypeVar("_T")
 
 PAGE: Final = 4096  # bytes
+_ROWS: Final = 1000  # events in one transaction, at most ...
+_BYTES: Final = 2**20  # ... and of so many bytes
 LARGEST_ROW: Final = 2**62  # so that there is always a next one
 COLUMNS: Final = "row, kind, id, pushed, checksum, body"
 _TABLE: Final = (
@@ -139,6 +141,21 @@ def insert_rows(connection: sqlite3.Connection, events: Iterable[SpooledEvent]) 
             for event in events
         ),
     )
+
+
+def in_parts(items: Iterable[_T], size_of: Callable[[_T], int]) -> Iterator[list[_T]]:
+    """Return the items in parts, each for one transaction."""
+    part: list[_T] = []
+    room = _BYTES
+    for item in items:
+        size = size_of(item)
+        if part and (len(part) == _ROWS or size > room):
+            yield part
+            part, room = [], _BYTES
+        part.append(item)
+        room -= size
+    if part:
+        yield part
 
 
 def insert_what_fits(

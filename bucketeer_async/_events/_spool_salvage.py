@@ -23,14 +23,21 @@ from bucketeer_async._events._spool_access import (
     connect,
     locked,
 )
-from bucketeer_async._events._spool_rows import COLUMNS, PAGE, SpooledEvent, empty_spool, insert_what_fits, read_row
+from bucketeer_async._events._spool_rows import (
+    COLUMNS,
+    PAGE,
+    SpooledEvent,
+    empty_spool,
+    in_parts,
+    insert_what_fits,
+    read_row,
+)
 
 _NAME: Final = "events.damaged"
 _NAMES: Final = re.compile(re.escape(_NAME) + r"(?:-(\d+))?")
 _SCRATCH: Final = _NAME + ".scratch"  # exists while a copy is read
 _LEFT: Final = ".left"  # of the list's name, behind the name of the copy
 _BESIDE: Final = ("-wal", "-journal", "-shm")  # of the names of SQLite's other files
-_ROWS: Final = 1000  # rows that are moved at once
 
 
 class Salvage(NamedTuple):
@@ -96,14 +103,17 @@ def move(rows: Iterable[Sequence[Any]], insert: Callable[[Sequence[SpooledEvent]
     """Write the events in rows; ``insert`` is that of `insert_what_fits`."""
     taken = damaged = 0
     left: list[int] = []
-    remaining = iter(rows)
-    while part := list(itertools.islice(remaining, _ROWS)):
+    for part in in_parts(rows, _size_of):
         events = [event for row in part if (event := read_row(row)) is not None]
         unfit, _ = insert_what_fits(events, lambda event: len(event.body), insert)
         damaged += len(part) - len(events)
         taken += len(events) - len(unfit)
         left += [event.row for event in unfit]
     return Salvage(taken, damaged, left)
+
+
+def _size_of(row: Sequence[Any]) -> int:
+    return len(row[-1]) if isinstance(row[-1], bytes) else 0
 
 
 # Copies

@@ -22,7 +22,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
@@ -32,15 +32,9 @@ from typing import Final, TypeVar
 from bucketeer_async._background import Progress, start_thread
 from bucketeer_async._events._ledger import Ledger
 from bucketeer_async._events._receipt import Receipt
-from bucketeer_async._events._spool_access import (
-    SpoolDamagedError,
-    SpoolError,
-    SpoolFullError,
-    SpoolLostError,
-    as_spool_errors,
-)
+from bucketeer_async._events._spool_access import SpoolDamagedError, SpoolError, SpoolFullError, SpoolLostError
 from bucketeer_async._events._spool_file import SpoolFile
-from bucketeer_async._events._spool_rows import SpooledEvent, insert_what_fits
+from bucketeer_async._events._spool_rows import SpooledEvent, in_parts, insert_what_fits
 from bucketeer_async._log import RateLimitedLog
 from bucketeer_async._models import EventKind
 from bucketeer_async._options import Spool
@@ -53,8 +47,6 @@ _LOG_INTERVAL: Final = 600.0  # seconds between two log lines about one outage o
 _RETRY: Final = 5.0  # seconds between two tries to open a spool that cannot be used
 _PATIENCE: Final = 1.0  # seconds without a commit after which a disk is no longer waited for
 _MOST_WAITS: Final = 10  # waits of that length, at most, for a disk that commits in each of them
-_ROWS: Final = 1000  # events in one transaction, at most ...
-_BYTES: Final = 2**20  # ... and of so many bytes
 
 
 class Spooler:
@@ -152,17 +144,23 @@ class Spooler:
 
     async def save(self, records: Sequence[Receipt]) -> None:
         """Write the records that a drain has left; a written record has a row afterwards."""
+        losses = 0
 
-        def write(file: SpoolFile | None) -> bool:
+        def write(file: SpoolFile | None) -> None:
+            nonlocal losses
             if file is None:
-                return False
-            self._insert(file, records)
-            file.mark_suspects([record._spool_row for record in records if _is_suspect(record)])
-            file.check_in_place()
-            return True
+                return
+            try:
+                self._insert(file, records)
+                file.mark_suspects([record._spool_row for record in records if _is_suspect(record)])
+                file.check_in_place()
+            except (SpoolLostError, SpoolDamagedError):
+                losses += 1
+                raise
 
-        for _ in range(2):  # if the file is lost meanwhile, the next one gets the events
-            if await self._run_on_thread(write) or not self._is_lost:
+        for tries in (1, 2):  # if the file is lost meanwhile, the next one gets the events
+            await self._run_on_thread(write)
+            if losses < tries:
                 return
         for record in records:
             record._spool_row = 0
@@ -230,7 +228,9 @@ class Spooler:
             file = self._write_what_is_due(file)
             while self._jobs:
                 self._jobs.popleft()(file)
-        if (file := self._write_what_is_due(file)) is not None:
+                if self._is_lost:  # the next job needs another file
+                    file = self._write_what_is_due(file)
+        if file is not None and (file := self._write_what_is_due(file)) is not None:
             self._attempt(file.close)
         if self._ended.set_running_or_notify_cancel():
             self._ended.set_result(None)
@@ -262,9 +262,9 @@ class Spooler:
             return None
 
     def _open(self) -> SpoolFile:
-        with as_spool_errors():
-            self._directory = self._directory.absolute()  # the application may change its working directory
-        return SpoolFile(self._directory, self._options.max_bytes, first_row=self._first_row)
+        file = SpoolFile(self._directory, self._options.max_bytes, first_row=self._first_row)
+        self._directory = file.directory  # which is absolute: the application may change its working directory
+        return file
 
     def _write(self, file: SpoolFile) -> None:
         accepted, settled = _drain(self._accepted), _drain(self._settled)
@@ -272,7 +272,7 @@ class Spooler:
             self._give_up_rows([*accepted, *settled])
             self._in_file.update(record for record in accepted if record._spool_row)
             file.check_in_place()
-            if self._lost_ids:
+            if self._lost_ids or self._earlier:
                 self._delete_lost(file)
             file.delete([record._spool_row for record in settled if record._spool_row])
             self._in_file.difference_update(settled)
@@ -288,10 +288,13 @@ class Spooler:
 
     def _give_up(self, file: SpoolFile) -> None:
         """Close a lost file, and queue again what is known to be in it."""
+        accepted = _drain(self._accepted)
+        self._in_file.update(record for record in accepted if record._spool_row)
         records = sorted(self._in_file, key=lambda record: record._spool_row)
         self._earlier = max(0, len(file) - len(records))
         self._corrupt += file.corrupt
         self._first_row = file.next_row
+        self._requeue(accepted, ())
         self._suspects.extend(record for record in records if _is_suspect(record))
         self._give_up_rows(records)
         self._requeue(records, ())
@@ -323,8 +326,8 @@ class Spooler:
         bodies = [(record, record._body) for record in records]
         bodies = [(record, body) for record, body in bodies if not _is_done(record)]
         full: SpoolFullError | None = None
-        for part in _parts(bodies):
-            _, reason = insert_what_fits(part, lambda each: len(each[1]), partial(self._insert_part, file))
+        for part in in_parts(bodies, _size_of):
+            _, reason = insert_what_fits(part, _size_of, partial(self._insert_part, file))
             full = reason or full
         if full is not None:
             raise full
@@ -344,7 +347,9 @@ class Spooler:
     def _update_statistics(self, file: SpoolFile) -> None:
         corrupt = self._corrupt + file.corrupt
         if corrupt > self.statistics.corrupt:
-            self._log.report_warning("corrupt", "the spool was damaged: at least %d events were lost", corrupt)
+            self._log.report_warning(
+                "corrupt", "the spool was damaged or removed: at least %d events were lost", corrupt
+            )
         if file.left > self.statistics.left:
             self._log.report_warning(
                 "left",
@@ -373,17 +378,8 @@ def _drain(records: deque[Receipt]) -> list[Receipt]:
     return [records.popleft() for _ in range(len(records))]
 
 
-def _parts(bodies: Sequence[tuple[Receipt, bytes]]) -> Iterator[list[tuple[Receipt, bytes]]]:
-    part: list[tuple[Receipt, bytes]] = []
-    room = _BYTES
-    for record, body in bodies:
-        if part and (len(part) == _ROWS or len(body) > room):
-            yield part
-            part, room = [], _BYTES
-        part.append((record, body))
-        room -= len(body)
-    if part:
-        yield part
+def _size_of(record_and_body: tuple[Receipt, bytes]) -> int:
+    return len(record_and_body[1])
 
 
 def _is_suspect(record: Receipt) -> bool:

@@ -420,7 +420,8 @@ class StuckFile:
     corrupt = size = unknown = left = 0
     let_go = threading.Event()
 
-    def __init__(self, *_: object, **__: object) -> None:
+    def __init__(self, directory: Path, *_: object, **__: object) -> None:
+        self.directory = directory
         self.let_go.clear()
 
     def __len__(self) -> int:

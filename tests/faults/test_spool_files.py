@@ -281,6 +281,24 @@ async def test_what_is_called_spooled_is_there_although_the_file_went(
     assert sorted(stored(sky)) == sorted(expected)
 
 
+@pytest.mark.parametrize("recovered", [0, 50])
+async def test_what_goes_with_a_file_that_is_removed_is_counted(
+    sky: Sky, tmp_path: Path, recovered: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spooling, "_RETRY", 0.05)
+    fill(tmp_path / "spool", 1_000)
+    sky.weather = refused
+    async with life(sky, Spool(tmp_path / "spool"), queue_capacity=100, drain_timeout=0.0) as processor:
+        if not recovered:
+            push(processor, 60)  # half of the queue is for events from the spool
+        await until(lambda: processor.statistics().total.recovered == recovered)
+        remove(tmp_path / "spool")
+        await until(lambda: processor.statistics().spool.corrupt > 0)  # type: ignore[union-attr]
+        assert processor.statistics().spool.corrupt == 1_000 - recovered  # type: ignore[union-attr]
+    assert f"the spool was damaged or removed: at least {1_000 - recovered} events were lost" in warnings(caplog)
+    assert processor.statistics().total.spooled == (recovered or 60)
+
+
 @pytest.mark.parametrize("way", WAYS)
 async def test_a_durable_spool_whose_file_went_is_durable_again(
     sky: Sky, tmp_path: Path, way: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
