@@ -18,12 +18,13 @@ ROOT = Path(__file__).parents[2]
 
 #: Runs as root of a namespace of its own, where it may mount.
 DISK = """
-import asyncio, json, logging, resource, subprocess, sys
-from dataclasses import replace
+import asyncio, json, logging, os, resource, subprocess, sys
+from pathlib import Path
 from bucketeer_async import Spool
 from bucketeer_async._events import _spool_writer
+from bucketeer_async._events._spool_file import FILE_NAME
 from bucketeer_async.gateway import GatewayState
-from tests.faults.spools import all_recovered, life, push, stored, until
+from tests.faults.spools import all_recovered, fill, life, push, stored, until
 from tests.faults.world import Sky, fair, refused
 
 directory, way, durable = sys.argv[1], sys.argv[2], sys.argv[3] == "durable"
@@ -40,7 +41,7 @@ def mount(options, *more):
 
 def narrow():
     if way == "tmpfs":
-        mount("size=1m")
+        mount("size=900k")
     elif way == "RLIMIT_FSIZE":
         resource.setrlimit(resource.RLIMIT_FSIZE, (2**18, resource.RLIM_INFINITY))
     else:
@@ -80,6 +81,20 @@ async def full_for_a_while():
         await until(lambda: all_recovered(processor))
     return pushed, total.spooled, 0, processor.statistics().spool.corrupt
 
+async def damaged():
+    narrow()
+    fill(Path(directory), 1_500)
+    os.truncate(Path(directory) / FILE_NAME, 300_000)
+    (Path(directory) / "other").write_bytes(bytes(400_000))  # there is no room for two such files
+    async with life(sky, spool) as processor:
+        await until(lambda: lines)
+        assert not processor.statistics().spool.ready
+        await until(lambda: sorted(os.listdir(directory)) == [FILE_NAME, "other"])  # between two tries the disk is as it was
+        widen()
+        await until(lambda: all_recovered(processor))
+        state = processor.statistics().spool
+    return stored(sky), len(stored(sky)), state.left, state.corrupt
+
 async def read_only():
     narrow()
     sky.weather = refused
@@ -96,7 +111,7 @@ async def read_only():
         await until(lambda: all_recovered(processor))
     return pushed, 60, 0, processor.statistics().spool.corrupt
 
-pushed, spooled, lost, corrupt = asyncio.run({"read-only": read_only, "again": full_for_a_while}.get(sys.argv[4], full)())
+pushed, spooled, lost, corrupt = asyncio.run({"read-only": read_only, "again": full_for_a_while, "damaged": damaged}.get(sys.argv[4], full)())
 assert set(stored(sky)) <= set(pushed)
 print(json.dumps({
     "pushed": len(pushed), "spooled": spooled, "lost": lost, "corrupt": corrupt,
@@ -147,6 +162,15 @@ def test_a_disk_that_was_full_for_a_while_takes_the_rest_later(tmp_path: Path, w
     assert result["spooled"] == result["delivered"] == 6_000
     assert result["twice"] == result["corrupt"] == 0
     assert len(result["lines"]) == 1
+
+
+def test_a_damaged_file_waits_for_a_disk_with_room_for_what_can_be_read(tmp_path: Path) -> None:
+    result = run(tmp_path / "disk", "tmpfs", "drain", "damaged")
+
+    assert 1_000 < result["delivered"] < 1_500
+    assert (result["twice"], result["lost"]) == (0, 0)
+    assert result["corrupt"] >= 1
+    assert "full" in result["lines"][0]
 
 
 @pytest.mark.fault("F62")
