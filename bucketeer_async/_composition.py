@@ -88,8 +88,8 @@ def connected(
         ConfigurationError: If an option is wrong.
     """
     config = _tagged(events, tag)
-    # The only pushes of the application are goals: what the client pushes by itself never raises.
     mode = f"flags are evaluated {'by the gateway' if local_evaluation is None else 'locally'}"
+    # The only pushes of the application are goals: what the client pushes by itself never raises.
     processor = Processor(api, config, _strict_kinds=frozenset({EventKind.GOAL}), _mode=mode)
     logger = GuardedLogger(config.logger)
     metrics = OwnMetrics(processor, max_errors=max(int(config.queue_capacity * _ERRORS_SHARE), 1))

@@ -123,7 +123,8 @@ class Processor:
     """
 
     # The private arguments are for tests: the wall clock (Unix seconds), a maker of event ids, a maker of the source of
-    # jitter. In a forked child the makers are called again.
+    # jitter; in a forked child the makers are called again. The last two are for a client: the kinds of events whose
+    # pushes may raise, and how it evaluates flags.
     def __init__(
         self,
         api_client: ApiClient,
@@ -289,23 +290,13 @@ class Processor:
             feature_id: The flag; not empty.
             reason: Why the default was served: ``CLIENT`` or one of ``ERROR_*``.
         """
-        life = self._life.get()
-        try:
-            body = life.events.default_evaluation(user, feature_id, reason)
-        except Exception as error:
-            return life.refuse(_EVALUATION, error)
-        return life.try_push(_EVALUATION, body) or await life.push_after_waiting(_EVALUATION, body)
+        return await self._push(_EVALUATION, EventFactory.default_evaluation, user, feature_id, reason)
 
     def push_default_evaluation_event_nowait(
         self, user: User, feature_id: str, reason: ReasonType = ReasonType.CLIENT
     ) -> Receipt:
         """As `push_default_evaluation_event`, from any thread."""
-        life = self._life.get()
-        try:
-            body = life.events.default_evaluation(user, feature_id, reason)
-        except Exception as error:
-            return life.refuse(_EVALUATION, error)
-        return life.ledger.try_admit(_EVALUATION, body) or life.ledger.refuse(_EVALUATION, RefusedReason.QUEUE_FULL)
+        return self._push_nowait(_EVALUATION, EventFactory.default_evaluation, user, feature_id, reason)
 
     async def push_goal_event(self, user: User, goal_id: str, value: SupportsFloat = 0.0) -> Receipt:
         """Record that ``user`` reached a goal.
@@ -334,44 +325,39 @@ class Processor:
 
     async def push_get_evaluation_latency_metrics_event(self, duration: float) -> Receipt:
         """Record the ``duration`` of an evaluation request, in seconds, in the message of older SDKs."""
-        return await self._push_metrics(EventFactory.get_evaluation_latency, duration)
+        return await self._push(_METRICS, EventFactory.get_evaluation_latency, duration)
 
     def push_get_evaluation_latency_metrics_event_nowait(self, duration: float) -> Receipt:
         """As `push_get_evaluation_latency_metrics_event`, from any thread."""
-        return self._push_metrics_nowait(EventFactory.get_evaluation_latency, duration)
+        return self._push_nowait(_METRICS, EventFactory.get_evaluation_latency, duration)
 
     async def push_get_evaluation_size_metrics_event(self, size_byte: int) -> Receipt:
         """Record the size of an evaluation answer, 0 to 2**31 - 1 bytes, in the message of older SDKs."""
-        return await self._push_metrics(EventFactory.get_evaluation_size, size_byte)
+        return await self._push(_METRICS, EventFactory.get_evaluation_size, size_byte)
 
     def push_get_evaluation_size_metrics_event_nowait(self, size_byte: int) -> Receipt:
         """As `push_get_evaluation_size_metrics_event`, from any thread."""
-        return self._push_metrics_nowait(EventFactory.get_evaluation_size, size_byte)
+        return self._push_nowait(_METRICS, EventFactory.get_evaluation_size, size_byte)
 
     async def push_timeout_error_count_metrics_event(self) -> Receipt:
         """Count a timeout, in the message of older SDKs."""
-        return await self._push_metrics(EventFactory.timeout_error_count)
+        return await self._push(_METRICS, EventFactory.timeout_error_count)
 
     def push_timeout_error_count_metrics_event_nowait(self) -> Receipt:
         """As `push_timeout_error_count_metrics_event`, from any thread."""
-        return self._push_metrics_nowait(EventFactory.timeout_error_count)
+        return self._push_nowait(_METRICS, EventFactory.timeout_error_count)
 
     async def push_internal_error_count_metrics_event(self) -> Receipt:
         """Count an internal error, in the message of older SDKs."""
-        return await self._push_metrics(EventFactory.internal_error_count)
+        return await self._push(_METRICS, EventFactory.internal_error_count)
 
     def push_internal_error_count_metrics_event_nowait(self) -> Receipt:
         """As `push_internal_error_count_metrics_event`, from any thread."""
-        return self._push_metrics_nowait(EventFactory.internal_error_count)
+        return self._push_nowait(_METRICS, EventFactory.internal_error_count)
 
     async def push_latency_metrics_event(self, duration: float, api_id: ApiId) -> Receipt:
         """Record the ``duration`` of an operation, in seconds; 0 counts as a nanosecond, or the gateway discards it."""
-        life = self._life.get()
-        try:
-            body = life.events.latency(duration, api_id)
-        except Exception as error:
-            return life.refuse(_METRICS, error)
-        return life.try_push(_METRICS, body) or await life.push_after_waiting(_METRICS, body)
+        return await self._push(_METRICS, EventFactory.latency, duration, api_id)
 
     def push_latency_metrics_event_nowait(self, duration: float, api_id: ApiId) -> Receipt:
         """As `push_latency_metrics_event`, from any thread."""
@@ -384,21 +370,11 @@ class Processor:
 
     async def push_size_metrics_event(self, size_byte: int, api_id: ApiId) -> Receipt:
         """Record the size of the answer to an operation, 0 to 2**31 - 1 bytes."""
-        life = self._life.get()
-        try:
-            body = life.events.size(size_byte, api_id)
-        except Exception as error:
-            return life.refuse(_METRICS, error)
-        return life.try_push(_METRICS, body) or await life.push_after_waiting(_METRICS, body)
+        return await self._push(_METRICS, EventFactory.size, size_byte, api_id)
 
     def push_size_metrics_event_nowait(self, size_byte: int, api_id: ApiId) -> Receipt:
         """As `push_size_metrics_event`, from any thread."""
-        life = self._life.get()
-        try:
-            body = life.events.size(size_byte, api_id)
-        except Exception as error:
-            return life.refuse(_METRICS, error)
-        return life.ledger.try_admit(_METRICS, body) or life.ledger.refuse(_METRICS, RefusedReason.QUEUE_FULL)
+        return self._push_nowait(_METRICS, EventFactory.size, size_byte, api_id)
 
     async def push_error_metrics_event(self, error: BaseException, api_id: ApiId) -> Receipt:
         """Count a failed operation, in the message for its class of failure.
@@ -406,29 +382,29 @@ class Processor:
         A `StatusError` is classed by its status, timeouts and connection errors by their type; anything else is an
         internal error of the SDK. 401 and 403 have no message: they are refused as ``unreported``.
         """
-        return await self._push_metrics(EventFactory.error, error, api_id)
+        return await self._push(_METRICS, EventFactory.error, error, api_id)
 
     def push_error_metrics_event_nowait(self, error: BaseException, api_id: ApiId) -> Receipt:
         """As `push_error_metrics_event`, from any thread."""
-        return self._push_metrics_nowait(EventFactory.error, error, api_id)
+        return self._push_nowait(_METRICS, EventFactory.error, error, api_id)
 
-    # The rarer messages
+    # One way for the rarer pushes; those of every request are written out, because each layer costs time there
 
-    async def _push_metrics(self, build: Callable[[EventFactory, *_Args], bytes], *args: *_Args) -> Receipt:
+    async def _push(self, kind: EventKind, build: Callable[[EventFactory, *_Args], bytes], *args: *_Args) -> Receipt:
         life = self._life.get()
         try:
             body = build(life.events, *args)
         except Exception as error:
-            return life.refuse(_METRICS, error)
-        return life.try_push(_METRICS, body) or await life.push_after_waiting(_METRICS, body)
+            return life.refuse(kind, error)
+        return life.try_push(kind, body) or await life.push_after_waiting(kind, body)
 
-    def _push_metrics_nowait(self, build: Callable[[EventFactory, *_Args], bytes], *args: *_Args) -> Receipt:
+    def _push_nowait(self, kind: EventKind, build: Callable[[EventFactory, *_Args], bytes], *args: *_Args) -> Receipt:
         life = self._life.get()
         try:
             body = build(life.events, *args)
         except Exception as error:
-            return life.refuse(_METRICS, error)
-        return life.ledger.try_admit(_METRICS, body) or life.ledger.refuse(_METRICS, RefusedReason.QUEUE_FULL)
+            return life.refuse(kind, error)
+        return life.ledger.try_admit(kind, body) or life.ledger.refuse(kind, RefusedReason.QUEUE_FULL)
 
 
 def _words(error: Exception) -> str:

@@ -128,7 +128,7 @@ def test_every_push_and_every_golden_file_is_in_the_table() -> None:
 
     assert {push for _, push, _ in PUSHES} == pushes
     assert {f"{push}_nowait" for push in pushes} == {name for name in dir(Processor) if name.endswith("_nowait")} - {
-        "_push_metrics_nowait"
+        "_push_nowait"
     }
     files = {path.stem.removeprefix("push_") for path in GOLDEN.glob("push_*.json")}
     assert files == {golden for golden, _, _ in PUSHES} | {"evaluation_unknown_source"}
