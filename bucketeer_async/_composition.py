@@ -23,7 +23,7 @@ from bucketeer_async._flags._poller import FlagPoller
 from bucketeer_async._flags._remote import RemoteEvaluator
 from bucketeer_async._log import GuardedLogger
 from bucketeer_async._models import EventKind, User, check_tag
-from bucketeer_async._options import LocalEvaluation, ProcessorConfig, check_kind
+from bucketeer_async._options import LocalEvaluation, ProcessorConfig, as_option, check_kind
 from bucketeer_async._results import FlagChanges, LocalEvaluationStatistics, Statistics
 from bucketeer_async._transport._api import ApiClient
 
@@ -113,10 +113,7 @@ def disabled(*, strict: bool) -> Parts:
 
 def _tagged(events: object, tag: object) -> ProcessorConfig:
     config = check_kind("Client.events", events, ProcessorConfig)
-    try:
-        tag = check_tag("Client.tag", tag)
-    except (TypeError, ValueError) as error:
-        raise ConfigurationError(str(error)) from None
+    tag = as_option(check_tag, "Client.tag", tag)
     if config.tag not in {"", tag}:
         raise ConfigurationError(f"ProcessorConfig.tag must be the client's, {tag!r}, or left out, not {config.tag!r}")
     return replace(config, tag=tag)

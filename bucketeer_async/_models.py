@@ -5,6 +5,7 @@ This module has no clock and no event loop. Encoding is left to `_events/_encode
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -100,6 +101,20 @@ def check_text(name: str, value: object, *, empty: bool = True) -> str:
         except UnicodeEncodeError as error:
             raise ValueError(f"{name} has a lone surrogate at index {error.start}; it must be valid Unicode") from None
     return value
+
+
+def words_of(error: Exception, argument: str) -> str:
+    """Return what is wrong with an argument, by the error that a check of it raised.
+
+    Args:
+        error: The error.
+        argument: What is said to have raised it if it is none of our checks: a method of the argument, such as a proxy
+            whose object is gone. The text of such an error may raise, too.
+    """
+    if type(error) in {TypeError, ValueError}:
+        with contextlib.suppress(Exception):
+            return str(error)
+    return f"{argument} raised {type(error).__name__}"
 
 
 def check_tag(name: str, value: object, *, empty: bool = True) -> str:

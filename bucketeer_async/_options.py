@@ -46,6 +46,18 @@ def check_kind(name: str, value: object, kind: type[_T]) -> _T:
     return value
 
 
+def as_option(check: Callable[[str, object], _T], name: str, value: object) -> _T:
+    """Return what ``check(name, value)`` returns.
+
+    Raises:
+        ConfigurationError: If the check raises a TypeError or a ValueError; with the same message.
+    """
+    try:
+        return check(name, value)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(str(error)) from None
+
+
 def check_int(name: str, value: object, *, minimum: int = 1, maximum: int | None = None) -> None:
     """Check that ``value`` is an int from ``minimum`` to ``maximum``.
 
@@ -244,10 +256,7 @@ class ProcessorConfig:
         self._check_limits()
 
     def _check_values(self) -> None:
-        try:
-            check_tag("ProcessorConfig.tag", self.tag)
-        except (TypeError, ValueError) as error:
-            raise ConfigurationError(str(error)) from None
+        as_option(check_tag, "ProcessorConfig.tag", self.tag)
         if self.overflow not in get_args(Overflow):
             raise ConfigurationError(
                 f"ProcessorConfig.overflow must be one of {get_args(Overflow)}, not {shown(self.overflow)}"

@@ -6,7 +6,6 @@ This file has the pushes, and the part of the lifecycle that a caller sees. Deli
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import time
 from collections.abc import Callable, Container
@@ -20,7 +19,7 @@ from bucketeer_async._events._ledger import Ledger
 from bucketeer_async._events._pipeline import Pipeline
 from bucketeer_async._events._receipt import Receipt
 from bucketeer_async._lifecycle import NO_COPY, State
-from bucketeer_async._models import ApiId, Evaluation, EventKind, ReasonType, User, shown
+from bucketeer_async._models import ApiId, Evaluation, EventKind, ReasonType, User, shown, words_of
 from bucketeer_async._options import ProcessorConfig, check_kind, check_timeout
 from bucketeer_async._results import DrainReport, RefusedReason, Statistics
 from bucketeer_async._transport._api import ApiClient
@@ -68,7 +67,7 @@ class _Life:
             raise error.with_traceback(None)  # the encoder's frames have the user in their variables
         if isinstance(error, TooLargeError):
             return self.ledger.refuse(kind, RefusedReason.TOO_LARGE, str(error))
-        return self.ledger.refuse(kind, RefusedReason.INVALID, _words(error))
+        return self.ledger.refuse(kind, RefusedReason.INVALID, words_of(error, "an argument"))
 
     def try_push(self, kind: EventKind, body: bytes) -> Receipt | None:
         """Accept or refuse an awaited push; None if it has to wait first.
@@ -405,12 +404,3 @@ class Processor:
         except Exception as error:
             return life.refuse(kind, error)
         return life.ledger.try_admit(kind, body) or life.ledger.refuse(kind, RefusedReason.QUEUE_FULL)
-
-
-def _words(error: Exception) -> str:
-    """Return what is wrong with an argument of a push."""
-    if type(error) in {TypeError, ValueError}:  # of our checks, as a rule
-        with contextlib.suppress(Exception):
-            return str(error)
-    # Others come from a method of an argument, such as a proxy whose object is gone; its text may raise, too.
-    return f"an argument raised {type(error).__name__}"

@@ -12,7 +12,7 @@ from types import NoneType
 from typing import Any, Final, NoReturn, TypeVar
 
 from bucketeer_async._go_numbers import integer, number
-from bucketeer_async._nesting import MAX_DEPTH, check_nesting
+from bucketeer_async._nesting import check_nesting
 
 _T = TypeVar("_T")
 
@@ -128,8 +128,7 @@ def _as_float(value: int) -> float:
 def to_json(text: str) -> Any:
     """Parse JSON of any type; of duplicate keys, the last one wins."""
     try:
-        if text.count("[") + text.count("{") > MAX_DEPTH:
-            check_nesting(text)
+        check_nesting(text)
         return _DECODER.decode(text)
     except (ValueError, RecursionError):
         raise WrongTypeError("the value is not valid JSON") from None

@@ -15,7 +15,17 @@ from bucketeer_async._evaluation import EvaluationCause, EvaluationError
 from bucketeer_async._flags._conversion import WrongTypeError
 from bucketeer_async._flags._reasons import DisabledError, reason_for
 from bucketeer_async._log import RateLimitedLog
-from bucketeer_async._models import Evaluation, EvaluationDetails, Reason, ReasonType, User, check_text, check_user
+from bucketeer_async._models import (
+    Evaluation,
+    EvaluationDetails,
+    Reason,
+    ReasonType,
+    User,
+    check_text,
+    check_user,
+    words_of,
+)
+from bucketeer_async._retry import refuses_key
 
 _T = TypeVar("_T")
 
@@ -156,8 +166,7 @@ class Evaluations:
         except Exception as error:
             if self._strict and not isinstance(error, ValueError):
                 raise
-            is_ours = type(error) in {TypeError, ValueError}
-            why = str(error) if is_ours else f"feature_id raised {type(error).__name__}"
+            why = words_of(error, "feature_id")
             self._log_default(reason, feature_id, why)
             return EvaluationResult(default, reason, user, feature_id, why)
         return None
@@ -167,7 +176,7 @@ class Evaluations:
         match error:
             case DisabledError():
                 return ""
-            case StatusError(status_code=401 | 403):
+            case StatusError() if refuses_key(error):
                 return f"{error} (remote evaluation needs a client key that is enabled)"
             case StatusError(status_code=404, code=None):
                 return f"{error} (not by a Bucketeer gateway: is the endpoint right?)"

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final
 
-from bucketeer_async._nesting import MAX_DEPTH, check_nesting
+from bucketeer_async._nesting import check_nesting
 
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
 _DECODER: Final = json.JSONDecoder()
@@ -45,8 +45,7 @@ class Reader:
         except (ValueError, RecursionError):
             check_nesting(self.text, start)
             raise
-        if self.text.count("[", start, self.index) + self.text.count("{", start, self.index) > MAX_DEPTH:
-            check_nesting(self.text, start)
+        check_nesting(self.text, start, self.index)
         return value
 
     def members(self) -> Iterator[str]:

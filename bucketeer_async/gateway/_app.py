@@ -15,7 +15,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import Receive, Scope, Send
 
-from bucketeer_async._nesting import check_nesting
+from bucketeer_async._nesting import parse_json
 from bucketeer_async.gateway._endpoints import ENDPOINTS, handle
 from bucketeer_async.gateway._json import UnprintableError
 from bucketeer_async.gateway._state import Fault, GatewayState
@@ -178,9 +178,7 @@ class _DevEndpoints:
 
 
 async def _json_of(request: Request) -> Any:
-    text = (await request.body()).decode()
-    check_nesting(text)
-    return json.loads(text)
+    return parse_json((await request.body()).decode())
 
 
 def _fault_json(fault: Fault) -> dict[str, Any]:

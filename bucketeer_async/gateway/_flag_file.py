@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -14,7 +13,7 @@ from typing import Any, Final
 import anyio
 
 from bucketeer_async._errors import ConfigurationError
-from bucketeer_async._nesting import check_nesting
+from bucketeer_async._nesting import parse_json
 from bucketeer_async.gateway._environment import Environment
 from bucketeer_async.gateway._shapes import ANYTHING, message, repeated
 from bucketeer_async.gateway._state import GatewayState
@@ -110,9 +109,7 @@ def _load_environment(environment: Environment, path: Path, now: int) -> Environ
 def _read(path: Path) -> Any:
     match path.suffix.lower():
         case ".json":
-            text = path.read_text(encoding="utf-8")
-            check_nesting(text)
-            return json.loads(text)
+            return parse_json(path.read_text(encoding="utf-8"))
         case ".yaml" | ".yml":
             return _parse_yaml(path.read_text(encoding="utf-8"))
     raise ConfigurationError(f"the suffix of a flag file must be .json, .yaml or .yml, not {path.suffix!r}")
