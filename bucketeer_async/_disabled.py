@@ -24,9 +24,8 @@ class DisabledEvaluator:
     async def wait_ready(self) -> None:
         """Do nothing."""
 
-    def try_evaluate(self, *_arguments: object, **_named: object) -> NoReturn:
-        """Raise `DisabledError`."""
-        raise DisabledError("the client is disabled")
+    def try_evaluate(self, *_arguments: object, **_named: object) -> None:
+        """Return None: `evaluate` says why."""
 
     async def evaluate(self, *_arguments: object, **_named: object) -> NoReturn:
         """Raise `DisabledError`."""

@@ -93,8 +93,8 @@ def normalize_endpoint(endpoint: object, *, allow_http: object) -> str:
             "ApiClient.endpoint must use https, because http would send the API key unencrypted; "
             "http is accepted for loopback addresses, or with allow_http=True"
         )
-    shown = f"[{host}]" if ":" in host else host
-    return f"{parts.scheme}://{shown}" + (f":{port}" if port is not None else "")
+    name = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{name}" + (f":{port}" if port is not None else "")
 
 
 def _split(url: str) -> tuple[SplitResult, str, int | None]:

@@ -12,6 +12,7 @@ import re
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
@@ -69,23 +70,26 @@ def client_factory(endpoint: str, ssl_context: ssl.SSLContext | None, proxy: str
         ssl_context: None for the default authorities, or those that the environment names.
         proxy: None for the proxy that the environment names, if any.
     """
-    is_proxy_known = proxy is not None
+
+    @cache  # neither keeps what has raised: the next call tries again
+    def shared_context() -> ssl.SSLContext:
+        return ssl_context or _default_ssl_context()
+
+    @cache
+    def chosen_proxy() -> str | None:
+        return _environment_proxy(endpoint) if proxy is None else proxy
 
     def new_client(max_connections: int) -> HttpClient:
         import httpx  # noqa: PLC0415 - 100 ms that an application without a client need not pay
 
-        nonlocal ssl_context, proxy, is_proxy_known
-        if ssl_context is None:
-            ssl_context = _default_ssl_context()
-        if not is_proxy_known:
-            proxy, is_proxy_known = _environment_proxy(endpoint), True
+        context, via = shared_context(), chosen_proxy()
         limits = httpx.Limits(
             max_connections=max_connections,
             max_keepalive_connections=max_connections,
             keepalive_expiry=KEEPALIVE_EXPIRY,
         )
         try:
-            return _OwnClient(httpx.AsyncHTTPTransport(verify=ssl_context, proxy=proxy, limits=limits))
+            return _OwnClient(httpx.AsyncHTTPTransport(verify=context, proxy=via, limits=limits))
         except (ValueError, httpx.InvalidURL):
             # What the library says about a URL quotes it, and with it the password.
             raise ConfigurationError(

@@ -22,7 +22,7 @@ from bucketeer_async._transport._http import KEEPALIVE_EXPIRY, HttpClient
 _CONNECTIONS_PER_CLIENT: Final = 5  # the fewest CPU seconds of 1, 2, 5, 10, 20 and 100, at 10 and at 100 requests
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Pool:
     """One HTTP client.
 
@@ -71,14 +71,15 @@ class Pools:
         """Whether there is no client yet."""
         return not self._pools
 
-    def add(self) -> None:
-        """Make a client. The first one is slow: make it off the loop.
+    def add(self) -> _Pool:
+        """Make a client, and return its pool. The first one is slow: make it off the loop.
 
         Raises:
             ConfigurationError: If a proxy is wrong.
             OSError: If the certificates cannot be read; likewise ValueError and ImportError.
         """
         self._pools.append(_Pool(self._new_client(self._size)))
+        return self._pools[-1]
 
     @contextmanager
     def client(self) -> Iterator[HttpClient]:
@@ -93,9 +94,7 @@ class Pools:
         pools = self._pools
         if len(pools) > 1 and not pools[-1].used and clock() - pools[-1].unused_since > KEEPALIVE_EXPIRY:
             self._close(pools.pop().http)
-        if all(each.used >= self._size or each.is_worn for each in pools):
-            self.add()
-        pool = next(each for each in pools if each.used < self._size and not each.is_worn)
+        pool = next((each for each in pools if each.used < self._size and not each.is_worn), None) or self.add()
         pool.used += 1
         try:
             yield pool.http
