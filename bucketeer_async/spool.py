@@ -7,6 +7,7 @@ A tool for operators of a service; the service itself does not need it. The file
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -107,6 +108,12 @@ def _read_copy(copy: Path) -> _Contents:
     return contents
 
 
+def _existing(path: Path) -> contextlib.closing[SpoolFile]:
+    """Open a spool for changes."""
+    _read(path)  # raises if the spool does not exist, so that no empty spool is created
+    return contextlib.closing(SpoolFile(path, _LARGEST))
+
+
 def _show(path: Path) -> int:
     """Print the number, size and age of the events, by kind, also of those that are left in damaged files."""
     contents = _read(path)
@@ -136,9 +143,7 @@ def _check(path: Path) -> int:
 
 def _salvage(path: Path) -> int:
     """Write the events that are left in damaged files to the spool, so that the next processor delivers them."""
-    _read(path)  # raises if the spool does not exist, so that no empty spool is created
-    file = SpoolFile(path, _LARGEST)
-    try:
+    with _existing(path) as file:
         for copy in copies(path):
             salvage = file.take_over(copy)
             print(
@@ -146,18 +151,12 @@ def _salvage(path: Path) -> int:
                 f"{len(salvage.left)} are left"
             )
         return _DAMAGED if file.left else _OK
-    finally:
-        file.close()
 
 
 def _purge(path: Path) -> int:
     """Remove all events without delivering them, and the damaged files."""
-    _read(path)  # raises if the spool does not exist, so that no empty spool is created
-    file = SpoolFile(path, _LARGEST)
-    try:
+    with _existing(path) as file:
         print(f"{file.purge()} events were removed")
-    finally:
-        file.close()
     return _OK
 
 

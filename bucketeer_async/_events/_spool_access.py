@@ -135,9 +135,8 @@ def connect(path: Path, *, vfs: str = "") -> sqlite3.Connection:
     """Return a connection that keeps its locks; for a file with an owner, use `Access`."""
     database = f"{path.absolute().as_uri()}?vfs={vfs}" if vfs else path
     connection = sqlite3.connect(database, uri=bool(vfs), timeout=0.0, isolation_level="IMMEDIATE")
-    connection.text_factory = partial(
-        str, encoding="utf-8", errors="replace"
-    )  # damaged text must not raise; its checksum is wrong
+    # Damaged text must not raise; its checksum is wrong.
+    connection.text_factory = partial(str, encoding="utf-8", errors="replace")
     connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # kept until the connection is closed or the process ends
     return connection
 

@@ -34,10 +34,12 @@ from bucketeer_async._events._spool_rows import (
     count_rows,
     create_tables,
     empty_spool,
+    in_parts,
     insert_rows,
     read_row,
     read_suspects,
     require_format,
+    size_of_row,
 )
 from bucketeer_async._events._spool_salvage import (
     Salvage,
@@ -54,8 +56,6 @@ from bucketeer_async._events._spool_salvage import (
 
 FILE_NAME: Final = "events.sqlite3"
 _NEW_NAME: Final = "events.salvaged"  # a file that takes a damaged one's place
-_ROWS_PER_READ: Final = 1000
-_BYTES_PER_READ: Final = 2**20
 _SHRINK_THRESHOLD: Final = 2**20  # bytes; an empty file of more than this size is shrunk
 
 
@@ -153,9 +153,8 @@ class SpoolFile:
         try:
             _create(new)
             with contextlib.closing(connect(new)) as connection:
-                connection.execute(
-                    "PRAGMA journal_mode = MEMORY"
-                )  # if the process ends, the damaged file is still there
+                # In memory alone: if the process ends, the damaged file is still there.
+                connection.execute("PRAGMA journal_mode = MEMORY")
                 connection.execute(f"PRAGMA max_page_count = {self._max_bytes // PAGE}")
                 create_tables(connection)
                 return move(rows, partial(_insert_salvaged, connection, self._max_bytes))
@@ -202,7 +201,11 @@ class SpoolFile:
         """
         while True:
             with as_spool_errors():
-                rows = list(self._rows_after(after))
+                following = self._connection.execute(
+                    f"SELECT {COLUMNS} FROM events WHERE row > ? AND row <= ? ORDER BY row",  # noqa: S608 - constants
+                    (after, self._last_recovered),
+                )
+                rows: Sequence[Sequence[Any]] = next(in_parts(following, size_of_row), ())
             events = [event for row in rows if (event := read_row(row, self._suspects)) is not None]
             if len(events) < len(rows):
                 self.corrupt += len(rows) - len(events)
@@ -213,17 +216,6 @@ class SpoolFile:
             if known or not rows:
                 return known
             after = rows[-1][0]
-
-    def _rows_after(self, after: int) -> Iterator[Sequence[Any]]:
-        room = _BYTES_PER_READ
-        for row in self._connection.execute(
-            f"SELECT {COLUMNS} FROM events WHERE row > ? AND row <= ? ORDER BY row LIMIT ?",  # noqa: S608 - constants
-            (after, self._last_recovered, _ROWS_PER_READ),
-        ):
-            yield row
-            room -= len(row[-1]) if isinstance(row[-1], bytes) else 0
-            if room <= 0:
-                return
 
     def insert(self, events: Sequence[tuple[str, str, float, bytes]]) -> int:
         """Write events (kind, id, Unix time of the push, JSON) in one transaction; return the first row number."""
@@ -371,9 +363,8 @@ def _insert_salvaged(connection: sqlite3.Connection, max_bytes: int, events: Seq
     except SpoolFullError as error:
         needed = sum(len(event.body) + PAGE for event in events)
         if _used_pages(connection) * PAGE + needed < max_bytes:
-            raise SpoolError(
-                "the disk is full"
-            ) from error  # nothing is left behind for lack of room that may come back
+            # Nothing is left behind for lack of room that may come back.
+            raise SpoolError("the disk is full") from error
         raise
 
 

@@ -19,7 +19,7 @@ from bucketeer_async._models import EventKind
 _T = TypeVar("_T")
 
 PAGE: Final = 4096  # bytes
-_ROWS: Final = 1000  # events in one transaction, at most ...
+_ROWS: Final = 1000  # events in one part, at most ...
 _BYTES: Final = 2**20  # ... and of so many bytes
 LARGEST_ROW: Final = 2**62  # so that there is always a next one
 COLUMNS: Final = "row, kind, id, pushed, checksum, body"
@@ -115,6 +115,11 @@ def read_row(row: Sequence[object], suspects: Container[int] = ()) -> SpooledEve
     return None
 
 
+def size_of_row(row: Sequence[object]) -> int:
+    """Return the bytes of the event in a row, which may be damaged."""
+    return len(row[-1]) if isinstance(row[-1], bytes) else 0
+
+
 def read_suspects(connection: sqlite3.Connection) -> frozenset[int]:
     """Return the rows of events that have failed alone; a file of an older version has none."""
     if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'suspects'").fetchone():
@@ -144,7 +149,7 @@ def insert_rows(connection: sqlite3.Connection, events: Iterable[SpooledEvent]) 
 
 
 def in_parts(items: Iterable[_T], size_of: Callable[[_T], int]) -> Iterator[list[_T]]:
-    """Return the items in parts, each for one transaction."""
+    """Return the items in parts, each for one transaction, or for one turn of reading."""
     part: list[_T] = []
     room = _BYTES
     for item in items:

@@ -31,6 +31,7 @@ from bucketeer_async._events._spool_rows import (
     in_parts,
     insert_what_fits,
     read_row,
+    size_of_row,
 )
 
 _NAME: Final = "events.damaged"
@@ -103,17 +104,13 @@ def move(rows: Iterable[Sequence[Any]], insert: Callable[[Sequence[SpooledEvent]
     """Write the events in rows; ``insert`` is that of `insert_what_fits`."""
     taken = damaged = 0
     left: list[int] = []
-    for part in in_parts(rows, _size_of):
+    for part in in_parts(rows, size_of_row):
         events = [event for row in part if (event := read_row(row)) is not None]
         unfit, _ = insert_what_fits(events, lambda event: len(event.body), insert)
         damaged += len(part) - len(events)
         taken += len(events) - len(unfit)
         left += [event.row for event in unfit]
     return Salvage(taken, damaged, left)
-
-
-def _size_of(row: Sequence[Any]) -> int:
-    return len(row[-1]) if isinstance(row[-1], bytes) else 0
 
 
 # Copies
