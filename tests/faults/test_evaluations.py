@@ -45,7 +45,7 @@ def now() -> float:
 # F80
 
 
-class SlowSpell:
+class SlowGateway:
     """A gateway that answers after 20 ms, and for 6 s after 2 s."""
 
     BEGIN, END = 1.0, 7.0
@@ -66,14 +66,14 @@ class SlowSpell:
 
 @in_virtual_time
 @pytest.mark.fault("F80")
-async def test_evaluations_are_in_time_again_after_a_slow_spell(measured: Measured) -> None:
-    spell = SlowSpell()
+async def test_evaluations_are_in_time_again_after_the_gateway_was_slow(measured: Measured) -> None:
+    gateway = SlowGateway()
     in_time: Counter[str] = Counter()
     begun: Counter[str] = Counter()
 
     async def ask(client: Client, number: int) -> None:
-        at = now() - spell.began
-        when = "before" if at < spell.BEGIN else "within" if at < spell.END + 1.0 else "after"
+        at = now() - gateway.began
+        when = "before" if at < gateway.BEGIN else "within" if at < gateway.END + 1.0 else "after"
         begun[when] += 1
         try:
             async with asyncio.timeout(0.1):  # as a service does that would rather answer without the flag
@@ -82,7 +82,7 @@ async def test_evaluations_are_in_time_again_after_a_slow_spell(measured: Measur
             return
         in_time[when] += value
 
-    async with httpx.AsyncClient(transport=httpx.MockTransport(spell)) as http:
+    async with httpx.AsyncClient(transport=httpx.MockTransport(gateway)) as http:
         options: dict[str, Any] = {"endpoint": "http://127.0.0.1", "api_key": "client-key", "tag": "shop"}
         # So many connections carry 500 evaluations a second, about what one core does.
         async with Client(**options, http=http, max_connections=10) as client, asyncio.TaskGroup() as askers:
@@ -94,9 +94,9 @@ async def test_evaluations_are_in_time_again_after_a_slow_spell(measured: Measur
 
     assert begun["after"] >= 7 * 260
     assert in_time["before"] == begun["before"]
-    assert in_time["within"] < begun["within"] / 2  # the spell was one
+    assert in_time["within"] < begun["within"] / 2  # it was slow indeed
     assert in_time["after"] >= 0.95 * begun["after"]
-    assert spell.most_under_way == 10
+    assert gateway.most_under_way == 10
     assert remote.given_up > 1_000
     measured(f"{spaced(in_time['after'])} of {spaced(begun['after'])} in time, {spaced(remote.given_up)} given up")
 
