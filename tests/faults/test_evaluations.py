@@ -29,7 +29,6 @@ EVALUATION: Final[dict[str, Any]] = {
         "id": "flag:1:user",
         "featureId": "flag",
         "featureVersion": 1,
-        "userId": "user",
         "variationId": "on",
         "variationName": "on",
         "variationValue": "true",
