@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 KEEPALIVE_EXPIRY: Final = 45.0  # seconds; the gateway closes an idle connection after 60
 _LONGEST_ERROR_BODY: Final = 64 * 1024  # bytes; the gateway's error bodies are far shorter
 
+_LONGEST_COOKIES: Final = 4 * 1024  # bytes of names and values; more than those of several load balancers
 _LONGEST_WORDS: Final = 200  # characters of an error of the library; a proxy's may be of any length
 _QUOTE: Final = re.compile(r":? *\b(?:bytearray\()?b['\"].*", re.DOTALL)  # of bytes that were received
 
@@ -151,8 +152,15 @@ class _OwnClient:
             self.is_worn = self.is_worn or request.extensions["trace"].stream is not None
             raise
         response.request = request
-        self._client.cookies.extract_cookies(response)
+        if "set-cookie" in response.headers:
+            self._keep_cookies(response)
         return response
+
+    def _keep_cookies(self, response: httpx.Response) -> None:
+        cookies = self._client.cookies
+        cookies.extract_cookies(response)
+        if sum(len(each.name) + len(each.value or "") for each in cookies.jar) > _LONGEST_COOKIES:
+            cookies.clear()  # servers refuse requests with long headers
 
 
 @dataclass(slots=True)

@@ -138,6 +138,25 @@ async def test_our_own_client_sends_what_httpx_sends_and_logs_no_line(caplog: py
     assert [line for line in caplog.messages if "/ping" in line]  # of the application's client, by httpx
 
 
+async def test_cookies_do_not_grow_without_bound() -> None:
+    lengths: list[int] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            lengths.append(len(await read_request(reader)))
+            cookie = f"set-cookie: session-{len(lengths)}={'x' * 500}".encode()
+            writer.write(OK.replace(b"\r\n\r\n", b"\r\n" + cookie + b"\r\n\r\n"))
+            await writer.drain()
+
+    async with serving(answer) as port:
+        async with ApiClient(endpoint=f"http://127.0.0.1:{port}", api_key="key") as api:
+            for _ in range(40):
+                await api.ping()
+
+    assert 4000 < max(lengths) < 5000
+    assert min(lengths[-10:]) < 1000
+
+
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
 async def test_an_endpoint_of_this_host_without_a_scheme_hints_at_http(host: str) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
