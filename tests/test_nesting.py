@@ -80,6 +80,18 @@ def test_the_limit_of_yaml_values(opening: str, closing: str) -> None:
     assert yaml_to_json(too_deep) == too_deep
 
 
+def test_aliases_of_yaml_make_no_document_of_many_megabytes() -> None:
+    pytest.importorskip("yaml")
+    lists = [f"l{level}: &l{level} [{', '.join([f'*l{level - 1}'] * 9)}]" for level in range(1, 9)]
+    bomb = "\n".join(["l0: &l0 [x, x, x, x, x, x, x, x, x]", *lists])
+    long = f"a: &a {'x' * 50_000}\nb: [{', '.join(['*a'] * 100)}]"
+    harmless = "a: &a {b: [1, 2]}\nc: [*a, *a]"
+
+    assert yaml_to_json(bomb) == bomb
+    assert yaml_to_json(long) == long
+    assert yaml_to_json(harmless) == '{"a":{"b":[1,2]},"c":[{"b":[1,2]},{"b":[1,2]}]}'
+
+
 POLLED = '"requestedAt":"1","forceUpdate":false'
 RESPONSES: list[Any] = [
     pytest.param(decode_register_events, '{{"errors":{{}},"new":[{}]}}', id="events"),

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 import re
+from itertools import chain
 from typing import Any, Final
 
 import yaml
 
 from bucketeer_async._nesting import MAX_YAML_DEPTH, too_deep
 
+_LARGEST_DOCUMENT: Final = 4 * 2**20  # characters, and nodes; the server can send no longer value
 _TRUE: Final = frozenset({"y", "yes", "true", "on"})
 _LARGEST: Final = 2**64 - 1  # largest integer; a larger number becomes a double
 _SMALLEST: Final = -(2**63)  # smallest integer; a smaller number becomes a double
@@ -57,6 +59,31 @@ class Loader(LimitedLoader):
     """PyYAML's safe loader with the server's dialect; mapping keys become strings, as in JSON."""
 
     yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012 - declared so by the base class
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream)
+        self._sizes: dict[Any, int] = {}  # of nodes, with what their aliases repeat
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Return the next node.
+
+        Raises:
+            RecursionError: If it is a collection that is nested too deeply.
+            ValueError: If it is too large, because aliases repeat parts of it.
+        """
+        node = super().compose_node(parent, index)
+        if node not in self._sizes:
+            self._sizes[node] = self._size(node)
+        return node
+
+    def _size(self, node: Any) -> int:
+        if isinstance(node, yaml.ScalarNode):
+            return 1 + len(node.value)
+        parts = chain.from_iterable(node.value) if isinstance(node, yaml.MappingNode) else node.value
+        size = 1 + sum(self._sizes.get(part, 1) for part in parts)  # a part that has no size yet contains this one
+        if size > _LARGEST_DOCUMENT:
+            raise ValueError("aliases make the document too large")
+        return size
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002 - as the base class
         """Return a mapping; of duplicate keys, the last one wins."""
