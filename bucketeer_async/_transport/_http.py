@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 KEEPALIVE_EXPIRY: Final = 45.0  # seconds; the gateway closes an idle connection after 60
 _LONGEST_ERROR_BODY: Final = 64 * 1024  # bytes; the gateway's error bodies are far shorter
 
+_CHUNKS_PER_TURN: Final = 100  # of a response
 _LONGEST_COOKIES: Final = 4 * 1024  # bytes of names and values; more than those of several load balancers
 _LONGEST_WORDS: Final = 200  # characters of an error of the library; a proxy's may be of any length
 _QUOTE: Final = re.compile(r":? *\b(?:bytearray\()?b['\"].*", re.DOTALL)  # of bytes that were received
@@ -347,11 +348,14 @@ async def _read_body(response: Any, limit: int) -> bytes | None:
     """Return the body, or None if it is longer than ``limit``; what is beyond is not read."""
     if response.is_stream_consumed:  # a mock transport's response may have been read before
         return response.content if len(response.content) <= limit else None
-    body = bytearray()
+    body, chunks = bytearray(), 0
     async for chunk in response.aiter_raw():
         body += chunk
         if len(body) > limit:
             return None
+        chunks += 1
+        if chunks % _CHUNKS_PER_TURN == 0:
+            await asyncio.sleep(0)  # thousands of tiny chunks may have arrived at once
     return bytes(body)
 
 

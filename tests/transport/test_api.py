@@ -8,7 +8,7 @@ import logging
 import pickle
 import ssl
 import warnings
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -438,6 +438,27 @@ async def test_a_compressed_answer_is_refused_unread(library: ModuleType) -> Non
 
     with pytest.raises(DecodeError, match="compressed"):
         await ask(library, answer, CALLS["register_events"][0])
+
+
+async def test_other_tasks_run_while_a_response_of_tiny_chunks_is_read(library: ModuleType) -> None:
+    class Tiny(library.AsyncByteStream):  # type: ignore[name-defined, misc]
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            for _ in range(10_000):
+                yield b" "
+            yield b"{}"
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    turns = 0
+    counting = asyncio.create_task(count_turns())
+    await ask(library, lambda _: library.Response(200, stream=Tiny()), CALLS["register_events"][0])
+    counting.cancel()
+
+    assert turns > 100
 
 
 # Errors
