@@ -104,7 +104,8 @@ def _pause(pause_kind: PauseKind) -> Callable[[ApiError], Decision]:
 
 def _is_maybe_stored(error: ApiError) -> bool:
     if isinstance(error, StatusError):
-        return error.status_code in _UNCLEAR_STATUSES or error.status_code > 504
+        status = error.status_code
+        return status in _UNCLEAR_STATUSES or status < 300 or status > 504  # a 202 or 204 may be a proxy's yes
     return error.maybe_sent if isinstance(error, ConnectionFailedError) else True
 
 

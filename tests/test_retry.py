@@ -35,7 +35,7 @@ SPLIT_BYTES = Decision(action=Action.SPLIT_BYTES)
         (StatusError(400, code=9), OUTAGE),
         *[(StatusError(status), MISCONFIGURED) for status in (301, 302, 304, 307, 308, 401, 403, 404, 405, 501)],
         *[(StatusError(status), OUTAGE) for status in (402, 418, 425, 429, 503)],
-        *[(StatusError(status), UNCLEAR_OUTAGE) for status in (408, 499, 500, 502, 504, 520, 529)],
+        *[(StatusError(status), UNCLEAR_OUTAGE) for status in (201, 202, 204, 408, 499, 500, 502, 504, 520, 529)],
         (StatusError(429, retry_after=5.0), Decision(action=Action.PAUSE, retry_after=5.0)),
         (StatusError(429, code=8, detail="quota"), OUTAGE),
     ],

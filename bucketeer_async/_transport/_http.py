@@ -287,7 +287,7 @@ async def send_request(client: HttpClient, request: Request, deadline: Deadline)
         ConnectionFailedError: If no complete answer arrived.
         RequestTimeoutError: If the deadline passed.
         StatusError: If the status is not 200.
-        DecodeError: If the body of a 200 is too long, compressed, or not JSON by its own account.
+        DecodeError: If the body of a 200 is too long, cut off, compressed, or not JSON by its own account.
     """
     trace = _Trace()
     seconds = max(0.0, deadline.at - asyncio.get_running_loop().time())
@@ -340,8 +340,16 @@ async def _read_answer(response: Any, limit: int) -> Answer:
     body = await _read_body(response, limit)
     if body is None:
         raise DecodeError(f"the response is longer than {limit} bytes")
+    if not body and _ends_with_connection(response):
+        raise DecodeError("the response ends before its body")
     date = headers.get("date")
     return Answer(body, unix_time(date) if date else None)
+
+
+def _ends_with_connection(response: Any) -> bool:
+    """Whether nothing but the end of the connection ends a response, so that one that was cut off looks complete."""
+    is_http1: bool = response.extensions.get("http_version", b"").startswith(b"HTTP/1")
+    return is_http1 and not any(name in response.headers for name in ("content-length", "transfer-encoding"))
 
 
 async def _read_body(response: Any, limit: int) -> bytes | None:

@@ -107,6 +107,30 @@ async def drips(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         await asyncio.sleep(0.01)
 
 
+@pytest.mark.parametrize(
+    ("answer", "delivered"),
+    [
+        (b"HTTP/1.1 200 OK\r\n\r\n", 0),
+        (b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n", 0),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", 1),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", 1),
+        (b"HTTP/1.0 200 OK\r\n\r\n{}", 1),
+    ],
+    ids=["no length", "HTTP/1.0", "length 0", "chunked", "a body until the end"],
+)
+async def test_a_response_that_may_be_cut_off_before_its_body_delivers_nothing(answer: bytes, delivered: int) -> None:
+    async def answer_and_close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(answer)
+
+    async with serving(answer_and_close) as port, ApiClient(endpoint=f"http://127.0.0.1:{port}", api_key="key") as api:
+        async with Processor(api, ProcessorConfig(drain_timeout=0.5)) as processor:
+            await processor.push_goal_event(User("user"), "goal")
+            report = await processor.aclose()
+
+    assert (report.goal.delivered, report.goal.unconfirmed) == (delivered, 1 - delivered)
+
+
 # Our own client
 
 
