@@ -83,7 +83,7 @@ async def python(*arguments: str, environment: Mapping[str, str] | None = None) 
         *arguments,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"} | dict(environment or {}),
+        env=os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONASYNCIODEBUG": ""} | dict(environment or {}),
         start_new_session=True,
     )
     child = Child(process)

@@ -31,8 +31,8 @@ def info(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def assert_lines(caplog: pytest.LogCaptureFixture, *patterns: str) -> None:
-    """Assert that these are all lines at INFO and above, of all loggers but those of the local gateway's server."""
-    records = [record for record in caplog.records if not record.name.startswith("uvicorn")]
+    """Assert that these are all lines at INFO and above, but for the local gateway's server and asyncio's debug mode."""
+    records = [record for record in caplog.records if not record.name.startswith(("uvicorn", "asyncio"))]
     lines = [f"{record.name} {record.levelname}: {record.getMessage()}" for record in records]
     expected = [f"bucketeer_async {pattern}" for pattern in patterns]
 
