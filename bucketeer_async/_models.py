@@ -231,14 +231,14 @@ class User(_Encodable):
 
 
 def check_user(user: object) -> User:
-    """Return ``user`` if it is a `User`.
+    """Return ``user`` if it is a `User`; a copy of a subclass, or of a proxy of one, of which only the fields are trusted.
 
     Raises:
-        TypeError: If it is anything else, or cannot even say what it is, as a proxy whose object is gone.
+        TypeError: If it is anything else, such as a mock, or cannot even say what it is, as a proxy whose object is gone.
     """
     try:
         if isinstance(user, User):
-            return user
+            return user if type(user) is User else User(user.id, user.attributes)
     except Exception:  # noqa: BLE001, S110 - whatever the argument's own code raises
         pass
     raise TypeError(f"user must be a User, not {type(user).__name__}")

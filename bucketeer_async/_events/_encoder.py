@@ -260,8 +260,7 @@ def _user_json(user: User) -> str:
     Raises:
         TypeError: If the argument is not a `User`.
     """
-    if type(user) is not User:  # a proxy, a mock or a subclass: only its fields are trusted, and checked again
-        user = User(check_user(user).id, user.attributes)
+    user = check_user(user)
     encoded = user._encoded  # noqa: SLF001 - the cache of this module, kept in the user
     if not encoded:
         user_id = _text(user.id)

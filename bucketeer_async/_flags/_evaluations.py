@@ -136,9 +136,10 @@ class Evaluations:
             WrongLoopError: If the evaluator belongs to another event loop.
         """
         if type(user) is not User or type(feature_id) is not str or not feature_id or not feature_id.isascii():
-            refused = self._refuse(user, feature_id, default)
-            if refused is not None:
-                return refused
+            checked = self._check(user, feature_id, default)
+            if isinstance(checked, EvaluationResult):
+                return checked
+            user = checked
         try:
             evaluator = self._evaluator()
             evaluation = evaluator.try_evaluate(user, feature_id) or await evaluator.evaluate(user, feature_id)
@@ -156,11 +157,11 @@ class Evaluations:
         self._events.push_evaluation_event_nowait(user, evaluation)
         return EvaluationResult(value, evaluation, user, feature_id)
 
-    def _refuse(self, user: User, feature_id: str, default: _T) -> EvaluationResult[_T] | None:
-        """Return the default for arguments with which no flag can be evaluated, None for all others."""
+    def _check(self, user: User, feature_id: str, default: _T) -> User | EvaluationResult[_T]:
+        """Return the user, or the default for arguments with which no flag can be evaluated."""
         reason = ReasonType.ERROR_USER_ID_NOT_SPECIFIED
         try:
-            check_user(user)
+            checked = check_user(user)
             reason = ReasonType.ERROR_FEATURE_FLAG_ID_NOT_SPECIFIED
             check_text("feature_id", feature_id, empty=False)
         except Exception as error:
@@ -169,7 +170,7 @@ class Evaluations:
             why = words_of(error, "feature_id")
             self._log_default(reason, feature_id, why)
             return EvaluationResult(default, reason, user, feature_id, why)
-        return None
+        return checked
 
     def _why(self, error: Exception) -> str:
         """Return in words why there is no value; without API key, user, and payload."""

@@ -360,7 +360,7 @@ def mock_of(cls: type) -> Any:
 
 
 def test_a_mock_of_a_user_or_an_evaluation_is_neither() -> None:
-    with pytest.raises(TypeError, match=r"User\.id must be a str, not Mock"):
+    with pytest.raises(TypeError, match="user must be a User, not Mock"):
         factory().goal(mock_of(User), "goal", 1.0)
     with pytest.raises(TypeError, match=r"Evaluation\.feature_id must be a str, not Mock"):
         factory().evaluation(User("user"), mock_of(Evaluation))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from typing import Any
+from unittest.mock import MagicMock, Mock, create_autospec
 
 import pytest
 
@@ -82,3 +83,40 @@ async def test_anything_but_an_id_results_in_the_default_and_no_event(feature_id
     assert result.value is False
     assert result.details().reason.type is ReasonType.ERROR_FEATURE_FLAG_ID_NOT_SPECIFIED
     assert events.statistics().total.pushed == 0
+
+
+class Customer(User):
+    """A user of an application's own class, whose attributes cannot be relied on any more once it is made."""
+
+    def __hash__(self) -> int:
+        raise RuntimeError("a customer has no hash")
+
+
+@pytest.mark.parametrize("user", [Mock(spec=User), MagicMock(spec=User), create_autospec(User)])
+async def test_a_mock_is_no_user(user: Any) -> None:
+    events = DisabledProcessor(GuardedLogger(None))
+
+    details = (await evaluations(None, events).evaluate(user, "bool", False, to_bool)).details()
+
+    assert (details.value, details.user_id) == (False, "")
+    assert details.reason.type is ReasonType.ERROR_USER_ID_NOT_SPECIFIED
+    assert details.error.startswith("user must be a User, not ")
+    assert events.statistics().total.pushed == 0
+
+
+async def test_a_user_of_a_subclass_is_evaluated_as_a_user_with_its_fields() -> None:
+    evaluator = FakeEvaluator()
+    log = RateLimitedLog(GuardedLogger(None))
+    seen = []
+
+    async def evaluate(user: User, feature_id: str) -> Evaluation:
+        seen.append(user)
+        return await FakeEvaluator.evaluate(evaluator, user, feature_id)
+
+    evaluator.evaluate = evaluate  # type: ignore[method-assign]
+    subject = Evaluations(lambda: evaluator, DisabledProcessor(GuardedLogger(None)), log, tag="shop", strict=False)
+    details = (await subject.evaluate(Customer("id", {"plan": "pro"}), "bool", False, to_bool)).details()
+
+    assert (details.value, details.user_id) == (True, "id")
+    assert seen == [User("id", {"plan": "pro"})]
+    assert type(seen[0]) is User
