@@ -13,7 +13,7 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from copy import copy
+from dataclasses import replace
 from operator import attrgetter
 from typing import Final
 
@@ -467,7 +467,7 @@ class Ledger:
     def statistics(self, circuit: str = "closed", spool: SpoolStatistics | None = None) -> Statistics:
         """Return a consistent copy of all counters, those of posts included, with the state of circuit and spool."""
         with self.lock:
-            counts, held_bytes, posts = self.counts(), self.bounds.held_bytes, copy(self.posts)
+            counts, held_bytes, posts = self.counts(), self.bounds.held_bytes, replace(self.posts)
         return statistics_of(counts, held_bytes, posts, circuit, spool)
 
 

@@ -94,3 +94,19 @@ def end():
     assert printed == "1 0"  # the name could not be resolved, for which a thread is needed
     assert warning.startswith("events cannot be delivered (the gateway cannot be reached (RuntimeError: ")
     assert report.startswith("the client is closed; ")
+
+
+def test_a_finalizer_at_the_end_of_the_process_can_push_and_read_the_statistics() -> None:
+    script = """
+class Service:
+    def __init__(self):
+        self.client = Client(endpoint="gateway.test", api_key="key", tag="shop")
+        self.itself = self  # collected after the modules
+
+    def __del__(self):
+        print(self.client.track_nowait(User("u"), "goal").accepted, self.client.statistics().goal.pushed, flush=True)
+
+service = Service()
+"""
+
+    assert [line for line in output(script) if "refused" not in line] == ["False 1"]
