@@ -97,8 +97,15 @@ def is_callback(value: object) -> bool:
     return callable(value) and not any(map(inspect.iscoroutinefunction, (value, type(value).__call__)))
 
 
-def _is_path(path: object) -> bool:
-    return isinstance(path, str) and path != "" and "\0" not in path
+def _is_path(value: object) -> bool:
+    """Whether a value is a path that the operating system can look up: a str or os.PathLike, and not of bytes."""
+    if not isinstance(value, str | os.PathLike):
+        return False
+    path = os.fspath(value)
+    try:
+        return isinstance(path, str) and path != "" and "\0" not in path and bool(os.fsencode(path))
+    except UnicodeEncodeError:  # a lone surrogate
+        return False
 
 
 def check_timeout(timeout: object) -> float | None:
@@ -176,7 +183,7 @@ class Spool:
     commit_interval: float = field(default=0.02, kw_only=True)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.path, str | os.PathLike) or not _is_path(os.fspath(self.path)):
+        if not _is_path(self.path):
             raise ConfigurationError(
                 f"Spool.path must be a non-empty path of a directory, a str or os.PathLike, not {shown(self.path)}"
             )
@@ -331,9 +338,11 @@ class LocalEvaluation:
         if self.scope not in get_args(Scope):
             raise ConfigurationError(f"LocalEvaluation.scope must be one of {get_args(Scope)}, not {shown(self.scope)}")
         check_kind("LocalEvaluation.retry", self.retry, RetryPolicy)
-        if self.bootstrap is not None and not (
-            isinstance(self.bootstrap, str | bytes | os.PathLike) and os.fspath(self.bootstrap)
-        ):
-            raise ConfigurationError(
-                f"LocalEvaluation.bootstrap must be bytes or the path of a file, not {type(self.bootstrap).__name__}"
-            )
+        if self.bootstrap is None or _is_path(self.bootstrap) or (isinstance(self.bootstrap, bytes) and self.bootstrap):
+            return
+        kind = (
+            "one that is empty or no path" if isinstance(self.bootstrap, str | bytes) else type(self.bootstrap).__name__
+        )
+        raise ConfigurationError(  # the value is not shown, because a snapshot contains ids of users
+            f"LocalEvaluation.bootstrap must be bytes or the path of a file, not {kind}"
+        )

@@ -232,6 +232,7 @@ def test_wrong_options_name_the_field_and_the_form(options: dict[str, Any], matc
         ("", {}, r"Spool\.path must be a non-empty path"),
         (b"bytes", {}, r"Spool\.path must be a non-empty path"),
         ("a\0b", {}, r"Spool\.path must be a non-empty path"),
+        ("spool-\ud800", {}, r"Spool\.path must be a non-empty path"),
         ("spool", {"durable": 1}, r"Spool\.durable must be a bool"),
         ("spool", {"max_bytes": 1000}, r"Spool\.max_bytes must be an int from 65536 to 1099511627776, not 1000"),
         ("spool", {"max_bytes": 10**30}, r"Spool\.max_bytes must be an int from 65536 to 1099511627776"),
