@@ -6,13 +6,12 @@ as 0. The tests compare the templates with ``json_format``. Queueing the events 
 
 from __future__ import annotations
 
-import math
 import os
-import struct
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from json.encoder import encode_basestring as _text
+from math import copysign, inf, isfinite
 from typing import Final, NoReturn, SupportsFloat, TypeGuard
 
 from bucketeer_async._events._error_metrics import error_detail
@@ -31,12 +30,12 @@ from bucketeer_async._models import (
 #: Position of the event's id in every body. A separate str would take 85 bytes per event.
 EVENT_ID: Final = slice(7, 43)
 
-_TYPE: Final = "type.googleapis.com/bucketeer.event.client."
 _MAX_DURATION: Final = 315_576_000_000.0  # seconds; the largest google.protobuf.Duration
 _LEAST_LATENCY: Final = 1e-9  # seconds; the gateway silently discards a latency of 0
-_KEPT_GOALS: Final = 1000  # fields of goal ids
+_KEPT_GOALS: Final = 1000  # fields of goal ids, and of values
 _LONGEST_KEPT_GOAL: Final = 200  # characters
-_UUID_GROUPS: Final = struct.Struct("8s4s4s4s12s")  # of hexadecimal digits
+_BLANK_ID: Final = b"........-....-....-....-............ "
+_DIGIT_COLUMNS: Final = [column for column, place in enumerate(_BLANK_ID) if place == ord(".")]
 _VERSION_4: Final = bytes(byte & 0x0F | 0x40 for byte in range(256))  # translates byte 6 (RFC 9562)
 _VARIANT_1: Final = bytes(byte & 0x3F | 0x80 for byte in range(256))  # translates byte 8
 
@@ -52,7 +51,7 @@ class TooLargeError(ValueError):
 class IdPool:
     """Generates version 4 UUIDs from pooled randomness; safe for use from any thread."""
 
-    def __init__(self, size: int = 256) -> None:
+    def __init__(self, size: int = 1024) -> None:
         self._size = size
         self._ids: list[str] = []
 
@@ -67,8 +66,11 @@ class IdPool:
         numbers = bytearray(os.urandom(16 * self._size))
         numbers[6::16] = numbers[6::16].translate(_VERSION_4)
         numbers[8::16] = numbers[8::16].translate(_VARIANT_1)
-        groups = _UUID_GROUPS.iter_unpack(numbers.hex().encode())
-        return [(b"%b-%b-%b-%b-%b" % group).decode() for group in groups]
+        digits = numbers.hex().encode()
+        ids = bytearray(_BLANK_ID * self._size)
+        for place, column in enumerate(_DIGIT_COLUMNS):  # a digit of all ids at once, which is three times as fast
+            ids[column :: len(_BLANK_ID)] = digits[place :: len(_DIGIT_COLUMNS)]
+        return ids.decode().split()
 
 
 class EventFactory:
@@ -92,14 +94,16 @@ class EventFactory:
         tag: str,
         source_id: int,
         sdk_version: str,
-        max_bytes: float = math.inf,
+        max_bytes: float = inf,
         now: Callable[[], float] = time.time,
         new_id: Callable[[], str] | None = None,
     ) -> None:
         self._now = now
         self._new_id = new_id or IdPool()
         self._max_bytes = max_bytes
+        self._second: tuple[int, int, str] = (0, 0, "")  # one tuple: no thread sees half of a change
         self._goals: dict[str, str] = {}
+        self._amounts: dict[float, str] = {}
         self._tag = tag
         self._tag_label = _map_json({"tag": tag})
         self._latency_fields: dict[ApiId, str] = {}
@@ -115,7 +119,8 @@ class EventFactory:
         """
         if type(evaluation) is not Evaluation:
             evaluation = _checked_evaluation(evaluation)
-        return self._evaluation(user, _evaluation_json(evaluation))
+        shared = evaluation._prototype or evaluation  # noqa: SLF001 - the caches of this module
+        return self._evaluation(user, shared._encoded or _evaluation_json(shared))  # noqa: SLF001
 
     def default_evaluation(self, user: User, feature_id: str, reason: ReasonType) -> bytes:
         """Encode an evaluation event: ``user`` was served the caller's default.
@@ -133,9 +138,12 @@ class EventFactory:
 
     def _evaluation(self, user: User, fields: str) -> bytes:
         user_fields = (user._encoded if type(user) is User else "") or _user_json(user)  # noqa: SLF001 - see there
+        begin, end, second = self._second
+        if not begin <= (now := self._now()) < end:
+            second = self._begin_second(now)
         body = (
-            f'{{"id":"{self._new_id()}","event":{{"@type":"{_TYPE}EvaluationEvent","timestamp":"{int(self._now())}",'
-            f"{fields},{user_fields}{self._end}"
+            f'{{"id":"{self._new_id()}","event":{{"@type":"type.googleapis.com/bucketeer.event.client.EvaluationEvent",'
+            f'"timestamp":"{second}",{fields},{user_fields}{self._end}'
         ).encode()
         return body if len(body) <= self._max_bytes else self._too_large(body)
 
@@ -146,16 +154,17 @@ class EventFactory:
             TypeError: If an argument has the wrong type; the value may be any real number, but not a bool.
             ValueError: If the goal id is empty or not valid Unicode, or the value is not a finite double.
         """
-        goal = self._goals.get(goal_id) if type(goal_id) is str else None
-        if goal is None:
-            goal = self._goal_json(goal_id)
-        number = value if type(value) is float and math.isfinite(value) else _finite("value", value)
+        goal = (self._goals.get(goal_id) if type(goal_id) is str else None) or self._goal_json(goal_id)
+        amount = self._amounts.get(value) if type(value) is float else None
+        if amount is None:
+            amount = self._amount_json(value)
         user_fields = (user._encoded if type(user) is User else "") or _user_json(user)  # noqa: SLF001 - see there
-        # The default, which proto3 JSON omits, is 0.0 but not -0.0. repr() is the shortest exact text of a double.
-        amount = f',"value":{number!r}' if number or math.copysign(1.0, number) < 0 else ""
+        begin, end, second = self._second
+        if not begin <= (now := self._now()) < end:
+            second = self._begin_second(now)
         body = (
-            f'{{"id":"{self._new_id()}","event":{{"@type":"{_TYPE}GoalEvent","timestamp":"{int(self._now())}",'
-            f"{goal}{amount},{user_fields}{self._end}"
+            f'{{"id":"{self._new_id()}","event":{{"@type":"type.googleapis.com/bucketeer.event.client.GoalEvent",'
+            f'"timestamp":"{second}",{goal}{amount},{user_fields}{self._end}'
         ).encode()
         return body if len(body) <= self._max_bytes else self._too_large(body)
 
@@ -165,6 +174,23 @@ class EventFactory:
         if len(self._goals) < _KEPT_GOALS and len(goal_id) <= _LONGEST_KEPT_GOAL:
             self._goals[goal_id] = goal
         return goal
+
+    def _amount_json(self, value: SupportsFloat) -> str:
+        """Return the field of a goal's value; kept for the next time, as prices come again."""
+        number = _finite("value", value)
+        if not number:  # 0.0 and -0.0 are one key; the default, which proto3 JSON omits, is 0.0 but not -0.0
+            return ',"value":-0.0' if copysign(1.0, number) < 0 else ""
+        amount = f',"value":{number!r}'  # the shortest exact text of a double
+        if len(self._amounts) < _KEPT_GOALS:
+            self._amounts[number] = amount
+        return amount
+
+    def _begin_second(self, now: float) -> str:
+        """Return a Unix time in whole seconds as text, which is kept while the second lasts."""
+        second = int(now)
+        text = str(second)
+        self._second = (second, second + 1, text)
+        return text
 
     def _too_large(self, body: bytes) -> NoReturn:
         raise TooLargeError(f"the event has {len(body)} bytes; flush_max_bytes is {self._max_bytes}")
@@ -241,9 +267,13 @@ class EventFactory:
         return self._metrics(detail.message, f'{_api(api_id)},"labels":{self._labels(**detail.labels)}')
 
     def _metrics(self, message: str, fields: str) -> bytes:
+        begin, end, second = self._second
+        if not begin <= (now := self._now()) < end:
+            second = self._begin_second(now)
         body = (
-            f'{{"id":"{self._new_id()}","event":{{"@type":"{_TYPE}MetricsEvent","timestamp":"{int(self._now())}",'
-            f'"event":{{"@type":"{_TYPE}{message}"{fields}}}{self._source}}}}}'
+            f'{{"id":"{self._new_id()}","event":{{"@type":"type.googleapis.com/bucketeer.event.client.MetricsEvent",'
+            f'"timestamp":"{second}","event":{{"@type":"type.googleapis.com/bucketeer.event.client.{message}"{fields}}}'
+            f"{self._source}}}}}"
         ).encode()
         return body if len(body) <= self._max_bytes else self._too_large(body)
 
@@ -279,14 +309,11 @@ def _checked_evaluation(evaluation: object) -> Evaluation:
 
 def _evaluation_json(evaluation: Evaluation) -> str:
     """Return the fields of an event that describe the evaluation; encoded once for all copies of an evaluation."""
-    shared = evaluation._prototype or evaluation  # noqa: SLF001 - likewise, in the evaluation
-    encoded = shared._encoded  # noqa: SLF001
-    if not encoded:
-        version = f',"featureVersion":{shared.feature_version:d}' if shared.feature_version else ""
-        variation = f',"variationId":{_text(shared.variation_id)}' if shared.variation_id else ""
-        reason = _reason_json(shared.reason)
-        encoded = f'"featureId":{_text(shared.feature_id)}{version}{variation},"reason":{reason}'
-        object.__setattr__(shared, "_encoded", encoded)
+    version = f',"featureVersion":{evaluation.feature_version:d}' if evaluation.feature_version else ""
+    variation = f',"variationId":{_text(evaluation.variation_id)}' if evaluation.variation_id else ""
+    reason = _reason_json(evaluation.reason)
+    encoded = f'"featureId":{_text(evaluation.feature_id)}{version}{variation},"reason":{reason}'
+    object.__setattr__(evaluation, "_encoded", encoded)
     return encoded
 
 
@@ -322,7 +349,7 @@ def _finite(name: str, value: object) -> float:
         ValueError: If it is not finite, or does not fit into a double.
     """
     number = value if type(value) is float else _as_float(name, value)
-    if not math.isfinite(number):
+    if not isfinite(number):
         raise ValueError(f"{name} must be finite, not {number}")
     return number
 
