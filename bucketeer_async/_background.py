@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Coroutine, Generator, Iterator
 from contextvars import Context
 from importlib import import_module
@@ -18,6 +18,7 @@ from itertools import islice
 from typing import Any, Final, Generic, TypeVar, TypeVarTuple
 
 from bucketeer_async._errors import ClosedError, WrongLoopError
+from bucketeer_async._process_id import known, learn
 
 _T = TypeVar("_T")
 _Args = TypeVarTuple("_Args")
@@ -62,6 +63,12 @@ async def load_anyio() -> None:
             await in_thread(import_module, _ANYIO)
 
 
+def clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
+    """Return ``loop.time``, or what is called by it, if that is asyncio's own: each push asks for the time."""
+    is_own = getattr(loop.time, "__func__", None) is asyncio.BaseEventLoop.time
+    return time.monotonic if is_own else loop.time
+
+
 def require_loop(loop: asyncio.AbstractEventLoop, owner: str) -> None:
     """Do nothing on ``loop``.
 
@@ -77,33 +84,36 @@ def require_loop(loop: asyncio.AbstractEventLoop, owner: str) -> None:
 class PerProcess(Generic[_T]):
     """A value that belongs to one process: made when it is first needed, and made anew in a forked child.
 
-    A fork is noticed by the process id, so that a fork by a C library counts too. The parent's value is kept in the
+    A fork is noticed by the process id, so that a fork by a C library counts, too. The parent's value is kept in the
     child, untouched: its tasks, sockets and threads are the parent's, and a finalizer would act on them.
 
     Args:
         make: Makes the value; called once in each process, or more often if threads race for the first call.
+
+    Attributes:
+        values: The values by process id. ``values.get(known[0]) or get()`` is `get`, without a call in most cases.
     """
 
-    __slots__ = ("_make", "_values")
+    __slots__ = ("_make", "values")
 
     def __init__(self, make: Callable[[], _T]) -> None:
         self._make = make
-        self._values: dict[int, _T] = {}
+        self.values: dict[int, _T] = {}
 
     def get(self) -> _T:
         """Return this process's value; all threads get the same one."""
-        pid = os.getpid()
-        value = self._values.get(pid)
-        return self._values.setdefault(pid, self._make()) if value is None else value
+        pid = known[0] or learn()
+        value = self.values.get(pid)
+        return self.values.setdefault(pid, self._make()) if value is None else value
 
     def made(self) -> _T | None:
         """Return this process's value if it was made before."""
-        return self._values.get(os.getpid())
+        return self.values.get(known[0] or learn())
 
     def inherited(self) -> list[_T]:
         """Return the values of the processes from which this one was forked; only to be looked at."""
-        pid = os.getpid()
-        return [value for made_in, value in self._values.items() if made_in != pid]
+        pid = known[0] or learn()
+        return [value for made_in, value in self.values.items() if made_in != pid]
 
 
 class BackgroundTask:

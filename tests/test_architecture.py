@@ -32,7 +32,7 @@ _background _retry _log _go_numbers _nesting
 _options
 _results
 _models
-_errors _version _proto
+_errors _process_id _version _proto
 """
 LEVEL = {name: -number for number, line in enumerate(LAYERS.split("\n")) for name in line.split()}
 FOLDERS = sorted(path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists() and path.name != "_proto")
