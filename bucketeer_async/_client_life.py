@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Iterable
+from threading import get_ident
 from types import EllipsisType
 from typing import Protocol
 
@@ -63,7 +64,7 @@ class ClientLife:
             WrongLoopError: If the client was started on another event loop.
         """
         lifecycle = self._life.get().lifecycle
-        if lifecycle.state is not State.RUNNING or lifecycle.loop is not asyncio.get_running_loop():
+        if lifecycle.state is not State.RUNNING or get_ident() != lifecycle.thread or not lifecycle.is_loop_running():
             lifecycle.require_running()
         return self._evaluator
 

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Awaitable, Callable, Iterable
 from enum import Enum
 from typing import Final
@@ -68,6 +69,9 @@ class Lifecycle:
     Attributes:
         state: The state; for reading.
         loop: The event loop that the object was started on; None before.
+        thread: Id of the thread that the loop ran in then; 0 before.
+        is_loop_running: ``loop.is_running``. With ``thread`` this tells most callers quickly that they are on the loop:
+            asyncio's own ``get_running_loop`` makes a system call on Python 3.11. `require_loop` settles the rest.
     """
 
     def __init__(
@@ -84,6 +88,8 @@ class Lifecycle:
     ) -> None:
         self.state: State = State.NEW
         self.loop: asyncio.AbstractEventLoop | None = None
+        self.thread = 0
+        self.is_loop_running: Callable[[], bool] = bool
         self._owner = owner
         self._task_name = task_name
         self._prepare = prepare
@@ -145,7 +151,8 @@ class Lifecycle:
             raise ClosedError(f"the {self._owner} is closed; make a new one")
         if self.state is State.NEW:
             self.state = State.STARTING
-            self.loop = asyncio.get_running_loop()
+            self.loop, self.thread = asyncio.get_running_loop(), threading.get_ident()
+            self.is_loop_running = self.loop.is_running
             self._host = BackgroundTask(self._live, name=self._task_name, owner=self._owner)
         self.require_loop()
 
