@@ -1,7 +1,7 @@
 """Bounds: how much the ledger may hold, and what a push does where there is no room: the overflow policies.
 
-Rules and two counters, and nothing else: the ledger changes the counters, under its lock, and carries out what is
-decided here. To add a policy, name it in `Overflow`, add it to `_POLICIES`, and have the ledger carry it out.
+Rules and counters, and nothing else: the ledger changes the counters, under its lock, and carries out what is decided
+here. To add a policy, name it in `Overflow`, add it to `_POLICIES`, and have the ledger carry it out.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _POLICIES: Final[Mapping[Overflow, Admission]] = {
 
 
 class Bounds:
-    """The bounds of one ledger.
+    """A queue, and the bounds of what is held: what was ever put into the queue, and is not settled.
 
     Invariant: ``held <= capacity`` and ``held_bytes <= max_bytes``, but for a push that a signal handler makes amid
     another push on the same thread, which may exceed a bound by itself.
@@ -50,8 +50,9 @@ class Bounds:
         overflow: What a push does when it would exceed one of the two.
 
     Attributes:
-        held: Events that are queued or in flight.
-        held_bytes: Bytes of their bodies.
+        queue: The queue.
+        settled: Events of the queue that were ever settled; counted by the ledger.
+        settled_bytes: Bytes of their bodies.
         free_capacity: Events up to which every push is accepted.
         free_max_bytes: Bytes up to which every push is accepted.
         half_capacity: Half of the capacity.
@@ -62,10 +63,21 @@ class Bounds:
         self._capacity = capacity
         self._max_bytes = max_bytes
         self._when_full = _POLICIES[overflow]
-        self.held = 0
-        self.held_bytes = 0
-        self.free_capacity, self.free_max_bytes = capacity * _YIELDING_SHARE, max_bytes * _YIELDING_SHARE
+        self.queue = RecordQueue()
+        self.settled = 0
+        self.settled_bytes = 0
+        self.free_capacity, self.free_max_bytes = int(capacity * _YIELDING_SHARE), int(max_bytes * _YIELDING_SHARE)
         self.half_capacity, self.half_max_bytes = capacity / 2, max_bytes / 2
+
+    @property
+    def held(self) -> int:
+        """Events that are queued or in flight."""
+        return self.queue.appended - self.settled
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of their bodies."""
+        return self.queue.appended_bytes - self.settled_bytes
 
     @property
     def room(self) -> int:
@@ -76,7 +88,7 @@ class Bounds:
         """Return a quarantine with its share of the bounds."""
         return Quarantine(self._capacity * _LONE_SHARE, self._max_bytes * _LONE_SHARE)
 
-    def admission(self, kind: EventKind, size: int, queue: RecordQueue, quarantine: Quarantine) -> Admission:
+    def admission(self, kind: EventKind, size: int, quarantine: Quarantine) -> Admission:
         """Decide about a push of ``size`` bytes."""
         held, held_bytes = self.held + 1, self.held_bytes + size
         if held <= self.free_capacity and held_bytes <= self.free_max_bytes:
@@ -85,14 +97,14 @@ class Bounds:
             return Admission.YIELD
         if held <= self._capacity and held_bytes <= self._max_bytes:
             return Admission.ACCEPT
-        if self._when_full is Admission.DISPLACE and not self._can_displace(size, queue, quarantine):
+        if self._when_full is Admission.DISPLACE and not self._can_displace(size, quarantine):
             return Admission.REFUSE
         return self._when_full
 
-    def _can_displace(self, size: int, queue: RecordQueue, quarantine: Quarantine) -> bool:
+    def _can_displace(self, size: int, quarantine: Quarantine) -> bool:
         """Whether dropping queued events can make room; if not, none is dropped in vain."""
-        fixed = self.held - len(queue.records) - len(quarantine.lone)
-        fixed_bytes = self.held_bytes - queue.body_bytes - quarantine.lone_bytes
+        fixed = self.held - len(self.queue.records) - len(quarantine.lone)
+        fixed_bytes = self.held_bytes - self.queue.body_bytes - quarantine.lone_bytes
         return fixed < self._capacity and fixed_bytes + size <= self._max_bytes
 
     def exceeded_by(self, held: int, held_bytes: int) -> bool:

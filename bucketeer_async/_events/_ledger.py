@@ -17,13 +17,13 @@ from dataclasses import replace
 from operator import attrgetter
 from typing import Final
 
+from bucketeer_async._background import clock_of
 from bucketeer_async._events._bounds import Admission, Bounds
 from bucketeer_async._events._counters import Counters, PostCounters, statistics_of
 from bucketeer_async._events._encoder import EVENT_ID
 from bucketeer_async._events._epochs import Epochs
 from bucketeer_async._events._quarantine import ANY_OPENING, Part, suspicion_of
-from bucketeer_async._events._queue import RecordQueue
-from bucketeer_async._events._receipt import Receipt, wake_waiter
+from bucketeer_async._events._receipt import Origin, Receipt, wake_waiter
 from bucketeer_async._models import EventKind
 from bucketeer_async._results import (
     DroppedReason,
@@ -48,7 +48,7 @@ _REFUSALS: Final = {
 }
 _MILLISECOND: Final = 0.001  # seconds
 
-_kind_of: Final = attrgetter("kind")
+_kind_of: Final = attrgetter("_origin.kind")
 
 
 class Ledger:
@@ -57,6 +57,12 @@ class Ledger:
     A record is queued (in the queue, or on its shelf until the next try), in flight (handed out by `take`), or settled.
     Invariants, after every call: ``bounds.held == queued + in_flight``, ``bounds.held_bytes`` is the sum of their
     bodies, both are within the bounds, and the equations of `EventCounts` hold.
+
+    A usual push runs through `try_admit` alone, which looks at two limits. They are lower than the bounds where a push
+    has to look closely: the ledger is not open, the queue is empty, so many wait as `watch` says, a bound is near, or a
+    spool takes the records. Whatever may have made them too high calls `_tighten` afterwards, under the lock; the next
+    push looks closely, and `_relax` raises them again. No call stands between two counters that belong together: a
+    signal, and with it a push by the signal's handler, may come at any call, on the thread that holds the lock.
 
     Args:
         bounds: How much may be held.
@@ -71,7 +77,7 @@ class Ledger:
         lock: Held while anything changes, the counters of posts included.
         posts: The counters of posts; whoever posts counts, under the lock.
         bounds: How much is held; for reading.
-        queue: The waiting records; for reading their number, bytes and next time due.
+        queue: The queue of ``bounds``, with the waiting records; for reading their number, bytes and next time due.
         quarantine: The waiting suspects; for reading when the next of them is due.
     """
 
@@ -86,7 +92,7 @@ class Ledger:
         not_started: str = "",
     ) -> None:
         self.bounds = bounds
-        self.queue = RecordQueue()
+        self.queue = bounds.queue
         self.quarantine = bounds.new_quarantine()
         self._lifetime = lifetime
         self._on_lost = on_lost
@@ -102,7 +108,10 @@ class Ledger:
         self._is_open = False
         self._why_closed = not_started
         self._watched = self._watched_bytes = math.inf
-        self._latest = -math.inf
+        self._look_at: float = -1  # a push that exceeds one of the two looks closely
+        self._look_at_bytes: float = -1
+        self._unaccepted = {kind: Origin(kind, None, -math.inf, 0) for kind in EventKind}
+        self._origins = dict(self._unaccepted)
         self._in_flight: set[Receipt] = set()
         self._counters = {kind: Counters() for kind in EventKind}
         self._epochs = Epochs()
@@ -115,7 +124,7 @@ class Ledger:
             keep: Called with every record that is accepted, on the thread where that happened.
         """
         self._loop = loop
-        self._now, self._is_over = loop.time, loop.is_closed
+        self._now, self._is_over = clock_of(loop), loop.is_closed
         self._keep = keep
         self._is_open = True
         self._why_closed = ""
@@ -124,60 +133,90 @@ class Ledger:
         """Refuse every push from now on; what another thread is pushing meanwhile is either in or out afterwards."""
         with self.lock:
             self._is_open = False
+            self._tighten()
 
     # In
 
-    def try_admit(self, kind: EventKind, body: bytes) -> Receipt | None:  # noqa: C901 - the hot path: calls cost
+    def try_admit(self, kind: EventKind, body: bytes) -> Receipt | None:
         """Accept or refuse an event; None, and nothing counted, if an awaited push has to wait for room."""
-        size = len(body)
-        bounds = self.bounds
-        displaced: Sequence[Receipt] = ()
-        refused: RefusedReason | None = None
+        size, queue = len(body), self.queue
         with self.lock:
-            if not self._is_open or self._is_over():
-                refused = RefusedReason.NOT_RUNNING
-            elif bounds.held + 1 > bounds.free_capacity or bounds.held_bytes + size > bounds.free_max_bytes:
-                admission = bounds.admission(kind, size, self.queue, self.quarantine)
+            if (
+                queue.appended < self._look_at
+                and queue.appended_bytes + size <= self._look_at_bytes
+                and not self._is_over()
+            ):
+                now, origin = self._now(), self._origins[kind]
+                if now - origin.pushed_at >= _MILLISECOND or origin.epoch != self._epochs.current:
+                    origin = self._origin(kind, now)
+                receipt = Receipt(origin, body)
+                self._counters[kind].accepted += 1
+                queue.appended += 1
+                queue.appended_bytes += size
+                queue.records.append(receipt)
+                return receipt
+        return self._admit_closely(kind, body)
+
+    def _admit_closely(self, kind: EventKind, body: bytes) -> Receipt | None:
+        """As `try_admit`, where something may be out of the ordinary."""
+        size = len(body)
+        displaced: Sequence[Receipt] = ()
+        refused: RefusedReason | None = RefusedReason.NOT_RUNNING
+        with self.lock:
+            if self._is_open and not self._is_over():
+                admission = self.bounds.admission(kind, size, self.quarantine)
                 if admission is Admission.WAIT:
                     return None
                 if admission is Admission.DISPLACE:
                     displaced = self._displace(size)
                 refused = _REFUSALS.get(admission)
             if refused is None:
-                now = self._now()
-                if now - self._latest >= _MILLISECOND:  # events of a burst share one object: each would weigh 24 bytes
-                    self._latest = now
-                receipt = Receipt(kind, body, self._loop, self._latest, self._epochs.current)
+                receipt = Receipt(self._origin(kind, self._now()), body)
                 is_due = self._enqueue(receipt, size)
+                self._relax()
         if refused is not None:
             return self.refuse(kind, refused, self._why_closed)
-        if displaced:
-            self._report(displaced)
+        self._report(displaced)
         if self._keep is not None:
             self._keep(receipt)
         if is_due:
             self._on_due()
         return receipt
 
-    def _enqueue(self, record: Receipt, size: int) -> bool:
-        """Count an accepted record, and put it behind all others; return whether something is due now.
+    def _origin(self, kind: EventKind, now: float) -> Origin:
+        """Return the origin of a push; pushes of a burst share one."""
+        origin = self._origins[kind]
+        if now - origin.pushed_at >= _MILLISECOND or origin.epoch != self._epochs.current:
+            origin = self._origins[kind] = Origin(kind, self._loop, now, self._epochs.current)
+        return origin
 
-        No call stands between reading and writing a counter: a signal, and with it a push by the signal's handler, may
-        come at any call, on the thread that holds the lock.
-        """
-        counters, bounds, queue = self._counters[record.kind], self.bounds, self.queue
-        counters.accepted += 1
-        counters.queued += 1
-        bounds.held += 1
-        bounds.held_bytes += size
+    def _enqueue(self, record: Receipt, size: int) -> bool:
+        """Count an accepted record, and put it behind all others; return whether something is due now."""
+        counters, queue = self._counters[record.kind], self.queue
         was_empty = not queue.records  # read before: a push amid this one finds the queue filled
-        queue.records.append(record)
+        counters.accepted += 1
         queue.appended += 1
-        queue.body_bytes += size
+        queue.appended_bytes += size
+        queue.records.append(record)
         if len(queue.records) >= self._watched or queue.body_bytes >= self._watched_bytes:
             self._watched = self._watched_bytes = math.inf  # the collector will look, and say what to watch next
             return True
         return was_empty
+
+    def _relax(self) -> None:
+        """Let pushes pass up to the bounds, or up to what is watched; the lock is held."""
+        bounds, queue = self.bounds, self.queue
+        if self._keep is None:
+            # Read first, so that a signal's push amid this one counts twice rather than not at all.
+            appended, appended_bytes = queue.appended, queue.appended_bytes
+            self._look_at = appended + min(bounds.free_capacity - bounds.held, self._watched - len(queue.records) - 1)
+            self._look_at_bytes = appended_bytes + min(
+                bounds.free_max_bytes - bounds.held_bytes, self._watched_bytes - queue.body_bytes - 1
+            )
+
+    def _tighten(self) -> None:
+        """Have the next push look closely, because what was said to pushes may be too much; the lock is held."""
+        self._look_at = -1
 
     def _displace(self, size: int) -> list[Receipt]:
         """Drop as many queued records as make room for one of ``size`` bytes: lone suspects first, then the oldest."""
@@ -192,7 +231,7 @@ class Ledger:
 
     def refuse(self, kind: EventKind, reason: RefusedReason, message: str = "") -> Receipt:
         """Count a push that is not accepted."""
-        receipt = Receipt(kind, b"", None, 0.0, 0)
+        receipt = Receipt(self._unaccepted[kind], b"")
         receipt.outcome = Outcome(Fate.REFUSED, reason, message)
         with self.lock:
             self._counters[kind].refused[reason] += 1
@@ -214,19 +253,20 @@ class Ledger:
             dropped = _EXPIRED if expired else None if self.bounds.fits(size) else _DISPLACED
             if not self._is_open or not (dropped or self.bounds.has_room_for_recovered(size)):
                 return False
-            record = Receipt(kind, body, self._loop, pushed_at, self._epochs.current)
+            record = Receipt(Origin(kind, self._loop, pushed_at, self._epochs.current), body)
             record._spool_row, record._maybe_stored = spool_row, True
             counters.recovered += 1
             if dropped:  # accepted and dropped at once, never held
                 record.outcome = dropped
                 counters.accepted += 1
-                counters.dropped[DroppedReason(dropped.reason)] += 1
+                counters.settle(dropped, 1, were_queued=True)
             else:
                 is_due = self._enqueue(record, size)
                 if is_suspect:
                     self.queue.remove_newest()
                     suspicion_of(record, 0).failures = 1
                     self.quarantine.add_lone(record)
+                    self._tighten()
         if dropped:
             self._report([record])
         elif self._keep is not None:
@@ -241,6 +281,7 @@ class Ledger:
         """Have ``on_due`` called once when so many records wait, or bytes of them."""
         with self.lock:
             self._watched, self._watched_bytes = waiting, waiting_bytes
+            self._tighten()
 
     def take(self, max_events: int, max_bytes: int, now: float) -> list[Receipt]:
         """Hand out the oldest records: at least one if any waits, together at most ``max_bytes`` long.
@@ -249,10 +290,7 @@ class Ledger:
         """
         with self.lock:
             batch = self.queue.take_batch(max_events, max_bytes, now - self._lifetime)
-            self._in_flight.update(batch)
-            for counters, number in self._by_kind(batch):
-                counters.queued -= number
-                counters.in_flight += number
+            self._hand_out(batch)
         return batch
 
     def take_witness(self, rng: random.Random, now: float) -> Part | None:
@@ -286,8 +324,8 @@ class Ledger:
         """Count records as in flight; the lock is held."""
         self._in_flight.update(records)
         for counters, number in self._by_kind(records):
-            counters.queued -= number
-            counters.in_flight += number
+            counters.take(number)
+        self._tighten()
 
     def take_suspects(self, now: float) -> Part | None:
         """Hand out the next part of the quarantine, or a lone suspect, if one is due."""
@@ -342,12 +380,13 @@ class Ledger:
         """Put the records that are due at the head of the queue."""
         with self.lock:
             self.queue.unshelve(now)
+            self._tighten()
 
     def _count_as_queued(self, records: Sequence[Receipt]) -> None:
         self._in_flight.difference_update(records)
         for counters, number in self._by_kind(records):
-            counters.in_flight -= number
-            counters.queued += number
+            counters.put_back(number)
+        self._tighten()
 
     # Ends
 
@@ -386,7 +425,7 @@ class Ledger:
         with self.lock:
             queued = list(self.queue.records)
             lost = [*self._in_flight, *queued]
-            self.queue = RecordQueue()
+            self.queue.clear()
             self._count_as_queued(list(self._in_flight))
             self._settle(lost, _ABANDONED, were_queued=True)
         self._report(lost, tell_owner=False)
@@ -421,12 +460,13 @@ class Ledger:
             size += len(record._body)
             record._body = record._body[: EVENT_ID.stop]
         number = len(records)
-        self.bounds.held -= number  # no call in a subtraction: see `try_admit`
-        self.bounds.held_bytes -= size
+        self.bounds.settled += number
+        self.bounds.settled_bytes += size
         for counters, count in self._by_kind(records):
             counters.settle(outcome, count, were_queued=were_queued)
         if self._epochs.past:
             self._epochs.settle(records)
+        self._tighten()
 
     def _by_kind(self, records: Sequence[Receipt]) -> list[tuple[Counters, int]]:
         return [(self._counters[kind], number) for kind, number in Counter(map(_kind_of, records)).items()]

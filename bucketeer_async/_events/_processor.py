@@ -9,6 +9,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Container
+from threading import get_ident
 from types import EllipsisType, TracebackType
 from typing import Final, NoReturn, Self, SupportsFloat, TypeVarTuple
 
@@ -21,6 +22,7 @@ from bucketeer_async._events._receipt import Receipt
 from bucketeer_async._lifecycle import NO_COPY, State
 from bucketeer_async._models import ApiId, Evaluation, EventKind, ReasonType, User, shown, words_of
 from bucketeer_async._options import ProcessorConfig, check_kind, check_timeout
+from bucketeer_async._process_id import known
 from bucketeer_async._results import DrainReport, RefusedReason, Statistics
 from bucketeer_async._transport._api import ApiClient
 
@@ -45,15 +47,31 @@ class _Life:
         strict_kinds: The kinds of events whose pushes raise if they are invalid.
     """
 
-    __slots__ = ("_bounds", "_pushed_bytes", "_pushes", "_strict_kinds", "events", "ledger", "pipeline")
+    __slots__ = (
+        "_brake_at",
+        "_brake_at_bytes",
+        "_lifecycle",
+        "_pushes",
+        "_queue",
+        "_strict_kinds",
+        "_turn_at_bytes",
+        "events",
+        "ledger",
+        "pipeline",
+    )
 
     def __init__(self, events: EventFactory, pipeline: Pipeline, strict_kinds: Container[EventKind]) -> None:
         self.events = events
         self.pipeline = pipeline
         self.ledger: Ledger = pipeline.ledger
-        self._bounds = pipeline.ledger.bounds
+        self._lifecycle = pipeline.life
+        self._queue = pipeline.ledger.queue
         self._strict_kinds = strict_kinds
-        self._pushes = self._pushed_bytes = 0
+        # An awaited push that exceeds one of these may have to wait. The first is a number of awaited pushes since the
+        # last turn of the loop, the others of what was ever put into the queue.
+        self._pushes = 0
+        self._turn_at_bytes = _BYTES_PER_TURN
+        self._brake_at = self._brake_at_bytes = 0.0
 
     def refuse(self, kind: EventKind, error: Exception) -> Receipt:
         """Refuse a push that cannot be encoded; called while the error is handled.
@@ -75,31 +93,30 @@ class _Life:
         Raises:
             WrongLoopError: On another event loop than the processor's.
         """
-        loop = self.pipeline.life.loop
-        if loop is not None and asyncio.get_running_loop() is not loop:
-            self.pipeline.life.require_loop()
+        lifecycle, queue = self._lifecycle, self._queue
+        if get_ident() != lifecycle.thread or not lifecycle.is_loop_running():
+            lifecycle.require_loop()
         self._pushes += 1
-        self._pushed_bytes += len(body)
-        bounds = self._bounds
         if (
             self._pushes >= _PUSHES_PER_TURN
-            or self._pushed_bytes >= _BYTES_PER_TURN
-            or bounds.held > bounds.half_capacity
-            or bounds.held_bytes > bounds.half_max_bytes
+            or queue.appended >= self._brake_at
+            or queue.appended_bytes >= self._brake_at_bytes
         ):
             return None
         return self.ledger.try_admit(kind, body)
 
     async def push_after_waiting(self, kind: EventKind, body: bytes) -> Receipt:
         """Accept or refuse an awaited push once the loop had its turn, the delivery keeps up, and there is room."""
-        if self._pushes >= _PUSHES_PER_TURN or self._pushed_bytes >= _BYTES_PER_TURN:
-            self._pushes = self._pushed_bytes = 0
+        bounds, queue, pipeline = self.ledger.bounds, self._queue, self.pipeline
+        if self._pushes >= _PUSHES_PER_TURN or queue.appended_bytes >= self._turn_at_bytes:
+            self._pushes, self._turn_at_bytes = 0, queue.appended_bytes + _BYTES_PER_TURN
             await asyncio.sleep(0)
-        pipeline = self.pipeline
-        if self._bounds.is_half_full() and pipeline.is_behind():
+        if bounds.is_half_full() and pipeline.is_behind():
             await pipeline.progress(_BRAKE_PAUSE)
         while (receipt := self.ledger.try_admit(kind, body)) is None:
             await pipeline.wait_for_room()
+        self._brake_at = bounds.settled + bounds.half_capacity
+        self._brake_at_bytes = min(bounds.settled_bytes + bounds.half_max_bytes, self._turn_at_bytes)
         return receipt
 
 
@@ -144,6 +161,7 @@ class Processor:
         self._strict_kinds: Container[EventKind] = _strict_kinds if config.strict else ()
         self._mode = _mode
         self._life = PerProcess(self._new_life)
+        self._lives = self._life.values
         self._life.get()  # an error of the configuration is raised now
 
     def _new_life(self) -> _Life:
@@ -263,7 +281,7 @@ class Processor:
 
     async def push_evaluation_event(self, user: User, evaluation: Evaluation) -> Receipt:
         """Record that ``user`` got ``evaluation``."""
-        life = self._life.get()
+        life = self._lives.get(known[0]) or self._life.get()
         try:
             body = life.events.evaluation(user, evaluation)
         except Exception as error:
@@ -272,7 +290,7 @@ class Processor:
 
     def push_evaluation_event_nowait(self, user: User, evaluation: Evaluation) -> Receipt:
         """As `push_evaluation_event`, from any thread."""
-        life = self._life.get()
+        life = self._lives.get(known[0]) or self._life.get()
         try:
             body = life.events.evaluation(user, evaluation)
         except Exception as error:
@@ -306,7 +324,7 @@ class Processor:
             value: A finite real number, such as a float, an int or a ``Decimal``; the gateway stores it as a 32-bit
                 float.
         """
-        life = self._life.get()
+        life = self._lives.get(known[0]) or self._life.get()
         try:
             body = life.events.goal(user, goal_id, value)
         except Exception as error:
@@ -315,7 +333,7 @@ class Processor:
 
     def push_goal_event_nowait(self, user: User, goal_id: str, value: SupportsFloat = 0.0) -> Receipt:
         """As `push_goal_event`, from any thread."""
-        life = self._life.get()
+        life = self._lives.get(known[0]) or self._life.get()
         try:
             body = life.events.goal(user, goal_id, value)
         except Exception as error:
@@ -360,7 +378,7 @@ class Processor:
 
     def push_latency_metrics_event_nowait(self, duration: float, api_id: ApiId) -> Receipt:
         """As `push_latency_metrics_event`, from any thread."""
-        life = self._life.get()
+        life = self._lives.get(known[0]) or self._life.get()
         try:
             body = life.events.latency(duration, api_id)
         except Exception as error:
@@ -390,7 +408,7 @@ class Processor:
     # One way for the rarer pushes; those of every request are written out, because each layer costs time there
 
     async def _push(self, kind: EventKind, build: Callable[[EventFactory, *_Args], bytes], *args: *_Args) -> Receipt:
-        life = self._life.get()
+        life = self._lives.get(known[0]) or self._life.get()
         try:
             body = build(life.events, *args)
         except Exception as error:
@@ -398,7 +416,7 @@ class Processor:
         return life.try_push(kind, body) or await life.push_after_waiting(kind, body)
 
     def _push_nowait(self, kind: EventKind, build: Callable[[EventFactory, *_Args], bytes], *args: *_Args) -> Receipt:
-        life = self._life.get()
+        life = self._lives.get(known[0]) or self._life.get()
         try:
             body = build(life.events, *args)
         except Exception as error:

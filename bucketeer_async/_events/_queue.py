@@ -27,20 +27,33 @@ class RecordQueue:
 
     Attributes:
         records: The records in the queue, the oldest first; the shelf does not count.
-        body_bytes: Bytes of their bodies.
-        appended: Records that were ever put at the end.
+        appended: Records that were ever put at the end; counted by the ledger, which puts them there.
+        appended_bytes: Bytes of their bodies; likewise.
         next_due: Monotonic seconds at which the first records on the shelf are due; infinity if the shelf is empty.
     """
 
-    __slots__ = ("_shelf", "_shelvings", "appended", "body_bytes", "next_due", "records")
+    __slots__ = ("_shelf", "_shelvings", "_taken_bytes", "appended", "appended_bytes", "next_due", "records")
 
     def __init__(self) -> None:
         self.records: deque[Receipt] = deque()
         self.appended = 0
-        self.body_bytes = 0
+        self.appended_bytes = 0
+        self._taken_bytes = 0  # of records that were appended, and are not in the queue
         self.next_due = math.inf
         self._shelf: list[tuple[float, int, Sequence[Receipt]]] = []  # a heap: due, tie-breaker, records
         self._shelvings = 0
+
+    @property
+    def body_bytes(self) -> int:
+        """Bytes of the bodies in the queue."""
+        return self.appended_bytes - self._taken_bytes
+
+    def clear(self) -> None:
+        """Forget all records, those on the shelf included."""
+        self.records.clear()
+        self._shelf.clear()
+        self.next_due = math.inf
+        self._taken_bytes = self.appended_bytes
 
     def take_oldest(self) -> Receipt:
         """Take the record at the head out.
@@ -50,7 +63,7 @@ class RecordQueue:
         """
         record = self.records.popleft()
         size = len(record._body)
-        self.body_bytes -= size
+        self._taken_bytes += size
         return record
 
     def take_batch(self, max_records: int, max_bytes: int, pushed_after: float) -> list[Receipt]:
@@ -68,14 +81,14 @@ class RecordQueue:
                 records.appendleft(record)
                 break
             batch.append(record)
-            self.body_bytes -= size
+            self._taken_bytes += size
         return batch
 
     def remove_newest(self) -> None:
         """Take the record at the end out."""
         record = self.records.pop()
         size = len(record._body)
-        self.body_bytes -= size
+        self._taken_bytes += size
 
     def take_random(self, rng: random.Random, opening: int, pushed_after: float) -> tuple[Receipt, int] | None:
         """Take out a record at random, but none that has failed as a probe during this opening of the circuit.
@@ -101,20 +114,20 @@ class RecordQueue:
         record = self.records[index]
         del self.records[index]
         size = len(record._body)
-        self.body_bytes -= size
+        self._taken_bytes += size
         return record, self.appended - (len(self.records) - index)
 
     def put_at(self, record: Receipt, place: int) -> None:
         """Put a record back to the place that `take_random` has returned."""
         self.records.insert(max(0, len(self.records) - (self.appended - place)), record)
         size = len(record._body)
-        self.body_bytes += size
+        self._taken_bytes -= size
 
     def put_first(self, records: Sequence[Receipt]) -> None:
         """Put records back at the head, in their order."""
         self.records.extendleft(reversed(records))
         size = sum(len(record._body) for record in records)
-        self.body_bytes += size
+        self._taken_bytes -= size
 
     def shelve(self, records: Sequence[Receipt], due: float) -> None:
         """Keep records off the queue until ``due``, in monotonic seconds."""

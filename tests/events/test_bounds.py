@@ -10,29 +10,26 @@ from hypothesis import strategies as st
 
 from bucketeer_async import EventKind
 from bucketeer_async._events._bounds import Admission, Bounds
-from bucketeer_async._events._queue import RecordQueue
-from bucketeer_async._events._receipt import Receipt
+from bucketeer_async._events._receipt import Origin, Receipt
 from bucketeer_async._options import Overflow
 
 CAPACITY, SIZE = 100, 10
 
 
-def bounds(overflow: Overflow = "drop_newest", capacity: int = CAPACITY, held: int = 0) -> Bounds:
+def bounds(overflow: Overflow = "drop_newest", capacity: int = CAPACITY, held: int = 0, in_flight: int = 0) -> Bounds:
+    """Return bounds that hold so many records, the oldest of them in flight and the others in the queue."""
     made = Bounds(capacity, capacity * SIZE, overflow)
-    made.held, made.held_bytes = held, held * SIZE
+    for _ in range(held):
+        made.queue.records.append(Receipt(Origin(EventKind.GOAL, None, 0.0, 0), b"x" * SIZE))
+        made.queue.appended += 1
+        made.queue.appended_bytes += SIZE
+    for _ in range(in_flight):
+        made.queue.take_oldest()
     return made
 
 
-def queue_of(number: int) -> RecordQueue:
-    queue = RecordQueue()
-    for _ in range(number):
-        queue.records.append(Receipt(EventKind.GOAL, b"x" * SIZE, None, 0.0, 0))
-        queue.body_bytes += SIZE
-    return queue
-
-
-def admission(bounds: Bounds, kind: EventKind, queued: int = 0, size: int = SIZE) -> Admission:
-    return bounds.admission(kind, size, queue_of(queued), bounds.new_quarantine())
+def admission(bounds: Bounds, kind: EventKind, size: int = SIZE) -> Admission:
+    return bounds.admission(kind, size, bounds.new_quarantine())
 
 
 @pytest.mark.parametrize(
@@ -48,9 +45,9 @@ def test_a_push_is_decided_by_what_is_held(overflow: Overflow, when_full: Admiss
         (100, when_full, Admission.YIELD),
     ):
         here = bounds(overflow, held=held)
-        assert admission(here, EventKind.GOAL, queued=held) is goal
-        assert admission(here, EventKind.EVALUATION, queued=held) is goal
-        assert admission(here, EventKind.METRICS, queued=held) is metrics
+        assert admission(here, EventKind.GOAL) is goal
+        assert admission(here, EventKind.EVALUATION) is goal
+        assert admission(here, EventKind.METRICS) is metrics
 
 
 def test_bytes_bound_as_well_as_numbers() -> None:
@@ -63,11 +60,12 @@ def test_bytes_bound_as_well_as_numbers() -> None:
 
 
 def test_nothing_is_displaced_if_that_makes_no_room() -> None:
-    in_flight = bounds("drop_oldest", held=CAPACITY)
+    all_in_flight = bounds("drop_oldest", held=CAPACITY, in_flight=CAPACITY)
+    one_queued = bounds("drop_oldest", held=CAPACITY, in_flight=CAPACITY - 1)
 
-    assert admission(in_flight, EventKind.GOAL, queued=0) is Admission.REFUSE
-    assert admission(in_flight, EventKind.GOAL, queued=1) is Admission.DISPLACE
-    assert admission(in_flight, EventKind.GOAL, queued=1, size=SIZE + 1) is Admission.REFUSE
+    assert admission(all_in_flight, EventKind.GOAL) is Admission.REFUSE
+    assert admission(one_queued, EventKind.GOAL) is Admission.DISPLACE
+    assert admission(one_queued, EventKind.GOAL, size=SIZE + 1) is Admission.REFUSE
 
 
 @given(
@@ -79,16 +77,14 @@ def test_nothing_is_displaced_if_that_makes_no_room() -> None:
 def test_every_class_has_room_for_one_event_however_small_the_bounds_are(
     overflow: Overflow, kind: EventKind, capacity: int, size: int
 ) -> None:
-    assert Bounds(capacity, size, overflow).admission(kind, size, queue_of(0), bounds().new_quarantine()) is (
-        Admission.ACCEPT
-    )
+    assert admission(Bounds(capacity, size, overflow), kind, size) is Admission.ACCEPT
 
 
 @given(st.sampled_from(get_args(Overflow)), st.sampled_from(EventKind), st.integers(1, 20), st.integers(0, 20))
 def test_nothing_is_accepted_over_the_bounds(overflow: Overflow, kind: EventKind, capacity: int, held: int) -> None:
     here = bounds(overflow, capacity, min(held, capacity))
 
-    if admission(here, kind, queued=here.held) is Admission.ACCEPT:
+    if admission(here, kind) is Admission.ACCEPT:
         assert here.held < capacity
         assert here.room > 0
 
@@ -105,5 +101,5 @@ def test_half_full_is_more_than_half_of_either_bound() -> None:
     assert bounds(held=51).is_half_full()
 
     here = bounds(held=10)
-    here.held_bytes = CAPACITY * SIZE // 2 + 1
+    here.queue.appended_bytes = CAPACITY * SIZE // 2 + 1
     assert here.is_half_full()

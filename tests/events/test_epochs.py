@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 from bucketeer_async import EventKind
 from bucketeer_async._events._epochs import Epochs
-from bucketeer_async._events._receipt import Receipt
+from bucketeer_async._events._receipt import Origin, Receipt
 
 
 def push(epochs: Epochs) -> Receipt:
-    return Receipt(EventKind.GOAL, b"", None, 0.0, epochs.current)
+    return Receipt(Origin(EventKind.GOAL, None, 0.0, epochs.current), b"")
 
 
 def test_an_epoch_without_earlier_records_is_over_at_once() -> None:

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from bucketeer_async import EventKind
 from bucketeer_async._events._limits import ByteLimit
 from bucketeer_async._events._quarantine import Part, Quarantine, suspicion_of
-from bucketeer_async._events._receipt import Receipt
+from bucketeer_async._events._receipt import Origin, Receipt
 
 SECONDS = st.floats(0.0, 1e6)
 
 
 def record(pushed_at: float = 0.0, *, failures: int = 0) -> Receipt:
-    receipt = Receipt(EventKind.GOAL, b'{"id":"x"}', None, pushed_at, 0)
+    receipt = Receipt(Origin(EventKind.GOAL, None, pushed_at, 0), b'{"id":"x"}')
     suspicion_of(receipt, 1).failures = failures
     return receipt
 

@@ -13,13 +13,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from bucketeer_async import EventKind
 from bucketeer_async._events._quarantine import ANY_OPENING
 from bucketeer_async._events._queue import RecordQueue
-from bucketeer_async._events._receipt import Receipt
+from bucketeer_async._events._receipt import Origin, Receipt
 
 LONG_AGO = -math.inf
 
 
 def record(size: int = 10, pushed_at: float = 0.0) -> Receipt:
-    return Receipt(EventKind.GOAL, b"x" * size, None, pushed_at, 0)
+    return Receipt(Origin(EventKind.GOAL, None, pushed_at, 0), b"x" * size)
 
 
 def append(queue: RecordQueue, *records: Receipt) -> None:
@@ -27,7 +27,7 @@ def append(queue: RecordQueue, *records: Receipt) -> None:
     for each in records:
         queue.records.append(each)
         queue.appended += 1
-        queue.body_bytes += len(each._body)
+        queue.appended_bytes += len(each._body)
 
 
 class QueueMachine(RuleBasedStateMachine):
