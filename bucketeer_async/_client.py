@@ -19,9 +19,8 @@ from bucketeer_async._client_life import ClientLife
 from bucketeer_async._composition import LocalFlags, Parts
 from bucketeer_async._errors import ConfigurationError
 from bucketeer_async._events._receipt import Receipt
-from bucketeer_async._flags import _conversion as variations
-from bucketeer_async._flags._conversion import Json
-from bucketeer_async._flags._evaluations import Evaluations
+from bucketeer_async._flags._conversion import BOOL, FLOAT, INT, STRING, Json, json_kind
+from bucketeer_async._flags._evaluations import Evaluations, details
 from bucketeer_async._lifecycle import NO_COPY
 from bucketeer_async._log import GuardedLogger, RateLimitedLog
 from bucketeer_async._models import EvaluationDetails, User
@@ -301,8 +300,9 @@ class Client:
             TypeError: If the default is not a bool.
             WrongLoopError: If the client was started on another event loop.
         """
-        default = variations.check_default(default, bool)
-        return (await self._evaluations.evaluate(user, feature_id, default, variations.to_bool)).value
+        evaluations = self._evaluations
+        result = evaluations.try_evaluate(user, feature_id, default, BOOL)
+        return (result or await evaluations.evaluate(user, feature_id, default, BOOL))[0]
 
     async def bool_variation_details(
         self,
@@ -311,8 +311,10 @@ class Client:
         default: bool,  # noqa: FBT001
     ) -> EvaluationDetails[bool]:
         """As `bool_variation`, with the variation, the reason and the version of the flag."""
-        default = variations.check_default(default, bool)
-        return (await self._evaluations.evaluate(user, feature_id, default, variations.to_bool)).details()
+        evaluations = self._evaluations
+        result = evaluations.try_evaluate(user, feature_id, default, BOOL)
+        result = result or await evaluations.evaluate(user, feature_id, default, BOOL)
+        return details(user, feature_id, result)
 
     async def int_variation(self, user: User, feature_id: str, default: int) -> int:
         """Evaluate a flag for a user, and return its value: an int64, truncated towards zero if it has a fraction.
@@ -326,13 +328,16 @@ class Client:
             TypeError: If the default is not an int, or is a bool.
             WrongLoopError: If the client was started on another event loop.
         """
-        default = variations.check_default(default, int)
-        return (await self._evaluations.evaluate(user, feature_id, default, variations.to_int)).value
+        evaluations = self._evaluations
+        result = evaluations.try_evaluate(user, feature_id, default, INT)
+        return (result or await evaluations.evaluate(user, feature_id, default, INT))[0]
 
     async def int_variation_details(self, user: User, feature_id: str, default: int) -> EvaluationDetails[int]:
         """As `int_variation`, with the variation, the reason and the version of the flag."""
-        default = variations.check_default(default, int)
-        return (await self._evaluations.evaluate(user, feature_id, default, variations.to_int)).details()
+        evaluations = self._evaluations
+        result = evaluations.try_evaluate(user, feature_id, default, INT)
+        result = result or await evaluations.evaluate(user, feature_id, default, INT)
+        return details(user, feature_id, result)
 
     async def float_variation(self, user: User, feature_id: str, default: float) -> float:
         """Evaluate a flag for a user, and return its value: a double, which may be infinite or NaN if the flag's is.
@@ -346,13 +351,16 @@ class Client:
             TypeError: If the default is neither a float nor an int, or is a bool.
             WrongLoopError: If the client was started on another event loop.
         """
-        default = variations.check_float_default(default)
-        return (await self._evaluations.evaluate(user, feature_id, default, variations.to_float)).value
+        evaluations = self._evaluations
+        result = evaluations.try_evaluate(user, feature_id, default, FLOAT)
+        return (result or await evaluations.evaluate(user, feature_id, default, FLOAT))[0]
 
     async def float_variation_details(self, user: User, feature_id: str, default: float) -> EvaluationDetails[float]:
         """As `float_variation`, with the variation, the reason and the version of the flag."""
-        default = variations.check_float_default(default)
-        return (await self._evaluations.evaluate(user, feature_id, default, variations.to_float)).details()
+        evaluations = self._evaluations
+        result = evaluations.try_evaluate(user, feature_id, default, FLOAT)
+        result = result or await evaluations.evaluate(user, feature_id, default, FLOAT)
+        return details(user, feature_id, result)
 
     async def string_variation(self, user: User, feature_id: str, default: str) -> str:
         """Evaluate a flag for a user, and return its value as text.
@@ -366,13 +374,16 @@ class Client:
             TypeError: If the default is not a str.
             WrongLoopError: If the client was started on another event loop.
         """
-        default = variations.check_default(default, str)
-        return (await self._evaluations.evaluate(user, feature_id, default, variations.to_string)).value
+        evaluations = self._evaluations
+        result = evaluations.try_evaluate(user, feature_id, default, STRING)
+        return (result or await evaluations.evaluate(user, feature_id, default, STRING))[0]
 
     async def string_variation_details(self, user: User, feature_id: str, default: str) -> EvaluationDetails[str]:
         """As `string_variation`, with the variation, the reason and the version of the flag."""
-        default = variations.check_default(default, str)
-        return (await self._evaluations.evaluate(user, feature_id, default, variations.to_string)).details()
+        evaluations = self._evaluations
+        result = evaluations.try_evaluate(user, feature_id, default, STRING)
+        result = result or await evaluations.evaluate(user, feature_id, default, STRING)
+        return details(user, feature_id, result)
 
     @overload
     async def json_variation(self, user: User, feature_id: str, default: None) -> Any: ...
@@ -391,7 +402,9 @@ class Client:
             TypeError: If the default is not a kind of JSON.
             WrongLoopError: If the client was started on another event loop.
         """
-        return (await self._evaluations.evaluate(user, feature_id, default, variations.json_like(default))).value
+        evaluations, kind = self._evaluations, json_kind(default)
+        result = evaluations.try_evaluate(user, feature_id, default, kind)
+        return (result or await evaluations.evaluate(user, feature_id, default, kind))[0]
 
     @overload
     async def json_variation_details(self, user: User, feature_id: str, default: None) -> EvaluationDetails[Any]: ...
@@ -399,7 +412,10 @@ class Client:
     async def json_variation_details(self, user: User, feature_id: str, default: Json) -> EvaluationDetails[Json]: ...
     async def json_variation_details(self, user: User, feature_id: str, default: Any) -> EvaluationDetails[Any]:
         """As `json_variation`, with the variation, the reason and the version of the flag."""
-        return (await self._evaluations.evaluate(user, feature_id, default, variations.json_like(default))).details()
+        evaluations, kind = self._evaluations, json_kind(default)
+        result = evaluations.try_evaluate(user, feature_id, default, kind)
+        result = result or await evaluations.evaluate(user, feature_id, default, kind)
+        return details(user, feature_id, result)
 
     # Goals
 

@@ -19,6 +19,7 @@ from bucketeer_async._background import PerProcess
 from bucketeer_async._flags._evaluations import Evaluator
 from bucketeer_async._lifecycle import Lifecycle, State
 from bucketeer_async._options import check_timeout
+from bucketeer_async._process_id import known
 from bucketeer_async._results import DrainReport
 from bucketeer_async._transport._api import ApiClient
 
@@ -46,6 +47,7 @@ class ClientLife:
         self._api = api
         self._evaluator = evaluator
         self._life = PerProcess(self._new_life)
+        self._lives = self._life.values
 
     def _new_life(self) -> _Life:
         inherited = [life.lifecycle for life in self._life.inherited()]
@@ -63,7 +65,7 @@ class ClientLife:
             ClosedError: If the client is not running.
             WrongLoopError: If the client was started on another event loop.
         """
-        lifecycle = self._life.get().lifecycle
+        lifecycle = (self._lives.get(known[0]) or self._life.get()).lifecycle
         if lifecycle.state is not State.RUNNING or get_ident() != lifecycle.thread or not lifecycle.is_loop_running():
             lifecycle.require_running()
         return self._evaluator

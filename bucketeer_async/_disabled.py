@@ -94,6 +94,15 @@ class DisabledProcessor:
         """Refuse the push."""
         return self._refuse(EventKind.EVALUATION)
 
+    def push_latency_metrics_event_nowait(self, *_event: object, **_named: object) -> Receipt:
+        """Refuse the push."""
+        return self._refuse(EventKind.METRICS)
+
+    def _record_local_evaluation(self, *_event: object, **_named: object) -> None:
+        """Refuse both pushes."""
+        self._refuse(EventKind.METRICS)
+        self._refuse(EventKind.EVALUATION)
+
     async def push_goal_event(self, user: User, *_goal: object, **_named: object) -> Receipt:
         """Refuse the push."""
         return self.push_goal_event_nowait(user)

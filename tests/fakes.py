@@ -1,14 +1,20 @@
-"""Fakes: an API client that responds by a script, without a network, and a logger that fails."""
+"""Fakes: an API client that responds by a script, without a network, a logger that fails, and a forked child."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
+import os
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import pytest
+
+from bucketeer_async._process_id import known
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,16 @@ def failing_logger(error: type[BaseException]) -> logging.Logger:
     logger = logging.Logger("failing")  # noqa: LOG001 - one of its own for each call
     logger.addFilter(fail)
     return logger
+
+
+@contextlib.contextmanager
+def as_forked(pid: int = -1) -> Iterator[None]:
+    """Let the process look like a forked child: it has another id, and the kernel has cleared the one that was known."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: pid)
+        known[0] = 0
+        yield
+    known[0] = 0
 
 
 class FakeLease:

@@ -265,6 +265,7 @@ def local(
     metrics: FakeMetrics | None = None,
     new_rng: Callable[[], random.Random] = Middle,
     work_clock: Callable[[], float] = time.perf_counter,
+    latency_clock: Callable[[], int] = time.perf_counter_ns,
     **options: Any,
 ) -> LocalEvaluator:
     """Return a local evaluator that polls the server, without jitter."""
@@ -280,6 +281,7 @@ def local(
         new_rng=new_rng,
         clock=lambda: asyncio.get_running_loop().time(),
         work_clock=work_clock,
+        latency_clock=latency_clock,
         wall=lambda: EPOCH + asyncio.get_running_loop().time(),
     )
 

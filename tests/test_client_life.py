@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
 from types import EllipsisType
 from typing import Any
 
@@ -16,6 +15,7 @@ from bucketeer_async import ClosedError, DrainReport, Evaluation, User, WrongLoo
 from bucketeer_async._client_life import ClientLife
 from bucketeer_async._lifecycle import State
 from tests.clock import VirtualLoop
+from tests.fakes import as_forked
 
 REPORT = DrainReport(duration=1.25)
 
@@ -277,10 +277,7 @@ async def test_the_evaluator_is_there_while_the_client_runs() -> None:
 async def test_a_forked_child_has_a_life_of_its_own() -> None:
     parts = Parts()
     await parts.life.start()
-    pid = os.getpid()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "getpid", lambda: pid + 1)
-
+    with as_forked():
         with pytest.raises(ClosedError, match="not started"):
             parts.life.evaluator()
         await parts.life.start()

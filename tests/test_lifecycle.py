@@ -261,6 +261,8 @@ async def test_an_error_as_closing_begins_is_no_hindrance_to_the_end() -> None:
 
     assert thing.names[-1] == "concluded"
     assert thing.life.state is State.CLOSED
+    with pytest.raises(RuntimeError, match="a bug"):  # otherwise told whenever the task is collected
+        await thing.life.closed()
 
 
 def test_a_copy_in_a_forked_child_does_nothing_at_its_end() -> None:

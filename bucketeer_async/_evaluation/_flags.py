@@ -66,9 +66,17 @@ class Served:
             EvaluationError: If the value is still YAML, or if an event cannot report the evaluation, for example
                 because the variation id is empty.
         """
+        return evaluation_of(self.of_all(), user_id)
+
+    def of_all(self) -> Evaluation:
+        """Return the evaluation that all users share, with the user id "".
+
+        Raises:
+            EvaluationError: As in `evaluation`.
+        """
         if self._prototype is None:
             self._prototype = self._new_prototype()
-        return evaluation_of(self._prototype, user_id)
+        return self._prototype
 
     def _new_prototype(self) -> Evaluation:
         if self.variation.is_yaml:

@@ -1,8 +1,16 @@
-"""The hash behind rollouts: MurmurHash3, 128 bit, x64 variant, seed 0 (Austin Appleby, public domain)."""
+"""The hash behind rollouts: MurmurHash3, 128 bit, x64 variant, seed 0 (Austin Appleby, public domain).
+
+The package mmh3, of the extra ``speed``, computes it in C, which takes a twentieth of the time.
+"""
 
 from __future__ import annotations
 
 from typing import Final
+
+try:
+    from mmh3 import hash64
+except ImportError:  # the extra is not installed
+    hash64 = None  # type: ignore[assignment]
 
 _MASK: Final = 2**64 - 1
 _C1: Final = 0x87C37B91114253D5
@@ -12,11 +20,29 @@ _TWO_128: Final = 2.0**128
 
 
 class Hash:
-    """The hash of texts with a common prefix, which is hashed once.
+    """The hash of texts with a common prefix.
 
     Args:
         prefix: The common prefix.
     """
+
+    __slots__ = ("_prefix",)
+
+    def __init__(self, prefix: str = "") -> None:
+        self._prefix = _encode(prefix)
+
+    def halves(self, rest: str) -> tuple[int, int]:
+        """Return the hash of the prefix followed by ``rest``, as two unsigned 64-bit integers."""
+        return hash64(self._prefix + _encode(rest), signed=False)
+
+    def bucket(self, rest: str) -> float:
+        """Return the hash of the prefix followed by ``rest``, from 0 to 1, computed in doubles as on the server."""
+        h1, h2 = self.halves(rest)
+        return (float(h1) * _TWO_64 + float(h2)) / _TWO_128
+
+
+class PythonHash(Hash):
+    """The same in Python; the prefix is hashed once."""
 
     __slots__ = ("_h1", "_h2", "_length", "_tail")
 
@@ -28,7 +54,6 @@ class Hash:
         self._tail = encoded[whole:]
 
     def halves(self, rest: str) -> tuple[int, int]:
-        """Return the hash of the prefix followed by ``rest``, as two unsigned 64-bit integers."""
         encoded = _encode(rest)
         length = self._length + len(encoded)
         data = self._tail + encoded
@@ -46,10 +71,10 @@ class Hash:
         h1 = h1 + h2 & _MASK
         return h1, h2 + h1 & _MASK
 
-    def bucket(self, rest: str) -> float:
-        """Return the hash of the prefix followed by ``rest``, from 0 to 1, computed in doubles as on the server."""
-        h1, h2 = self.halves(rest)
-        return (float(h1) * _TWO_64 + float(h2)) / _TWO_128
+
+def new_hash(prefix: str) -> Hash:
+    """Return the fastest implementation that is at hand."""
+    return PythonHash(prefix) if hash64 is None else Hash(prefix)
 
 
 def _encode(text: str) -> bytes:

@@ -11,7 +11,7 @@ from typing import Final
 from bucketeer_async._evaluation import _fields
 from bucketeer_async._evaluation._errors import EvaluationCause, EvaluationError
 from bucketeer_async._evaluation._fields import Fields
-from bucketeer_async._evaluation._murmur import Hash
+from bucketeer_async._evaluation._murmur import new_hash
 
 _KINDS: Final = ("FIXED", "ROLLOUT")
 _TOTAL_WEIGHT: Final = 100_000.0  # the weight of all users: thousandths of a percent
@@ -30,8 +30,8 @@ class UserBuckets:
 
     def __init__(self, feature_id: str, seed: str) -> None:
         self.feature_id = feature_id
-        self._users = Hash(f"{feature_id}-")
-        self._audience = Hash(f"traffic-{feature_id}-")
+        self._users = new_hash(f"{feature_id}-")
+        self._audience = new_hash(f"traffic-{feature_id}-")
         self._end = f"-{seed}"
 
     def variation_bucket(self, user_id: str) -> float:

@@ -116,7 +116,7 @@ class Collector:
         except IndexError:  # not asked before: another thread may displace the last record in between
             oldest = None
         if (
-            oldest is not None and oldest._pushed_at + self._config.event_lifetime <= now
+            oldest is not None and oldest._origin.pushed_at + self._config.event_lifetime <= now
         ) or ledger.quarantine.oldest + self._config.event_lifetime <= now:
             ledger.expire(now, _PER_TURN)
         elif (pause := self._pause(oldest, now)) > 0:
@@ -182,7 +182,7 @@ class Collector:
         if pause <= 0:
             return 0.0
         if oldest is not None:
-            pause = min(pause, oldest._pushed_at + config.event_lifetime - now)
+            pause = min(pause, oldest._origin.pushed_at + config.event_lifetime - now)
         return max(min(pause, ledger.queue.next_due - now), _SHORTEST_PAUSE)
 
     def _enough(self) -> int:
@@ -212,4 +212,4 @@ class Collector:
         if at_once:
             return 0.0
         patience = min(config.flush_interval, _GROWING) if waiting >= config.flush_size else config.flush_interval
-        return oldest._pushed_at + patience - now
+        return oldest._origin.pushed_at + patience - now

@@ -33,29 +33,19 @@ class Counters:
     def __init__(self) -> None:
         self.recovered = self.accepted = 0
         self.delivered = self.rejected = self.spooled = self.in_flight = 0
-        self._taken = 0  # accepted, and no longer queued: a push counts no more than it must
+        self.taken = 0  # accepted, and no longer queued: a push counts no more than it must
         self.refused = dict.fromkeys(RefusedReason, 0)
         self.dropped = dict.fromkeys(DroppedReason, 0)
 
     @property
     def queued(self) -> int:
         """Events that wait."""
-        return self.accepted - self._taken
-
-    def take(self, number: int) -> None:
-        """Count ``number`` queued events as in flight."""
-        self._taken += number
-        self.in_flight += number
-
-    def put_back(self, number: int) -> None:
-        """Count ``number`` events in flight as queued."""
-        self._taken -= number
-        self.in_flight -= number
+        return self.accepted - self.taken
 
     def settle(self, outcome: Outcome, number: int, *, were_queued: bool) -> None:
         """Count ``number`` events that were queued, or else in flight, and have the same outcome now."""
         if were_queued:
-            self._taken += number
+            self.taken += number
         else:
             self.in_flight -= number
         match outcome.fate:

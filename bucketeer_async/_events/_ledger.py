@@ -46,6 +46,7 @@ _REFUSALS: Final = {
     Admission.YIELD: RefusedReason.METRICS_YIELD,
     Admission.REFUSE: RefusedReason.QUEUE_FULL,
 }
+_AT_ONCE: Final = -1
 _MILLISECOND: Final = 0.001  # seconds
 
 _kind_of: Final = attrgetter("_origin.kind")
@@ -60,8 +61,8 @@ class Ledger:
 
     A usual push runs through `try_admit` alone, which looks at two limits. They are lower than the bounds where a push
     has to look closely: the ledger is not open, the queue is empty, so many wait as `watch` says, a bound is near, or a
-    spool takes the records. Whatever may have made them too high calls `_tighten` afterwards, under the lock; the next
-    push looks closely, and `_relax` raises them again. No call stands between two counters that belong together: a
+    spool takes the records. Whatever may have made them too high sets ``_look_at`` to `_AT_ONCE` afterwards,
+    under the lock; the next push looks closely, and raises them again. No call stands between two counters that belong together: a
     signal, and with it a push by the signal's handler, may come at any call, on the thread that holds the lock.
 
     Args:
@@ -108,8 +109,8 @@ class Ledger:
         self._is_open = False
         self._why_closed = not_started
         self._watched = self._watched_bytes = math.inf
-        self._look_at: float = -1  # a push that exceeds one of the two looks closely
-        self._look_at_bytes: float = -1
+        self._look_at: float = _AT_ONCE  # a push that exceeds one of the two looks closely
+        self._look_at_bytes: float = _AT_ONCE
         self._unaccepted = {kind: Origin(kind, None, -math.inf, 0) for kind in EventKind}
         self._origins = dict(self._unaccepted)
         self._in_flight: set[Receipt] = set()
@@ -133,7 +134,7 @@ class Ledger:
         """Refuse every push from now on; what another thread is pushing meanwhile is either in or out afterwards."""
         with self.lock:
             self._is_open = False
-            self._tighten()
+            self._look_at = _AT_ONCE
 
     # In
 
@@ -157,6 +158,30 @@ class Ledger:
                 return receipt
         return self._admit_closely(kind, body)
 
+    def admit_both(self, first_kind: EventKind, first: bytes, second_kind: EventKind, second: bytes) -> None:
+        """Accept or refuse two events of one moment, in this order; the same as two calls of `try_admit`."""
+        size, queue = len(first) + len(second), self.queue
+        with self.lock:
+            if (
+                queue.appended + 1 < self._look_at
+                and queue.appended_bytes + size <= self._look_at_bytes
+                and not self._is_over()
+            ):
+                now = self._now()
+                records = (
+                    Receipt(self._origin(first_kind, now), first),
+                    Receipt(self._origin(second_kind, now), second),
+                )
+                self._counters[first_kind].accepted += 1
+                self._counters[second_kind].accepted += 1
+                queue.appended += 2
+                queue.appended_bytes += size
+                queue.records.extend(records)
+                return
+        for kind, body in ((first_kind, first), (second_kind, second)):
+            if self.try_admit(kind, body) is None:
+                self.refuse(kind, RefusedReason.QUEUE_FULL)
+
     def _admit_closely(self, kind: EventKind, body: bytes) -> Receipt | None:
         """As `try_admit`, where something may be out of the ordinary."""
         size = len(body)
@@ -172,8 +197,7 @@ class Ledger:
                 refused = _REFUSALS.get(admission)
             if refused is None:
                 receipt = Receipt(self._origin(kind, self._now()), body)
-                is_due = self._enqueue(receipt, size)
-                self._relax()
+                is_due = self._enqueue(kind, receipt, size)
         if refused is not None:
             return self.refuse(kind, refused, self._why_closed)
         self._report(displaced)
@@ -190,9 +214,9 @@ class Ledger:
             origin = self._origins[kind] = Origin(kind, self._loop, now, self._epochs.current)
         return origin
 
-    def _enqueue(self, record: Receipt, size: int) -> bool:
+    def _enqueue(self, kind: EventKind, record: Receipt, size: int) -> bool:
         """Count an accepted record, and put it behind all others; return whether something is due now."""
-        counters, queue = self._counters[record.kind], self.queue
+        bounds, counters, queue = self.bounds, self._counters[kind], self.queue
         was_empty = not queue.records  # read before: a push amid this one finds the queue filled
         counters.accepted += 1
         queue.appended += 1
@@ -201,22 +225,15 @@ class Ledger:
         if len(queue.records) >= self._watched or queue.body_bytes >= self._watched_bytes:
             self._watched = self._watched_bytes = math.inf  # the collector will look, and say what to watch next
             return True
-        return was_empty
-
-    def _relax(self) -> None:
-        """Let pushes pass up to the bounds, or up to what is watched; the lock is held."""
-        bounds, queue = self.bounds, self.queue
         if self._keep is None:
-            # Read first, so that a signal's push amid this one counts twice rather than not at all.
+            # The next pushes are usual up to the bounds, or up to what is watched. What was appended is read first, so
+            # that a push amid this counts twice rather than not at all.
             appended, appended_bytes = queue.appended, queue.appended_bytes
             self._look_at = appended + min(bounds.free_capacity - bounds.held, self._watched - len(queue.records) - 1)
             self._look_at_bytes = appended_bytes + min(
                 bounds.free_max_bytes - bounds.held_bytes, self._watched_bytes - queue.body_bytes - 1
             )
-
-    def _tighten(self) -> None:
-        """Have the next push look closely, because what was said to pushes may be too much; the lock is held."""
-        self._look_at = -1
+        return was_empty
 
     def _displace(self, size: int) -> list[Receipt]:
         """Drop as many queued records as make room for one of ``size`` bytes: lone suspects first, then the oldest."""
@@ -261,12 +278,12 @@ class Ledger:
                 counters.accepted += 1
                 counters.settle(dropped, 1, were_queued=True)
             else:
-                is_due = self._enqueue(record, size)
+                is_due = self._enqueue(kind, record, size)
                 if is_suspect:
                     self.queue.remove_newest()
                     suspicion_of(record, 0).failures = 1
                     self.quarantine.add_lone(record)
-                    self._tighten()
+                    self._look_at = _AT_ONCE
         if dropped:
             self._report([record])
         elif self._keep is not None:
@@ -281,7 +298,7 @@ class Ledger:
         """Have ``on_due`` called once when so many records wait, or bytes of them."""
         with self.lock:
             self._watched, self._watched_bytes = waiting, waiting_bytes
-            self._tighten()
+            self._look_at = _AT_ONCE
 
     def take(self, max_events: int, max_bytes: int, now: float) -> list[Receipt]:
         """Hand out the oldest records: at least one if any waits, together at most ``max_bytes`` long.
@@ -324,8 +341,9 @@ class Ledger:
         """Count records as in flight; the lock is held."""
         self._in_flight.update(records)
         for counters, number in self._by_kind(records):
-            counters.take(number)
-        self._tighten()
+            counters.taken += number
+            counters.in_flight += number
+        self._look_at = _AT_ONCE
 
     def take_suspects(self, now: float) -> Part | None:
         """Hand out the next part of the quarantine, or a lone suspect, if one is due."""
@@ -380,13 +398,14 @@ class Ledger:
         """Put the records that are due at the head of the queue."""
         with self.lock:
             self.queue.unshelve(now)
-            self._tighten()
+            self._look_at = _AT_ONCE
 
     def _count_as_queued(self, records: Sequence[Receipt]) -> None:
         self._in_flight.difference_update(records)
         for counters, number in self._by_kind(records):
-            counters.put_back(number)
-        self._tighten()
+            counters.taken -= number
+            counters.in_flight -= number
+        self._look_at = _AT_ONCE
 
     # Ends
 
@@ -466,7 +485,7 @@ class Ledger:
             counters.settle(outcome, count, were_queued=were_queued)
         if self._epochs.past:
             self._epochs.settle(records)
-        self._tighten()
+        self._look_at = _AT_ONCE
 
     def _by_kind(self, records: Sequence[Receipt]) -> list[tuple[Counters, int]]:
         return [(self._counters[kind], number) for kind, number in Counter(map(_kind_of, records)).items()]
@@ -474,8 +493,8 @@ class Ledger:
     def _report(self, records: Sequence[Receipt], *, tell_owner: bool = True) -> None:
         """Wake the callers that await receipts, report lost events, and tell the ledger's owner; without the lock."""
         for record in records:
-            if record._waiter is not None:
-                wake_waiter(record._waiter)
+            if record._history is not None and record._history.waiter is not None:
+                wake_waiter(record._history.waiter)
             if record.outcome is not _DELIVERED and record.outcome is not _SPOOLED:
                 self._on_lost(record)
         if records and tell_owner:

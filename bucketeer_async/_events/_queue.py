@@ -19,7 +19,7 @@ _RANDOM_TRIES: Final = 20  # before every record is looked at
 
 
 def _is_fit(record: Receipt, opening: int, pushed_after: float) -> bool:
-    return record._pushed_at > pushed_after and not has_failed_during(record, opening)
+    return record._origin.pushed_at > pushed_after and not has_failed_during(record, opening)
 
 
 class RecordQueue:
@@ -77,7 +77,7 @@ class RecordQueue:
             record = records.popleft()
             size = len(record._body)
             room -= size
-            if batch and (room < 0 or record._pushed_at <= pushed_after):
+            if batch and (room < 0 or record._origin.pushed_at <= pushed_after):
                 records.appendleft(record)
                 break
             batch.append(record)

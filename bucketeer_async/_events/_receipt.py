@@ -113,11 +113,6 @@ class Receipt:
     def _suspicion(self, suspicion: Suspicion) -> None:
         self._own_history().suspicion = suspicion
 
-    @property
-    def _waiter(self) -> asyncio.Future[None] | None:
-        """Resolved when the event is settled; None if nobody waits."""
-        return None if self._history is None else self._history.waiter
-
     def _own_history(self) -> _History:
         if self._history is None:
             with _making_history:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import NoneType
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, Generic, NoReturn, TypeVar
 
 from bucketeer_async._go_numbers import integer, number
 from bucketeer_async._nesting import check_nesting
@@ -22,11 +23,28 @@ Json = TypeVar("Json", bound=Mapping[str, Any] | list[Any] | str | float | bool)
 _BOOLS: Final = dict.fromkeys(("1", "t", "T", "TRUE", "true", "True"), True) | dict.fromkeys(
     ("0", "f", "F", "FALSE", "false", "False"), False
 )
-_JSON_KINDS: Final = (bool, int, float, str, list, dict, NoneType)  # bool first: it is an int
+_JSON_TYPES: Final = (bool, int, float, str, list, dict, NoneType)  # bool first: it is an int
 
 
 class WrongTypeError(ValueError):
     """The value of a variation does not have the requested type. The message never contains the value."""
+
+
+class Kind(Generic[_T]):
+    """A kind of values.
+
+    Attributes:
+        type: The type of most defaults, of which none has to be checked.
+        check: Returns any other default as a value of the kind, or raises an error that says what a default may be.
+        convert: Returns the text of a variation as a value of the kind, or raises a `WrongTypeError`.
+    """
+
+    __slots__ = ("check", "convert", "type")
+
+    def __init__(self, type_: type, check: Callable[[object], _T], convert: Callable[[str], _T]) -> None:
+        self.type = type_
+        self.check = check
+        self.convert = convert
 
 
 # Defaults
@@ -95,25 +113,34 @@ def to_string(text: str) -> str:
     return text
 
 
+def json_kind(default: object) -> Kind[Any]:
+    """Return the kind of values of `json_like`.
+
+    Raises:
+        TypeError: As in `json_like`.
+    """
+    return Kind(type(default), lambda same: same, json_like(default))
+
+
 def json_like(default: object) -> Callable[[str], Any]:
     """Return a conversion to JSON of the default's type, or to JSON of any type if the default is None.
 
     Raises:
         TypeError: If the default does not have a JSON type.
     """
-    kind = next((kind for kind in _JSON_KINDS if isinstance(default, kind)), None)
-    if kind is None:
-        names = ", ".join(each.__name__ for each in _JSON_KINDS[:-1])
+    type_ = next((each for each in _JSON_TYPES if isinstance(default, each)), None)
+    if type_ is None:
+        names = ", ".join(each.__name__ for each in _JSON_TYPES[:-1])
         raise TypeError(f"default must be of a JSON type ({names} or None), not {type(default).__name__}")
-    return lambda text: _check_kind(to_json(text), kind)
+    return lambda text: _check_type(to_json(text), type_)
 
 
-def _check_kind(value: Any, kind: type) -> Any:
-    if kind is float and type(value) is int:
+def _check_type(value: Any, type_: type) -> Any:
+    if type_ is float and type(value) is int:
         value = _as_float(value)
-    if kind is not NoneType and type(value) is not kind:
+    if type_ is not NoneType and type(value) is not type_:
         raise WrongTypeError(
-            f"the value is JSON of type {type(value).__name__}, but the default is of type {kind.__name__}"
+            f"the value is JSON of type {type(value).__name__}, but the default is of type {type_.__name__}"
         )
     return value
 
@@ -151,3 +178,8 @@ def _reject_constant(name: str) -> NoReturn:
 
 
 _DECODER: Final = json.JSONDecoder(parse_float=_finite, parse_int=_whole, parse_constant=_reject_constant)
+
+BOOL: Final = Kind(bool, partial(check_default, kind=bool), to_bool)
+INT: Final = Kind(int, partial(check_default, kind=int), to_int)
+FLOAT: Final = Kind(float, check_float_default, to_float)
+STRING: Final = Kind(str, partial(check_default, kind=str), to_string)

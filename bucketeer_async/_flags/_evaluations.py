@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Final, Generic, NamedTuple, Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from bucketeer_async._errors import BucketeerError, StatusError, WrongLoopError
 from bucketeer_async._evaluation import EvaluationCause, EvaluationError
-from bucketeer_async._flags._conversion import WrongTypeError
+from bucketeer_async._flags._conversion import Kind, WrongTypeError
 from bucketeer_async._flags._reasons import DisabledError, reason_for
 from bucketeer_async._log import RateLimitedLog
 from bucketeer_async._models import (
+    ApiId,
     Evaluation,
     EvaluationDetails,
     Reason,
@@ -35,11 +36,15 @@ _LINE: Final = "the evaluation of flag %s returned the default: %s"
 
 
 class Evaluator(Protocol):
-    """Evaluates flags: over the gateway, in this process, or not at all."""
+    """Evaluates flags: over the gateway, in this process, or not at all.
+
+    ``try_evaluate`` returns None if an evaluation has to be awaited, or else the evaluation, and the seconds that it
+    took. All other metrics events are pushed by the evaluator.
+    """
 
     async def start(self) -> None: ...
     async def wait_ready(self) -> None: ...
-    def try_evaluate(self, user: User, feature_id: str) -> Evaluation | None: ...
+    def try_evaluate(self, user: User, feature_id: str) -> tuple[Evaluation, float] | None: ...
     async def evaluate(self, user: User, feature_id: str) -> Evaluation: ...
     async def aclose(self) -> None: ...
 
@@ -49,49 +54,46 @@ class EvaluationEvents(Protocol):
 
     def push_evaluation_event_nowait(self, user: User, evaluation: Evaluation) -> object: ...
     def push_default_evaluation_event_nowait(self, user: User, feature_id: str, reason: ReasonType) -> object: ...
+    def push_latency_metrics_event_nowait(self, duration: float, api_id: ApiId) -> object: ...
+    def _record_local_evaluation(self, user: User, evaluation: Evaluation, duration: float) -> None: ...
 
 
-class EvaluationResult(NamedTuple, Generic[_T]):
-    """The result of one evaluation, of which most callers want the value alone.
+#: The result of one evaluation, of which most callers want the value alone: the value; the evaluation that it comes
+#: from, or the reason for the default; and in words why there is no value, "" if there is one, or if the client is
+#: disabled. A plain tuple is made ten times as fast as any object with names.
+Result = tuple[_T, Evaluation | ReasonType, str]
 
-    Attributes:
-        value: The variation's value, or the default.
-        source: The evaluation that the value comes from, or the reason for the default.
-        user: The user, as given.
-        feature_id: The flag, as given.
-        error: Why there is no value, in words; "" if there is one, or if the client is disabled.
+
+def details(user: User, feature_id: str, result: Result[_T]) -> EvaluationDetails[_T]:
+    """Return the value of a result with where it comes from.
+
+    Args:
+        user: The user of the evaluation, as given.
+        feature_id: The flag of the evaluation, as given.
+        result: The result.
     """
-
-    value: _T
-    source: Evaluation | ReasonType
-    user: User
-    feature_id: str
-    error: str = ""
-
-    def details(self) -> EvaluationDetails[_T]:
-        """Return the value with where it comes from."""
-        value, source, user, feature_id, error = self
-        if isinstance(source, ReasonType):
-            try:
-                user_id = check_user(user).id
-            except TypeError:
-                user_id = ""
-            return EvaluationDetails(
-                feature_id=feature_id if issubclass(type(feature_id), str) else "",
-                value=value,
-                reason=Reason(source),
-                user_id=user_id,
-                error=error,
-            )
+    value, source, error = result
+    if isinstance(source, ReasonType):
+        try:
+            user_id = check_user(user).id
+        except TypeError:
+            user_id = ""
         return EvaluationDetails(
-            feature_id=source.feature_id,
+            feature_id=feature_id if issubclass(type(feature_id), str) else "",
             value=value,
-            reason=source.reason,
-            user_id=user.id,
-            feature_version=source.feature_version,
-            variation_id=source.variation_id,
-            variation_name=source.variation_name,
+            reason=Reason(source),
+            user_id=user_id,
+            error=error,
         )
+    return EvaluationDetails(
+        feature_id=source.feature_id,
+        value=value,
+        reason=source.reason,
+        user_id=check_user(user).id,
+        feature_version=source.feature_version,
+        variation_id=source.variation_id,
+        variation_name=source.variation_name,
+    )
 
 
 class Evaluations:
@@ -120,44 +122,73 @@ class Evaluations:
         self._tag = tag
         self._strict = strict
 
-    async def evaluate(
-        self, user: User, feature_id: str, default: _T, convert: Callable[[str], _T]
-    ) -> EvaluationResult[_T]:
+    def try_evaluate(self, user: User, feature_id: str, default: _T, kind: Kind[_T]) -> Result[_T] | None:
         """Return a flag's value for a user, or the default with the reason; push the event that is due.
+
+        None, and no event, if the value has to be awaited: `evaluate`.
 
         Args:
             user: The user. Anything but a `User` results in the default, and in no event.
             feature_id: The flag. Anything but an id results in the default, and in no event.
             default: The default.
-            convert: From the text of a variation to its value; raises a `WrongTypeError`.
+            kind: The kind of the value.
 
         Raises:
-            TypeError: If user or flag have the wrong type, and the client is strict.
+            TypeError: If the default is not of the kind. If user or flag have the wrong type, and the client is strict.
+            ValueError: If the default is out of range.
             WrongLoopError: If the evaluator belongs to another event loop.
         """
+        if type(default) is not kind.type:
+            default = kind.check(default)
         if type(user) is not User or type(feature_id) is not str or not feature_id or not feature_id.isascii():
             checked = self._check(user, feature_id, default)
-            if isinstance(checked, EvaluationResult):
+            if isinstance(checked, tuple):
                 return checked
             user = checked
+        found = None
         try:
-            evaluator = self._evaluator()
-            evaluation = evaluator.try_evaluate(user, feature_id) or await evaluator.evaluate(user, feature_id)
-            value = convert(evaluation.variation_value)
-        except WrongLoopError:
-            raise
+            found = self._evaluator().try_evaluate(user, feature_id)
+            if found is None:
+                return None
+            evaluation, duration = found
+            value = kind.convert(evaluation.variation_value)
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller wants to go on
-            reason, why = reason_for(error), self._why(error)
-            if isinstance(error, BucketeerError | WrongTypeError):
-                self._log_default(reason, feature_id, why)
-            else:
-                self._log.report("bug", logging.ERROR, _LOG_INTERVAL, _LINE, _shown(feature_id), why)
-            self._events.push_default_evaluation_event_nowait(user, feature_id, reason)
-            return EvaluationResult(default, reason, user, feature_id, why)
-        self._events.push_evaluation_event_nowait(user, evaluation)
-        return EvaluationResult(value, evaluation, user, feature_id)
+            if found is not None:
+                self._events.push_latency_metrics_event_nowait(found[1], ApiId.SDK_GET_VARIATION)
+            return self._default(user, feature_id, default, error)
+        self._events._record_local_evaluation(user, evaluation, duration)
+        return value, evaluation, ""
 
-    def _check(self, user: User, feature_id: str, default: _T) -> User | EvaluationResult[_T]:
+    async def evaluate(self, user: User, feature_id: str, default: _T, kind: Kind[_T]) -> Result[_T]:
+        """As `try_evaluate`, which has returned None."""
+        if type(default) is not kind.type:
+            default = kind.check(default)
+        user = check_user(user)
+        try:
+            evaluation = await self._evaluator().evaluate(user, feature_id)
+            value = kind.convert(evaluation.variation_value)
+        except Exception as error:  # noqa: BLE001 - likewise
+            return self._default(user, feature_id, default, error)
+        self._events.push_evaluation_event_nowait(user, evaluation)
+        return value, evaluation, ""
+
+    def _default(self, user: User, feature_id: str, default: _T, error: Exception) -> Result[_T]:
+        """Return the default because of an error; push the event that is due, and log why.
+
+        Raises:
+            WrongLoopError: The error, if it is one.
+        """
+        if isinstance(error, WrongLoopError):
+            raise error
+        reason, why = reason_for(error), self._why(error)
+        if isinstance(error, BucketeerError | WrongTypeError):
+            self._log_default(reason, feature_id, why)
+        else:
+            self._log.report("bug", logging.ERROR, _LOG_INTERVAL, _LINE, _shown(feature_id), why)
+        self._events.push_default_evaluation_event_nowait(user, feature_id, reason)
+        return default, reason, why
+
+    def _check(self, user: User, feature_id: str, default: _T) -> User | Result[_T]:
         """Return the user, or the default for arguments with which no flag can be evaluated."""
         reason = ReasonType.ERROR_USER_ID_NOT_SPECIFIED
         try:
@@ -169,7 +200,7 @@ class Evaluations:
                 raise
             why = words_of(error, "feature_id")
             self._log_default(reason, feature_id, why)
-            return EvaluationResult(default, reason, user, feature_id, why)
+            return default, reason, why
         return checked
 
     def _why(self, error: Exception) -> str:

@@ -65,7 +65,8 @@ class LocalEvaluator:
         new_rng: Makes the source of jitter of each process. Forked workers must not share its state, or all of them
             send their requests at the same moments.
         clock: Monotonic seconds.
-        work_clock: Monotonic seconds, fine enough for microseconds.
+        work_clock: Monotonic seconds, fine enough for milliseconds.
+        latency_clock: Monotonic nanoseconds.
         wall: Unix time, in seconds.
     """
 
@@ -80,6 +81,7 @@ class LocalEvaluator:
         new_rng: Callable[[], random.Random] = random.Random,
         clock: Callable[[], float] = time.monotonic,
         work_clock: Callable[[], float] = time.perf_counter,
+        latency_clock: Callable[[], int] = time.perf_counter_ns,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._new_source = new_source
@@ -90,6 +92,7 @@ class LocalEvaluator:
         self._new_rng = new_rng
         self._clock = clock
         self._work_clock = work_clock
+        self._latency_clock = latency_clock
         self._wall = wall
         self._evaluations = 0
         self._published = PublishedFlags(tag=tag, logger=logger, clock=clock)
@@ -213,36 +216,39 @@ class LocalEvaluator:
 
     # Evaluations
 
-    def try_evaluate(self, user: User, feature_id: str) -> Evaluation | None:
-        """Return a flag's variation for a user, and push the metrics event that is due.
+    def try_evaluate(self, user: User, feature_id: str) -> tuple[Evaluation, float] | None:
+        """Return a flag's variation for a user, and the seconds that the evaluation took.
 
-        None, after every hundred evaluations: they never wait, so the loop needs a turn, which `evaluate` gives it.
+        None, after every hundred evaluations: they never wait, so the loop needs a turn, which `evaluate` gives it. A
+        failed evaluation has its metrics event pushed.
 
         Raises:
             EvaluationError: As in `evaluate_nowait`.
         """
         self._evaluations += 1
-        if self._evaluations >= _EVALUATIONS_PER_TURN:
-            return None
-        began = self._work_clock()
+        return None if self._evaluations >= _EVALUATIONS_PER_TURN else self._timed(user, feature_id)
+
+    async def evaluate(self, user: User, feature_id: str) -> Evaluation:
+        """As `try_evaluate`, after a turn of the loop, and with the metrics event of a completed evaluation pushed."""
+        self._evaluations = 0
+        await asyncio.sleep(0)
+        evaluation, duration = self._timed(user, feature_id)
+        self._metrics.completed(ApiId.SDK_GET_VARIATION, duration)
+        return evaluation
+
+    def _timed(self, user: User, feature_id: str) -> tuple[Evaluation, float]:
+        began = self._latency_clock()
         try:
             evaluation = self.evaluate_nowait(user, feature_id)
         except Exception as error:
             if not (isinstance(error, EvaluationError) and error.cause is EvaluationCause.NOT_READY):
                 self._metrics.failed(ApiId.SDK_GET_VARIATION, error)
             raise
-        self._metrics.completed(ApiId.SDK_GET_VARIATION, self._work_clock() - began)
-        return evaluation
-
-    async def evaluate(self, user: User, feature_id: str) -> Evaluation:
-        """As `try_evaluate`, after a turn of the loop if one is due."""
-        while (evaluation := self.try_evaluate(user, feature_id)) is None:
-            self._evaluations = 0
-            await asyncio.sleep(0)
-        return evaluation
+        # A quotient of integers has few digits, which are written twice as fast as all that a double has.
+        return evaluation, (self._latency_clock() - began) / 1_000_000_000
 
     def evaluate_nowait(self, user: User, feature_id: str) -> Evaluation:
-        """Return a flag's variation for a user; from any thread, and without metrics events.
+        """Return a flag's variation for a user; from any thread, without metrics events, and without the user's id.
 
         Raises:
             EvaluationError: If the flag has no variation for the user. The cause is ``NOT_READY`` before the first
@@ -252,7 +258,7 @@ class LocalEvaluator:
         if current is None:
             raise EvaluationError(EvaluationCause.NOT_READY, feature_id, "no flags have arrived yet")
         try:
-            return evaluate(current.snapshot, user, feature_id, self._tag).evaluation(user.id)
+            return evaluate(current.snapshot, user, feature_id, self._tag).of_all()
         except EvaluationError as error:
             raise error.with_traceback(None) from None  # the frames of the evaluation have the user's id
 

@@ -12,7 +12,7 @@ import pytest
 
 from bucketeer_async import User
 from bucketeer_async._evaluation import EvaluationError, Snapshot, compile_flag, compile_segment, evaluate
-from bucketeer_async._evaluation._murmur import Hash
+from bucketeer_async._evaluation._murmur import Hash, PythonHash
 
 VECTORS = Path(__file__).with_name("vectors")
 THEMES = sorted(
@@ -91,10 +91,13 @@ def test_there_are_as_many_cases_as_there_were() -> None:
     assert sum(len(load(theme)["cases"]) for theme in THEMES) == 4984
 
 
-def test_every_text_falls_where_the_server_has_it() -> None:
+@pytest.mark.parametrize("implementation", [Hash, PythonHash])
+def test_every_text_falls_where_the_server_has_it(implementation: type[Hash]) -> None:
+    if implementation is Hash:
+        pytest.importorskip("mmh3")
     for each in load("hashes")["buckets"]:
         text = each["text"]
         for cut in range(len(text) + 1):
-            hashed = Hash(text[:cut])
+            hashed = implementation(text[:cut])
             assert tuple(f"{half:016x}" for half in hashed.halves(text[cut:])) == (each["h1"], each["h2"])
             assert hashed.bucket(text[cut:]) == each["bucket"]

@@ -8,10 +8,10 @@ from unittest.mock import MagicMock, Mock, create_autospec
 
 import pytest
 
-from bucketeer_async import Evaluation, Reason, ReasonType, User, WrongLoopError
+from bucketeer_async import Evaluation, EvaluationDetails, Reason, ReasonType, User, WrongLoopError
 from bucketeer_async._disabled import DisabledProcessor
-from bucketeer_async._flags._conversion import to_bool
-from bucketeer_async._flags._evaluations import Evaluations
+from bucketeer_async._flags._conversion import BOOL
+from bucketeer_async._flags._evaluations import Evaluations, details
 from bucketeer_async._log import GuardedLogger, RateLimitedLog
 
 USER = User("user-of-the-test")
@@ -40,12 +40,20 @@ def evaluations(error: Exception | None, events: DisabledProcessor) -> Evaluatio
     return Evaluations(lambda: FakeEvaluator(error), events, log, tag="shop", strict=False)
 
 
+async def evaluated(subject: Evaluations, user: User, feature_id: str) -> EvaluationDetails[bool]:
+    """Evaluate a flag whose default is False, as the client does."""
+    result = subject.try_evaluate(user, feature_id, False, BOOL) or await subject.evaluate(
+        user, feature_id, False, BOOL
+    )
+    return details(user, feature_id, result)
+
+
 async def test_a_bug_of_ours_results_in_the_default_too(caplog: pytest.LogCaptureFixture) -> None:
     events = DisabledProcessor(GuardedLogger(None))
 
-    result = await evaluations(KeyError("user-of-the-test"), events).evaluate(USER, "bool", False, to_bool)
+    found = await evaluated(evaluations(KeyError("user-of-the-test"), events), USER, "bool")
 
-    assert result.details().reason.type is ReasonType.ERROR_EXCEPTION
+    assert found.reason.type is ReasonType.ERROR_EXCEPTION
     assert events.statistics().evaluation.pushed == 1
     assert [(record.levelno, record.getMessage()) for record in caplog.records] == [
         (
@@ -59,7 +67,7 @@ async def test_another_loop_is_an_error_of_the_program() -> None:
     events = DisabledProcessor(GuardedLogger(None))
 
     with pytest.raises(WrongLoopError):
-        await evaluations(WrongLoopError("elsewhere"), events).evaluate(USER, "bool", False, to_bool)
+        await evaluated(evaluations(WrongLoopError("elsewhere"), events), USER, "bool")
     assert events.statistics().total.pushed == 0
 
 
@@ -67,10 +75,10 @@ async def test_another_loop_is_an_error_of_the_program() -> None:
 async def test_an_id_may_be_any_text(feature_id: str) -> None:
     events = DisabledProcessor(GuardedLogger(None))
 
-    result = await evaluations(None, events).evaluate(USER, feature_id, False, to_bool)
+    found = await evaluated(evaluations(None, events), USER, feature_id)
 
-    assert result.value is True
-    assert result.details().feature_id == feature_id
+    assert found.value is True
+    assert found.feature_id == feature_id
     assert events.statistics().evaluation.pushed == 1
 
 
@@ -78,10 +86,10 @@ async def test_an_id_may_be_any_text(feature_id: str) -> None:
 async def test_anything_but_an_id_results_in_the_default_and_no_event(feature_id: Any) -> None:
     events = DisabledProcessor(GuardedLogger(None))
 
-    result = await evaluations(None, events).evaluate(USER, feature_id, False, to_bool)
+    found = await evaluated(evaluations(None, events), USER, feature_id)
 
-    assert result.value is False
-    assert result.details().reason.type is ReasonType.ERROR_FEATURE_FLAG_ID_NOT_SPECIFIED
+    assert found.value is False
+    assert found.reason.type is ReasonType.ERROR_FEATURE_FLAG_ID_NOT_SPECIFIED
     assert events.statistics().total.pushed == 0
 
 
@@ -96,11 +104,11 @@ class Customer(User):
 async def test_a_mock_is_no_user(user: Any) -> None:
     events = DisabledProcessor(GuardedLogger(None))
 
-    details = (await evaluations(None, events).evaluate(user, "bool", False, to_bool)).details()
+    found = await evaluated(evaluations(None, events), user, "bool")
 
-    assert (details.value, details.user_id) == (False, "")
-    assert details.reason.type is ReasonType.ERROR_USER_ID_NOT_SPECIFIED
-    assert details.error.startswith("user must be a User, not ")
+    assert (found.value, found.user_id) == (False, "")
+    assert found.reason.type is ReasonType.ERROR_USER_ID_NOT_SPECIFIED
+    assert found.error.startswith("user must be a User, not ")
     assert events.statistics().total.pushed == 0
 
 
@@ -115,8 +123,8 @@ async def test_a_user_of_a_subclass_is_evaluated_as_a_user_with_its_fields() -> 
 
     evaluator.evaluate = evaluate  # type: ignore[method-assign]
     subject = Evaluations(lambda: evaluator, DisabledProcessor(GuardedLogger(None)), log, tag="shop", strict=False)
-    details = (await subject.evaluate(Customer("id", {"plan": "pro"}), "bool", False, to_bool)).details()
+    found = await evaluated(subject, Customer("id", {"plan": "pro"}), "bool")
 
-    assert (details.value, details.user_id) == (True, "id")
+    assert (found.value, found.user_id) == (True, "id")
     assert seen == [User("id", {"plan": "pro"})]
     assert type(seen[0]) is User

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ import pytest
 from bucketeer_async import ApiId, Processor, ProcessorConfig, StatusError
 from bucketeer_async._flags._own_metrics import OwnMetrics
 from tests.clock import VirtualLoop
-from tests.fakes import FakeAnswer, FakeClient
+from tests.fakes import FakeAnswer, FakeClient, as_forked
 
 
 @pytest.fixture
@@ -109,14 +108,14 @@ class Waiting:
         return self
 
 
-def test_what_waits_in_the_parent_does_not_count_in_a_forked_child(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_waits_in_the_parent_does_not_count_in_a_forked_child() -> None:
     events = Waiting()
     metrics = OwnMetrics(events, max_errors=1)
     metrics.failed(ApiId.GET_EVALUATION, KeyError())
     metrics.failed(ApiId.GET_EVALUATION, KeyError())
     assert events.errors == 1
 
-    monkeypatch.setattr(os, "getpid", lambda: -1)
-    metrics.failed(ApiId.GET_EVALUATION, KeyError())
+    with as_forked():
+        metrics.failed(ApiId.GET_EVALUATION, KeyError())
 
     assert events.errors == 2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -30,6 +29,7 @@ from bucketeer_async import (
 from bucketeer_async._flags._remote import RemoteEvaluator
 from bucketeer_async._transport._http import Deadline
 from tests.clock import VirtualLoop
+from tests.fakes import as_forked
 
 USER = User("user-1", {"plan": "pro"})
 
@@ -404,15 +404,15 @@ async def test_waiting_for_a_connection_is_no_failure_of_the_gateway() -> None:
     assert await remote.evaluate() == evaluation()
 
 
-async def test_forked_children_have_a_jitter_and_counters_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_forked_children_have_a_jitter_and_counters_of_their_own() -> None:
     remote = Remote(Replies(*[StatusError(503), response()] * 2))
     await remote.evaluate()
     ended_at = now()
-    monkeypatch.setattr(os, "getpid", lambda: -1)
-    assert remote.evaluator.statistics().second_tries == 0
-    await remote.evaluate()
+    with as_forked():
+        assert remote.evaluator.statistics().second_tries == 0
+        await remote.evaluate()
 
-    assert remote.evaluator.statistics().second_tries == 1
+        assert remote.evaluator.statistics().second_tries == 1
     assert now() - ended_at != pytest.approx(ended_at, abs=1e-9)
 
 
@@ -431,15 +431,14 @@ async def test_closing_waits_for_the_evaluations_under_way() -> None:
         assert len(remote.metrics.pushed) == 1
 
 
-async def test_a_forked_child_does_not_wait_for_the_evaluations_of_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_forked_child_does_not_wait_for_the_evaluations_of_its_parent() -> None:
     remote = Remote(after(1.0, response()))
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(remote.evaluate)
         await anyio.wait_all_tasks_blocked()
         forked_at = now()
-        with monkeypatch.context() as forked:
-            forked.setattr(os, "getpid", lambda: -1)
+        with as_forked():
             await remote.evaluator.aclose()
             assert now() == forked_at
             await remote.evaluate()

@@ -12,7 +12,7 @@ import pytest
 from fastapi import FastAPI
 
 from bucketeer_async import Fate, Processor, ProcessorConfig, Receipt, RefusedReason, Statistics, User
-from tests.fakes import FakeAnswer, FakeClient
+from tests.fakes import FakeAnswer, FakeClient, as_forked
 from tests.faults.matrix import FULL
 
 USER = User("user")
@@ -127,11 +127,10 @@ async def test_no_push_slips_by_unseen_between_two_threads() -> None:
                 await asyncio.gather(*[receipt.settled() for receipt in receipts])
 
 
-def test_threads_of_a_forked_child_begin_the_same_life(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_of_a_forked_child_begin_the_same_life() -> None:
     together = threading.Barrier(8)
     for child in range(100 if FULL else 30):
         processor = Processor(FakeClient())
-        monkeypatch.setattr("os.getpid", lambda child=child: -child - 1)
         lives: list[Any] = []
 
         def push(lives: list[Any] = lives, processor: Processor = processor) -> None:
@@ -140,14 +139,14 @@ def test_threads_of_a_forked_child_begin_the_same_life(monkeypatch: pytest.Monke
             lives.append(processor._life.get())
 
         threads = [threading.Thread(target=push) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with as_forked(-child - 1):
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
 
-        assert len({id(life) for life in lives}) == 1
-        assert processor.statistics().goal.refused_by == {"not_running": 8}
-        monkeypatch.undo()
+            assert len({id(life) for life in lives}) == 1
+            assert processor.statistics().goal.refused_by == {"not_running": 8}
 
 
 async def test_endpoints_in_the_thread_pool_of_fastapi_push_without_waiting() -> None:
