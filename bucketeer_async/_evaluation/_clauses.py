@@ -70,12 +70,37 @@ _ORDER: Final[Mapping[str, _Comparison]] = {
 }
 
 
+@dataclass(slots=True, repr=False, eq=False)
+class Clause:
+    """A compiled clause; without a repr, because the values may be the ids of users.
+
+    Attributes:
+        matches: The condition.
+        attribute: Name of the user's attribute, "id" for the user's id; with ``FEATURE_FLAG`` the id of a flag.
+        operator: Name of the operator; as given if this version does not know the operator.
+        values: The values, as given.
+    """
+
+    matches: Condition
+    attribute: str
+    operator: str
+    values: Sequence[str]
+
+    def subject(self, context: ClauseContext) -> str | None:
+        """Return what is compared with the values; None if the user does not have the attribute, and with ``SEGMENT``."""
+        if self.operator == "SEGMENT":
+            return None
+        if self.operator == "FEATURE_FLAG":
+            return context.dependency_variations.get(self.attribute)
+        return context.user_id if self.attribute == "id" else context.attributes.get(self.attribute)
+
+
 def never(_context: ClauseContext) -> bool:
     """Match no user; the condition of an operator that this version does not know."""
     return False
 
 
-def compile_clause(fields: Fields) -> Condition:
+def compile_clause(fields: Fields) -> Clause:
     """Compile the parsed JSON of ``bucketeer.feature.Clause``.
 
     Raises:
@@ -84,6 +109,10 @@ def compile_clause(fields: Fields) -> Condition:
     kind = _fields.enum_name(fields, "operator", OPERATORS)
     attribute = _fields.text(fields, "attribute")
     values = _fields.texts(fields, "values")
+    return Clause(_condition(kind, attribute, values), attribute, kind or str(fields.get("operator")), values)
+
+
+def _condition(kind: str, attribute: str, values: Sequence[str]) -> Condition:
     if kind == "SEGMENT":
         return lambda context: context.is_member(values)
     if kind == "FEATURE_FLAG":

@@ -7,7 +7,7 @@ matches is left to `_rules.py`, the choice of a strategy to `_rollout.py`, and t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -15,8 +15,8 @@ from bucketeer_async._evaluation import _fields, _yaml
 from bucketeer_async._evaluation._clauses import OPERATORS, ClauseContext, Condition, UserLike
 from bucketeer_async._evaluation._errors import EvaluationCause, EvaluationError, MalformedError
 from bucketeer_async._evaluation._fields import Fields
-from bucketeer_async._evaluation._rollout import Strategy, UserBuckets, compile_strategy
-from bucketeer_async._evaluation._rules import compile_rule
+from bucketeer_async._evaluation._rollout import Choice, Strategy, UserBuckets, compile_strategy
+from bucketeer_async._evaluation._rules import Rule, compile_rule
 from bucketeer_async._evaluation._segments import Membership, Segment, in_no_segment
 from bucketeer_async._models import Evaluation, Reason, ReasonType, evaluation_of
 
@@ -116,13 +116,25 @@ class FlagRule(NamedTuple):
 
     Attributes:
         matches: Returns whether the rule applies to a user.
-        strategy: Chooses a variation for a user.
+        choose: Chooses a variation for a user.
         served: What the rule serves, by variation id.
     """
 
     matches: Condition
-    strategy: Strategy
+    choose: Choice
     served: _ServedByVariation
+
+
+class FlagParts(NamedTuple):
+    """What the functions of a flag are made of; an explanation makes them anew, so that they record what they do.
+
+    Attributes:
+        rules: The id, the clauses and the strategy of each rule, in order.
+        default: The default strategy; None if the definition has none.
+    """
+
+    rules: Sequence[tuple[str, Rule, Strategy]] = ()
+    default: Strategy | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -142,7 +154,8 @@ class Flag:
         dependencies: Ids of the flags that must be evaluated before this one, in order, with duplicates.
         segments: Ids of the segments that the rules name.
         rules: The rules, in order.
-        default: The default strategy; None if the definition has none.
+        default: Chooses a variation if no target and no rule does; None if the definition has no default strategy.
+        parts: What `rules` and `default` are made of.
     """
 
     id: str
@@ -152,12 +165,13 @@ class Flag:
     tags: frozenset[str]
     variations: Mapping[str, Variation]
     off_variation: str
-    prerequisites: Sequence[tuple[str, str]]
+    prerequisites: Iterable[tuple[str, str]]
     targets: Mapping[str, str] = field(repr=False)
     dependencies: Sequence[str] = ()
     segments: Sequence[str] = ()
     rules: Sequence[FlagRule] = ()
-    default: Strategy | None = None
+    default: Choice | None = None
+    parts: FlagParts = field(default=FlagParts(), repr=False)
     _served: dict[ReasonType, _ServedByVariation] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -186,9 +200,9 @@ class Flag:
             return self._served[ReasonType.TARGET][target]
         if self.rules:
             context = self._clause_context(user, dependency_variations, all_segments)
-            for matches, strategy, served in self.rules:
+            for matches, choose, served in self.rules:
                 if matches(context):
-                    return served[strategy(user_id)]
+                    return served[choose(user_id)]
         if self.default is None:
             raise EvaluationError(EvaluationCause.DEFAULT_STRATEGY_NOT_FOUND, self.id)
         return self._served[ReasonType.DEFAULT][self.default(user_id)]
@@ -218,8 +232,7 @@ def compile_flag(fields: Fields) -> Flag:
     feature_id = _fields.text(fields, "id")
     if not feature_id:
         raise MalformedError("id is missing")
-    default = _fields.message(fields, "defaultStrategy")
-    buckets = UserBuckets(feature_id, _fields.text(fields, "samplingSeed"))
+    parts = _parts(fields, UserBuckets(feature_id, _fields.text(fields, "samplingSeed")))
     flag = Flag(
         id=feature_id,
         version=_fields.integer(fields, "version"),
@@ -232,9 +245,13 @@ def compile_flag(fields: Fields) -> Flag:
         targets=_targets(fields),
         dependencies=dependencies(fields),
         segments=segments(fields),
-        default=None if default is None else compile_strategy(default, buckets),
+        default=None if parts.default is None else parts.default.choose,
+        parts=parts,
     )
-    flag.rules = [_rule(flag, rule, buckets) for rule in _fields.messages(fields, "rules")]
+    flag.rules = [
+        FlagRule(rule.matches, strategy.choose, _ServedByVariation(flag, Reason(ReasonType.RULE, rule_id)))
+        for rule_id, rule, strategy in parts.rules
+    ]
     return flag
 
 
@@ -311,7 +328,10 @@ def _named(rules: Sequence[Fields], kind: str) -> list[str]:
     return named
 
 
-def _rule(flag: Flag, fields: Fields, buckets: UserBuckets) -> FlagRule:
-    reason = Reason(ReasonType.RULE, _fields.text(fields, "id"))
-    strategy = compile_strategy(_fields.message(fields, "strategy"), buckets)
-    return FlagRule(compile_rule(fields), strategy, _ServedByVariation(flag, reason))
+def _parts(fields: Fields, buckets: UserBuckets) -> FlagParts:
+    default = _fields.message(fields, "defaultStrategy")
+    rules = [
+        (_fields.text(rule, "id"), compile_rule(rule), compile_strategy(_fields.message(rule, "strategy"), buckets))
+        for rule in _fields.messages(fields, "rules")
+    ]
+    return FlagParts(rules, None if default is None else compile_strategy(default, buckets))

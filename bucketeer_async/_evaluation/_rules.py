@@ -3,19 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from bucketeer_async._evaluation import _fields
-from bucketeer_async._evaluation._clauses import ClauseContext, Condition, compile_clause
+from bucketeer_async._evaluation._clauses import Clause, ClauseContext, Condition, compile_clause
 from bucketeer_async._evaluation._fields import Fields
 
 
-def compile_rule(rule: Fields) -> Condition:
-    """Return a condition that is true if all clauses of a rule match.
+class Rule(NamedTuple):
+    """A compiled rule, of a flag or of a segment.
+
+    Attributes:
+        matches: The condition: all clauses match.
+        clauses: The clauses, in order.
+    """
+
+    matches: Condition
+    clauses: Sequence[Clause]
+
+
+def compile_rule(rule: Fields) -> Rule:
+    """Compile the clauses of a rule.
 
     Raises:
         MalformedError: If a field has the wrong type.
     """
-    conditions = [compile_clause(clause) for clause in _fields.messages(rule, "clauses")]
+    clauses = [compile_clause(clause) for clause in _fields.messages(rule, "clauses")]
+    return Rule(all_of([clause.matches for clause in clauses]), clauses)
+
+
+def all_of(conditions: Sequence[Condition]) -> Condition:
+    """Return a condition that is true if all conditions are; they are tried in order, up to the first that is false."""
     return conditions[0] if len(conditions) == 1 else _all(conditions)
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from bucketeer_async._evaluation import _fields
-from bucketeer_async._evaluation._clauses import ClauseContext, Condition
+from bucketeer_async._evaluation._clauses import ClauseContext
 from bucketeer_async._evaluation._fields import Fields
-from bucketeer_async._evaluation._rules import compile_rule
+from bucketeer_async._evaluation._rules import Rule, compile_rule
 
 _STATES: Final = ("INCLUDED", "EXCLUDED")
 
@@ -24,13 +24,13 @@ class Segment:
         members: Ids of the listed users.
         misfiled_members: Ids of users who are in this segment's list although their entries have another segment's
             id, by that id. For a flag that names this segment, the users are members of the other segment.
-        rules: Conditions that make other users members.
+        rules: Rules that make other users members.
     """
 
     id: str
     members: AbstractSet[str] = field(repr=False)
     misfiled_members: Mapping[str, AbstractSet[str]] = field(repr=False)
-    rules: Sequence[Condition]
+    rules: Sequence[Rule]
 
 
 class SegmentBuilder:
@@ -108,7 +108,7 @@ class Membership:
             return False
         # The rules of a segment cannot refer to segments or to other flags.
         context = ClauseContext(self._user_id, self._attributes, {}, in_no_segment)
-        return any(rule(context) for rule in segment.rules)
+        return any(rule.matches(context) for rule in segment.rules)
 
     def _is_misfiled_member(self, segment_id: str) -> bool:
         """Return whether another segment that the flag names lists the user with this segment's id."""
