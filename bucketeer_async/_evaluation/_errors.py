@@ -1,10 +1,12 @@
-"""Errors of flag evaluation, each with its cause. Choosing the reason of a default is left to the caller."""
+"""Errors of flag evaluation, each with its cause and the reason of the default that is returned instead."""
 
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
 
 from bucketeer_async._errors import BucketeerError
+from bucketeer_async._models import ReasonType
 
 
 class EvaluationCause(StrEnum):
@@ -32,6 +34,14 @@ class EvaluationCause(StrEnum):
     """The flag's values are YAML, and the extra ``yaml`` is not installed. Flags that depend on it can be evaluated."""
 
 
+_REASONS: Final = {
+    EvaluationCause.FLAG_NOT_FOUND: ReasonType.ERROR_FLAG_NOT_FOUND,
+    EvaluationCause.EVALUATION_NOT_FOUND: ReasonType.ERROR_FLAG_NOT_FOUND,
+    EvaluationCause.FEATURE_NOT_FOUND: ReasonType.ERROR_FLAG_NOT_FOUND,
+    EvaluationCause.NOT_READY: ReasonType.ERROR_CACHE_NOT_FOUND,
+}
+
+
 class EvaluationError(BucketeerError):
     """A flag could not be evaluated for a user.
 
@@ -44,6 +54,11 @@ class EvaluationError(BucketeerError):
         super().__init__(f"flag {feature_id!r}: {cause.value}{f' ({detail})' if detail else ''}")
         self.cause = cause
         self.feature_id = feature_id
+
+    @property
+    def reason(self) -> ReasonType:
+        """The reason of the default that is returned because of the error."""
+        return _REASONS.get(self.cause, ReasonType.ERROR_EXCEPTION)
 
 
 class MalformedError(ValueError):

@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from bucketeer_async._errors import BucketeerError, StatusError
-from bucketeer_async._evaluation import EvaluationCause, EvaluationError
+from bucketeer_async._evaluation import EvaluationError
 from bucketeer_async._flags._conversion import WrongTypeError
 from bucketeer_async._models import ReasonType
-
-_BY_CAUSE: Final = {
-    EvaluationCause.FLAG_NOT_FOUND: ReasonType.ERROR_FLAG_NOT_FOUND,
-    EvaluationCause.EVALUATION_NOT_FOUND: ReasonType.ERROR_FLAG_NOT_FOUND,
-    EvaluationCause.FEATURE_NOT_FOUND: ReasonType.ERROR_FLAG_NOT_FOUND,
-    EvaluationCause.NOT_READY: ReasonType.ERROR_CACHE_NOT_FOUND,
-}
 
 
 class DisabledError(BucketeerError):
@@ -32,8 +23,8 @@ def reason_for(error: Exception) -> ReasonType:
             return ReasonType.ERROR_WRONG_TYPE
         case StatusError(status_code=404):
             return ReasonType.ERROR_FLAG_NOT_FOUND
-        case EvaluationError(cause=cause):
-            return _BY_CAUSE.get(cause, ReasonType.ERROR_EXCEPTION)
+        case EvaluationError():
+            return error.reason
         case DisabledError():
             return ReasonType.CLIENT
     return ReasonType.ERROR_EXCEPTION
