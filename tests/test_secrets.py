@@ -43,8 +43,9 @@ from bucketeer_async import (
     User,
     WrongLoopError,
 )
-from bucketeer_async._evaluation import EvaluationError, compile_flag, compile_segment
+from bucketeer_async._evaluation import EvaluationError, Snapshot, compile_flag, compile_segment
 from bucketeer_async._evaluation._clauses import ClauseContext
+from bucketeer_async._evaluation._explain import explain
 from bucketeer_async._events._encoder import EVENT_ID, EventFactory
 from bucketeer_async._events._spool_rows import SpooledEvent
 from bucketeer_async._flags._definitions import SegmentDefinition
@@ -89,6 +90,7 @@ def values() -> Iterator[object]:
     yield SpooledEvent(1, EventKind.GOAL, event[EVENT_ID].decode(), 0.0, event)
     yield ClauseContext(ID, {"plan": VALUE}, {}, lambda _: False)
     yield compile_flag({"id": "f", "targets": [{"variation": "v", "users": [ID]}]})
+    yield compile_flag({"id": "f", "rules": [{"clauses": [{"attribute": "id", "values": [ID]}]}]}).parts
     yield SegmentDefinition(segment, rules=f'["{ID}"]')
     yield SavedSnapshot(tag="", environment=True, saved_at=0.0, features=[ID], segments=[{"users": [ID]}])
     yield LocalEvaluation(bootstrap=ID.encode())
@@ -98,6 +100,18 @@ def values() -> Iterator[object]:
 @pytest.mark.parametrize("value", list(values()), ids=lambda value: type(value).__name__)
 def test_a_repr_shows_neither_key_nor_user(value: object) -> None:
     assert_secret(repr(value), str(value))
+
+
+def test_the_repr_of_an_explanation_shows_no_user() -> None:
+    clauses = [{"attribute": each, "operator": "IN", "values": [ID, VALUE]} for each in ("id", "plan")]
+    rules = [{"clauses": [*clauses, {"attribute": "id", "operator": "SEGMENT", "values": ["s"]}]}]
+    flag = {"id": "f", "rules": rules, "targets": [{"variation": "v", "users": [ID]}]}
+    segment = compile_segment({"segmentId": "s", "rules": [{"clauses": clauses}]})
+    for fields in (flag, flag | {"targets": []}):
+        explanation = explain(Snapshot({"f": compile_flag(fields)}, {"s": segment}), USER, "f")
+
+        assert ID in str(explanation)
+        assert_secret(repr(explanation))
 
 
 def test_the_repr_of_a_user_says_that_it_is_one() -> None:
@@ -120,7 +134,19 @@ def classes() -> Iterator[type]:
                     yield each
 
 
-PRIVATE = {"api_key", "attributes", "body", "bodies", "headers", "members", "targets", "user_id", "users"}
+PRIVATE = {
+    "actual",
+    "api_key",
+    "attributes",
+    "body",
+    "bodies",
+    "headers",
+    "members",
+    "targets",
+    "user_id",
+    "users",
+    "values",
+}
 
 
 def test_fields_with_users_are_in_no_generated_repr() -> None:

@@ -8,6 +8,9 @@
         Condition        _rules, _clauses, _segments, _versions: whether a rule matches the user
         Strategy         _rollout, _murmur: which variation a rule or the default chooses
 
+`explain` in `_explain`, to be imported from there, has the same evaluator record what it tries, and returns an
+`Explanation` (`_explanation`).
+
 - `compile_flag` and `compile_segment` make flags and segments from parsed JSON, whose fields are read by `_fields`.
 - `_errors` has the causes of failures; `_yaml` and `_yaml_loader` convert the values of YAML flags.
 
@@ -17,6 +20,7 @@ No function waits, reads a clock, or logs. Elsewhere: how flags are fetched and 
 
 from bucketeer_async._evaluation._errors import EvaluationCause, EvaluationError, MalformedError
 from bucketeer_async._evaluation._evaluate import evaluate
+from bucketeer_async._evaluation._explanation import Explanation
 from bucketeer_async._evaluation._flags import Flag, Served, Variation, compile_flag, dependencies, lacks_yaml, segments
 from bucketeer_async._evaluation._segments import Segment, SegmentBuilder, compile_segment
 from bucketeer_async._evaluation._snapshot import Snapshot
@@ -24,6 +28,7 @@ from bucketeer_async._evaluation._snapshot import Snapshot
 __all__ = [
     "EvaluationCause",
     "EvaluationError",
+    "Explanation",
     "Flag",
     "MalformedError",
     "Segment",

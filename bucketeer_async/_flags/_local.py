@@ -19,7 +19,7 @@ from typing import Final, NamedTuple, Protocol
 
 from bucketeer_async._background import PerProcess, in_thread, in_turns
 from bucketeer_async._errors import ClosedError, ConfigurationError, NotReadyError
-from bucketeer_async._evaluation import EvaluationCause, EvaluationError, evaluate
+from bucketeer_async._evaluation import EvaluationCause, EvaluationError, Explanation, evaluate
 from bucketeer_async._flags import _snapshot_file
 from bucketeer_async._flags._own_metrics import OwnMetrics
 from bucketeer_async._flags._published import Coverage, PublishedFlags
@@ -261,6 +261,19 @@ class LocalEvaluator:
             return evaluate(current.snapshot, user, feature_id, self._tag).of_all()
         except EvaluationError as error:
             raise error.with_traceback(None) from None  # the frames of the evaluation have the user's id
+
+    def explain(self, user: User, feature_id: str) -> Explanation:
+        """Return why `evaluate_nowait` returns what it does; from any thread, without an event and without a log line.
+
+        Raises:
+            NotReadyError: If no flags have arrived yet.
+        """
+        from bucketeer_async._evaluation._explain import explain  # noqa: PLC0415 - few explain
+
+        current = self._published.current
+        if current is None:
+            raise NotReadyError("no flags have arrived yet: await wait_ready() first")
+        return explain(current.snapshot, user, feature_id, self._tag)
 
     # Watching
 
