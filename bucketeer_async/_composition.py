@@ -14,6 +14,7 @@ from typing import Final, Protocol, SupportsFloat
 from bucketeer_async._client_life import EventsLife
 from bucketeer_async._disabled import DisabledEvaluator, DisabledProcessor
 from bucketeer_async._errors import ConfigurationError
+from bucketeer_async._evaluation import Explanation
 from bucketeer_async._events._processor import Processor
 from bucketeer_async._events._receipt import Receipt
 from bucketeer_async._flags._evaluations import EvaluationEvents, Evaluator
@@ -45,6 +46,7 @@ class LocalFlags(Protocol):
     def statistics(self) -> LocalEvaluationStatistics | None: ...
     def on_change(self, callback: Callable[[FlagChanges], object]) -> None: ...
     def export_snapshot(self) -> bytes: ...
+    def explain(self, user: User, feature_id: str) -> Explanation: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -44,6 +44,10 @@ class DisabledEvaluator:
         """Raise `NotReadyError`."""
         raise NotReadyError("the client is disabled: there are no flags")
 
+    def explain(self, *_arguments: object, **_named: object) -> NoReturn:
+        """Raise `NotReadyError`."""
+        raise NotReadyError("the client is disabled: all flags have their defaults")
+
 
 class DisabledProcessor:
     """Refuses every push.

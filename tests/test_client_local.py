@@ -13,6 +13,7 @@ import pytest
 from bucketeer_async import (
     Client,
     ConfigurationError,
+    DecisiveStep,
     FlagChanges,
     LocalEvaluation,
     NotReadyError,
@@ -184,6 +185,72 @@ async def test_a_body_that_is_no_response_to_a_poll_changes_nothing(path: str, b
     assert heard == [FlagChanges(removed=frozenset({"yaml", "empty"}))]
 
 
+@pytest.mark.parametrize("feature_id", ["bool", "yaml", "unknown"])
+async def test_an_explanation_has_the_answer_of_the_variation(feature_id: str) -> None:
+    server = Server()
+    async with server.client() as client:
+        await client.wait_ready()
+        details = await client.json_variation_details(USER, feature_id, None)
+
+        explanation = client.explain(USER, feature_id)
+
+    assert explanation.reason == details.reason
+    assert explanation.feature_version == details.feature_version
+    assert (explanation.variation_id, explanation.variation_name) == (details.variation_id, details.variation_name)
+    assert explanation.feature_id == feature_id
+    assert (explanation.user_id, explanation.tag) == ("user-1", "shop")
+    assert bool(explanation.error) == (feature_id == "unknown")
+
+
+async def test_an_explanation_makes_no_event_and_no_log_line(caplog: pytest.LogCaptureFixture) -> None:
+    server = Server()
+    async with server.client() as client:
+        await client.wait_ready()
+        caplog.clear()
+        before = client.statistics().total
+
+        assert client.explain(USER, "bool").variation_value == "true"
+        assert str(client.explain(USER, "unknown")).endswith("\n  no such flag with the tag 'shop': the default")
+
+        assert client.statistics().total == before
+        assert not caplog.records
+
+
+async def test_an_explanation_is_of_the_flags_of_the_moment() -> None:
+    server = Server()
+    server.down = True
+    client = server.client()
+    with pytest.raises(NotReadyError, match=r"no flags have arrived yet: await wait_ready\(\) first"):
+        client.explain(USER, "bool")
+    async with client:
+        with pytest.raises(NotReadyError):
+            client.explain(USER, "bool")
+        server.down = False
+        await client.wait_ready()
+        assert client.explain(USER, "bool").decided_by is DecisiveStep.DEFAULT
+        server.flags[0] |= {"enabled": False, "offVariation": "v", "updatedAt": "2"}
+        await asyncio.sleep(70)
+        assert client.explain(USER, "bool").decided_by is DecisiveStep.OFF
+
+    assert client.explain(USER, "bool").decided_by is DecisiveStep.OFF  # closed, with the flags that have arrived
+
+
+@pytest.mark.parametrize(
+    ("user", "feature_id", "error", "words"),
+    [
+        ("user-1", "bool", TypeError, "user must be a User, not str"),
+        (USER, 5, TypeError, "feature_id must be a str, not int"),
+        (USER, "", ValueError, "feature_id must not be empty"),
+        (USER, "\ud800", ValueError, "feature_id has a lone surrogate"),
+    ],
+)
+async def test_an_explanation_needs_a_user_and_a_flag(user: Any, feature_id: Any, error: Any, words: str) -> None:
+    async with Server().client() as client:
+        await client.wait_ready()
+        with pytest.raises(error, match=words):
+            client.explain(user, feature_id)
+
+
 async def test_a_tight_loop_of_questions_lets_events_flow() -> None:
     server = Server()
     async with server.client() as client:
@@ -211,6 +278,8 @@ async def test_a_client_of_the_gateway_has_no_flags_to_export_or_watch() -> None
         client.export_snapshot()
     with pytest.raises(ConfigurationError, match="local_evaluation is not set"):
         client.on_change(print)
+    with pytest.raises(ConfigurationError, match="local_evaluation is not set: the gateway evaluates the flags"):
+        client.explain(USER, "bool")
 
 
 async def test_a_disabled_client_has_no_flags_and_hears_of_no_change() -> None:
@@ -220,6 +289,8 @@ async def test_a_disabled_client_has_no_flags_and_hears_of_no_change() -> None:
     assert client.statistics().local_evaluation is None
     with pytest.raises(NotReadyError, match="the client is disabled"):
         client.export_snapshot()
+    with pytest.raises(NotReadyError, match="the client is disabled"):
+        client.explain(USER, "bool")
 
 
 def test_the_environment_may_ask_for_local_evaluation() -> None:

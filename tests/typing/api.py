@@ -11,10 +11,18 @@ from bucketeer_async import (
     ApiClient,
     ApiId,
     Client,
+    DecisiveStep,
     DrainReport,
     Drop,
     Evaluation,
     EvaluationDetails,
+    ExplainedClause,
+    ExplainedFlag,
+    ExplainedPrerequisite,
+    ExplainedRollout,
+    ExplainedRule,
+    ExplainedSegment,
+    Explanation,
     FlagChanges,
     LocalEvaluation,
     LocalEvaluationStatistics,
@@ -99,6 +107,24 @@ def changed(changes: FlagChanges) -> None:
     assert_type(changes.added, frozenset[str])
 
 
+def use_explanation(explanation: Explanation) -> None:
+    assert_type(str(explanation), str)
+    assert_type(explanation.to_dict(), dict[str, Any])
+    assert_type(explanation.reason, Reason)
+    assert_type(explanation.decided_by, DecisiveStep)
+    assert_type(explanation.flags, tuple[ExplainedFlag, ...])
+    for flag in explanation.flags:
+        assert_type(flag.prerequisites, tuple[ExplainedPrerequisite, ...])
+        assert_type(flag.rules, tuple[ExplainedRule, ...])
+        assert_type(flag.rules[0].clauses, tuple[ExplainedClause, ...])
+        assert_type(flag.rules[0].clauses[0].actual, str | None)
+        assert_type(flag.rules[0].clauses[0].segments, tuple[ExplainedSegment, ...])
+        assert_type(flag.rollout, ExplainedRollout | None)
+        if flag.rollout is not None:
+            assert_type(flag.rollout.shares, tuple[tuple[str, float], ...])
+    explanation.error = ""  # type: ignore[misc]
+
+
 class Layout(TypedDict):
     columns: int
 
@@ -130,6 +156,7 @@ async def use_client() -> None:
         await client.json_variation(user, "flag", object())  # type: ignore[call-overload]
         client.on_change(changed)
         assert_type(client.export_snapshot(), bytes)
+        use_explanation(client.explain(user, "flag"))
         assert_type(client.statistics().local_evaluation, LocalEvaluationStatistics | None)
     assert_type(await client.aclose(), DrainReport)
     Client(endpoint="localhost", api_key="key", tag="", local_evaluation=LocalEvaluation(polling_interval=5))
