@@ -106,7 +106,7 @@ def soak(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure this SDK and others, and write the page "Performance"; ``-- --quick`` writes nothing."""
+    """Measure this SDK and LaunchDarkly's, and write the page "Performance"; on the Python of ``--force-python``."""
     session.install("-e", ".[gateway]", *group("bench"))
     speed = (Path(session.create_tmp()) / "speed").resolve()  # only one contestant uses the packages of this extra
     session.install("--target", str(speed), *PROJECT["project"]["optional-dependencies"]["speed"])

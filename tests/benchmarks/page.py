@@ -1,246 +1,179 @@
-"""Writes what was measured: tables and a plot for the page "Performance", and the figures beside it."""
+"""Writes the tables of the page "Performance" from the figures beside it, ``performance.json``."""
 
 from __future__ import annotations
 
+import itertools
 import json
-import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
-
-from tests.benchmarks.flags import QUESTIONS
-from tests.benchmarks.parts import PARTS
 
 _GUIDE: Final = Path(__file__).parents[2] / "docs" / "guide"
 PAGE: Final = _GUIDE / "performance.md"
 FIGURES: Final = _GUIDE / "performance.json"
-PLOT: Final = _GUIDE / "performance.svg"
-_BEGIN: Final = "<!-- measured: begin -->\n"
-_END: Final = "<!-- measured: end -->\n"
-_RIVAL: Final = "LaunchDarkly async"
-_FLOOR: Final = "raw asyncio"
+_BEGIN: Final = "<!-- measured: {}: begin -->\n"
+_END: Final = "<!-- measured: {}: end -->\n"
 
-Runs = Sequence[Mapping[str, float]]
-
-
-def load() -> dict[str, Any]:
-    """Return what was measured before, by section."""
-    found: dict[str, Any] = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
-    return found
-
-
-def save(results: dict[str, Any]) -> None:
-    """Write figures, plot and page."""
-    FIGURES.write_text(json.dumps(results, indent=1) + "\n")
-    if "burst" in results:
-        plot(results["burst"]["found"])
-    head, _, rest = PAGE.read_text().partition(_BEGIN)
-    PAGE.write_text(head + _BEGIN + "\n" + tables(results) + "\n" + _END + rest.partition(_END)[2])
-
-
-def tables(results: dict[str, Any]) -> str:
-    """Return the tables of all sections there are, in the order of the page."""
-    return "\n\n".join(
-        f"## {title}\n\n{write(results[name]['found'])}\n\nMedians (minimum to maximum) of {results[name]['repeats']} "
-        f"repetitions, CPython {results[name]['python']}, {results[name]['machine']}."
-        for name, (title, write) in _SECTIONS.items()
-        if name in results
-    )
+#: The sections of the page, in its order: title, and what the figures are.
+_SECTIONS: Final = {
+    "pushes": ("Pushes", "CPU time of the caller, without delivery."),
+    "burst": ("A burst of events, delivered", "CPU time of the whole process for each event, close included."),
+    "evaluations": (
+        "Local evaluation",
+        "`bool_variation` with its events: CPU time of the caller, and in all, with the delivery of the events.",
+    ),
+    "remote": ("Remote evaluation", "CPU time of an evaluation; responses take 20 ms."),
+    "start": ("Import and start", "CPU time if nothing else is said; imports in a new process."),
+    "stall": (
+        "Stalls of the event loop",
+        "Medians. CPU time of this process during the stall, or its duration by the clock.",
+    ),
+    "memory": ("Memory of waiting events", "Medians of the growth of the process."),
+    "posts": ("A post", "CPU time of a post of 500 events."),
+    "growth": ("Many waiting events", "CPU time of an event."),
+    "traffic": ("Steady traffic", "CPU time of the whole process for each event."),
+    "environment": (
+        "A large environment",
+        "5 000 flags, and two segments of 100 000 users each, all of which are fetched again in each poll.",
+    ),
+}
+_DIGITS: Final = {"us": 2, "ms": 1, "s": 1, "MB": 1, "bytes": 0, "events": 0, "": 0}
 
 
-def plot(found: Mapping[str, Runs]) -> None:
-    """Draw what an event of a burst costs."""
-    import matplotlib as mpl
+class Results:
+    """What was measured, by machine and Python.
 
-    mpl.use("svg")
-    import matplotlib.pyplot as plt
+    Attributes:
+        environments: The contents of ``performance.json``.
+    """
 
-    names = [name for name in reversed(found) if name != _FLOOR]
-    costs = [[run["cpu_us"] for run in found[name]] for name in names]
-    middles = [statistics.median(each) for each in costs]
-    spreads = [
-        [middle - min(each) for middle, each in zip(middles, costs, strict=True)],
-        [max(each) - middle for middle, each in zip(middles, costs, strict=True)],
-    ]
-    colors = ["#7048e8" if name.startswith("ours") else "#adb5bd" for name in names]
-    with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "bucketeer_async", "font.size": 9}):
-        figure, axes = plt.subplots(figsize=(7, 0.32 * len(names) + 0.9), layout="constrained")
-        axes.barh(names, middles, xerr=spreads, color=colors, error_kw={"elinewidth": 0.8})
-        axes.set_xscale("log")
-        axes.set_xlabel("microseconds of CPU for each event of a burst, push and delivery (less is better)")
-        axes.spines[["top", "right"]].set_visible(False)
-        figure.savefig(PLOT, metadata={"Date": None})
-        plt.close(figure)
+    def __init__(self, environments: dict[str, Any]) -> None:
+        self.environments = environments
 
+    def add(self, described: Mapping[str, Any], section: str, found: Mapping[str, Any]) -> None:
+        """Add the rows of a section, in place of earlier ones."""
+        title = ", ".join(described[key] for key in ("python", "build", "machine"))
+        environment = self.environments.setdefault(title, {"sections": {}})
+        environment |= described
+        environment["sections"][section] = found
 
-def spread(values: Iterable[float], digits: int = 1) -> str:
-    """Return a median, with the least and the most."""
-    ordered = sorted(values)
-    middle = statistics.median(ordered)
-    return f"{middle:.{digits}f} ({ordered[0]:.{digits}f} to {ordered[-1]:.{digits}f})"
+    def save(self) -> None:
+        """Write figures and page."""
+        FIGURES.write_text(json.dumps(self.environments, indent=1) + "\n")
+        text = PAGE.read_text()
+        for part, written in (("summary", self.summary()), ("details", self.details())):
+            head, begin, rest = text.partition(_BEGIN.format(part))
+            _, end, tail = rest.partition(_END.format(part))
+            text = f"{head}{begin}\n{written}\n\n{end}{tail}"
+        PAGE.write_text(text)
 
+    def tables(self) -> str:
+        """Return everything."""
+        return f"{self.summary()}\n\n{self.details()}"
 
-def middle(values: Iterable[float], digits: int = 1) -> str:
-    """Return a median."""
-    return f"{statistics.median(values):.{digits}f}"
+    def summary(self) -> str:
+        """Return the first tables of the page, one for each Python."""
+        return "\n\n".join(f"### {_heading(title)}\n\n{_summary(found)}" for title, found in self._optimized_first())
 
+    def details(self) -> str:
+        """Return the tables of all sections."""
+        return "\n\n".join(_details(title, found) for title, found in self._optimized_first())
 
-def ratio(values: Sequence[float], others: Sequence[float]) -> str:
-    """Return the median of the ratios of the same repeat."""
-    return f"{statistics.median(a / b for a, b in zip(values, others, strict=True)):.2f}"
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a Markdown table."""
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    def _optimized_first(self) -> list[tuple[str, Any]]:
+        return sorted(self.environments.items(), key=lambda item: "not an optimized build" in item[0])
 
 
-def column(runs: Runs, key: str) -> list[float]:
-    """Return one figure of all repeats."""
-    return [run[key] for run in runs]
+def load() -> Results:
+    """Return what was measured before."""
+    return Results(json.loads(FIGURES.read_text()) if FIGURES.exists() else {})
 
 
-def _questions(found: dict[str, Any]) -> str:
-    parts = []
-    titles = {
-        "evaluation": "Evaluation only, microseconds",
-        "bool_variation": "A bool variation with its event, microseconds in the caller, including delivery in between",
-    }
-    for kind, title in titles.items():
-        rows = [
-            [text, spread(times["ours"]), spread(times["LaunchDarkly"]), ratio(times["ours"], times["LaunchDarkly"])]
-            for key, text in QUESTIONS.items()
-            for times in [found[kind][key]]
+def _heading(title: str) -> str:
+    return title.replace(" build", "")
+
+
+def _summary(environment: Mapping[str, Any]) -> str:
+    """Return the table with what a user wants to know."""
+    found = [each for section in _ordered(environment) for each in section["rows"] if "summary" in each]
+    rows = []
+    for each in found:
+        beside = each.get("beside", {})
+        compared = _compared(each, "beside") if beside.get("title") == "LaunchDarkly" else ["", "", ""]
+        rows.append([each["summary"], _value(each, "ours"), *compared])
+    parts = [_table(["", "bucketeer_async", *_head("LaunchDarkly")], rows)]
+    if any("before" in each for each in found):
+        revisions = sorted({section["before"] for section in _ordered(environment) if section["before"]})
+        changed = [
+            [each["summary"], _value(each, "ours"), *_compared(each, "before")] for each in found if "before" in each
         ]
-        parts.append(table([title, "bucketeer_async", "launchdarkly-server-sdk", "ratio"], rows))
+        parts.append(_table(["compared with an earlier revision", "now", *_head(" or ".join(revisions))], changed))
+    parts.append(_versions(environment))
     return "\n\n".join(parts)
 
 
-def _environment(found: Runs) -> str:
-    figures = {
-        "ready_s": "from `start()` until `wait_ready()` returns, s",
-        "memory_mb": "peak memory growth until then, MB",
-        "start_stall_ms": "worst stall of the event loop in `start()`, ms",
-        "ready_stall_ms": "worst stall between `start()` and ready, ms",
-        "refresh_stall_ms": "worst stall during three polls that fetch everything again, ms",
-        "first_question_us": "first evaluation of a flag, which compiles the flag, us",
-        "later_question_us": "later evaluations of a flag, us",
-    }
-    return table(["", "bucketeer_async"], [[text, spread(column(found, key))] for key, text in figures.items()])
+def _versions(environment: Mapping[str, Any]) -> str:
+    reasons = sorted({section["left_out"] for section in _ordered(environment) if section["left_out"]})
+    packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
+    return f"Measured with {packages}.{''.join(f' LaunchDarkly was left out: {reason}.' for reason in reasons)}"
 
 
-def _burst(found: Mapping[str, Runs]) -> str:
-    def to(other: str) -> Callable[[Runs], str]:
-        return lambda runs: ratio(column(runs, "cpu_us"), column(found[other], "cpu_us"))
-
-    cost = _compared(
-        found,
-        {
-            "CPU us/event": _spread_of("cpu_us"),
-            "ratio to LaunchDarkly async": to(_RIVAL),
-            "ratio to the floor": to(_FLOOR),
-            "events/s": _middle_of("events_per_s", 0),
-            "posts": _middle_of("posts", 0),
-            "bytes/event": lambda runs: middle((run["body_bytes"] / max(run["events"], 1) for run in runs), 0),
-            "lost": _spread_of("lost", 0),
-        },
-    )
-    loop = _compared(
-        found,
-        {
-            "push us": _middle_of("push_us"),
-            "p99": _middle_of("push_p99_us"),
-            "worst stall ms": _spread_of("stall_ms"),
-            "worst stall with start and close": _spread_of("whole_stall_ms"),
-            "start ms": _middle_of("start_ms", 0),
-            "peak MB": _middle_of("memory_mb"),
-            "sink us/event": _middle_of("sink_us"),
-        },
-    )
-    return f"![CPU for each event of a burst](performance.svg)\n\n{cost}\n\n{loop}"
+def _details(title: str, environment: Mapping[str, Any]) -> str:
+    parts = [f"## All figures of {_heading(title)}"]
+    for name, (heading, what) in _SECTIONS.items():
+        if name in environment["sections"]:
+            rows = environment["sections"][name]["rows"]
+            parts += [f"### {heading}", what]
+            parts += [_rows(beside, list(group)) for beside, group in itertools.groupby(rows, _beside)]
+    return "\n\n".join(parts)
 
 
-def _races(found: Mapping[str, Mapping[str, Runs]]) -> str:
-    return "\n\n".join(f"### {title}\n\n{_race(race)}" for title, race in found.items())
-
-
-def _race(found: Mapping[str, Runs]) -> str:
-    columns = {
-        "CPU us/event": _spread_of("cpu_us"),
-        "push us": _middle_of("push_us"),
-        "p99": _middle_of("push_p99_us"),
-        "worst stall ms": _spread_of("stall_ms"),
-        "events/s": _middle_of("events_per_s", 0),
-        "posts": _middle_of("posts", 0),
-        "lost": _spread_of("lost", 0),
-    }
-    return _compared(found, columns)
-
-
-def _defaults(found: Mapping[str, Runs]) -> str:
-    columns = {
-        "lost": _spread_of("lost", 0),
-        "worst stall ms": _spread_of("stall_ms"),
-        "peak MB": _middle_of("memory_mb"),
-    }
-    return _compared({name: runs for name, runs in found.items() if name != _FLOOR}, columns)
-
-
-def _compared(found: Mapping[str, Runs], columns: Mapping[str, Callable[[Runs], str]]) -> str:
-    """Return a table of contestants; each column says what it shows of somebody's runs."""
-    rows = [[name, *(show(runs) for show in columns.values())] for name, runs in found.items()]
-    return table(["", *columns], rows)
-
-
-def _spread_of(key: str, digits: int = 1) -> Callable[[Runs], str]:
-    return lambda runs: spread(column(runs, key), digits)
-
-
-def _middle_of(key: str, digits: int = 1) -> Callable[[Runs], str]:
-    return lambda runs: middle(column(runs, key), digits)
-
-
-def _growth(found: Mapping[str, Mapping[str, Runs]]) -> str:
-    return "\n\n".join(
-        table(
-            [title, "push, CPU us/event", "delivery", "bytes of memory per waiting event", "lost"],
-            [
-                [
-                    name,
-                    spread(column(runs, "push_us")),
-                    spread(column(runs, "drain_us")),
-                    middle(column(runs, "memory_bytes"), 0),
-                    spread(column(runs, "lost"), 0),
-                ]
-                for name, runs in rows.items()
-            ],
-        )
-        for title, rows in found.items()
-    )
-
-
-def _profile(found: Mapping[str, Sequence[float]]) -> str:
-    rows = [[text, spread(found[key], 2)] for key, text in PARTS.items() if key in found]
-    parts = table(["CPU time of an event, by part", "us"], rows)
-    imports = table(
-        ["Import time, in a new process", "ms"],
+def _rows(beside: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    with_before = any("before" in each for each in rows)
+    head = ["", "bucketeer_async", *(_head(beside) if beside else []), *(_head("before") if with_before else [])]
+    return _table(
+        head,
         [
-            ["`import httpx`", spread(found["import_httpx_ms"])],
-            ["`import bucketeer_async` after it", spread(found["import_ms"])],
+            [
+                each["what"],
+                _value(each, "ours"),
+                *(_compared(each, "beside") if beside else []),
+                *(_compared(each, "before") if with_before else []),
+            ]
+            for each in rows
         ],
     )
-    return f"{parts}\n\n{imports}"
 
 
-_SECTIONS: Final[dict[str, tuple[str, Callable[[Any], str]]]] = {
-    "burst": ("A burst of 40 000 events", _burst),
-    "paced": ("Steady traffic", _races),
-    "delayed": ("Slow responses", _races),
-    "defaults": ("A burst of 100 000 events with default settings", _defaults),
-    "outage": ("An outage of 5 s", _race),
-    "growth": ("Growth", _growth),
-    "profile": ("CPU time of an event", _profile),
-    "questions": ("Flag evaluation", _questions),
-    "environment": ("A large environment", _environment),
-}
+def _compared(row: Mapping[str, Any], key: str) -> list[str]:
+    """Return what the row is compared with, the ratio, and the ratios of neighboring rounds."""
+    if key not in row:
+        return ["", "", ""]
+    other = row[key]
+    if "ratio" not in other:
+        return [_value(row, key), "", ""]
+    near = other["neighbors"]
+    spread = f"{near['median']:.2f} ({near['least']:.2f} to {near['most']:.2f})"
+    return [_value(row, key), f"{other['ratio']:.2f}", spread]
+
+
+def _value(row: Mapping[str, Any], key: str) -> str:
+    unit = row["unit"]
+    return f"{row[key]['value']:.{_DIGITS[unit]}f} {unit}".rstrip()
+
+
+def _head(name: str) -> list[str]:
+    return [name, "ratio", "of neighboring rounds"]
+
+
+def _beside(row: Mapping[str, Any]) -> str:
+    title: str = row.get("beside", {}).get("title", "")
+    return title
+
+
+def _ordered(environment: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [environment["sections"][name] for name in _SECTIONS if name in environment["sections"]]
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

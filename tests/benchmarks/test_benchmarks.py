@@ -1,65 +1,121 @@
-"""The benchmarks measure what they say: the sink counts, a run loses nothing, and the page shows the figures beside it."""
+"""The benchmarks measure what they say, and the page shows the figures beside it; LaunchDarkly's SDK is not needed."""
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
-from tests.benchmarks import page
-from tests.benchmarks.contestants import CONTESTANTS
-from tests.benchmarks.parts import PARTS
-from tests.benchmarks.processes import measured, sink
+import bucketeer_async
+from tests.benchmarks import machine, page
+from tests.benchmarks.processes import ROOT, Contestant, in_turns, sink
+from tests.benchmarks.rows import row
+from tests.benchmarks.sections import LONG, PATTERN, SECTIONS, TINY, Bench, measure
+
+TINY_OURS = Bench(TINY, with_launchdarkly=False)
 
 
-def pattern() -> str:
-    return CONTESTANTS["ours, awaited"]().pattern
+def figures(section: str, bench: Bench = TINY_OURS) -> dict[str, float]:
+    return {each["what"]: each["ours"]["value"] for each in measure(section, bench)["rows"]}
 
 
-OURS = [name for name in CONTESTANTS if name.startswith(("ours", "raw"))]
+@pytest.mark.parametrize("section", [*SECTIONS, *LONG])
+def test_a_section_measures_without_launchdarkly_and_loses_nothing(section: str) -> None:
+    found = measure(section, TINY_OURS)["rows"]
+
+    assert found
+    for each in found:
+        value, title = each["ours"]["value"], each.get("beside", {}).get("title", "")
+        assert "LaunchDarkly" not in title
+        # Memory is the difference of two readings, and may be less than nothing where there is next to none.
+        assert value == 0 if re.search("lost|defaults", each["what"]) else value >= 0 or "memory" in each["what"], each
+    shown = page.Results({})
+    shown.add(machine.describe(), section, {"rows": found, "left_out": "it is not installed", "before": ""})
+    assert all(each["what"] in shown.details() for each in found)
+    assert "LaunchDarkly was left out: it is not installed." in shown.summary()
 
 
-@pytest.mark.parametrize("name", OURS)
-def test_a_run_has_its_events_counted_by_the_sink(name: str) -> None:
-    with sink("--pattern", CONTESTANTS[name]().pattern) as running:
-        figures = measured("delivery", name, running.url, "--events", "500")
+def test_memory_has_the_json_of_the_event() -> None:
+    found = figures("memory")
+
+    assert 440 < found["of that, its JSON"] < 480
+    assert found["of that, its JSON"] < found["a waiting event"] < 2_000
+
+
+def test_another_revision_measures_too() -> None:
+    found = measure("start", replace(TINY_OURS, before=ROOT))["rows"]
+
+    assert found
+    assert all(each["before"]["ratio"] > 0 for each in found)
+
+
+def test_the_sink_counts_the_events_of_both_sdks_once() -> None:
+    pattern = re.compile(PATTERN)
+    event = '{"id":"0b1f6d2c-7a7e-4a55-8f0e-5d9a3c4b2e1f","event":{"@type":"t","user":{"id":"user-000001"}}}'
+
+    assert pattern.findall(event) == ["0b1f6d2c-7a7e-4a55-8f0e-5d9a3c4b2e1f"]
+    assert pattern.findall('{"kind":"custom","data":{"seq":"seq-00123450000001"}}') == ["00123450000001"]
+
+
+def test_an_outage_of_the_sink_delays_events_but_loses_none() -> None:
+    with sink("--pattern", PATTERN, "--outage-for", "0.3") as running:
+        contestant = Contestant("ours", ("traffic", running.url, "200", "2000"))
+        runs = in_turns({"ours": contestant})
         counted = running.figures()
 
-    assert (counted["events"], counted["unique"]) == (500, 500)
-    assert counted["posts"] >= 1
-    assert 200_000 < counted["body_bytes"] < 260_000
-    # Memory is the difference of two readings, and may be less than nothing where there is next to none.
-    assert all(value >= 0 for figure, value in figures.items() if "memory" not in figure)
-    assert figures["cpu_us"] > 0
-
-
-def test_the_sink_can_be_late_and_out_of_order() -> None:
-    with sink("--pattern", pattern(), "--delay", "0.01", "--outage-for", "0.3") as running:
-        measured("delivery", "ours, awaited", running.url, "--events", "200")
-        counted = running.figures()
-
-    assert counted["unique"] == counted["events"] == 200
+    assert runs["ours"][0][0]["lost"] == 0
+    assert counted["events"] == counted["unique"] == 200
     assert counted["posts"] > 2  # some of them were refused
 
 
-def test_growth_loses_nothing_and_weighs_what_waits() -> None:
-    with sink("--pattern", pattern()) as running:
-        figures = measured("growth", running.url, "--depth", "20000", "--workers", "2")
-        counted = running.figures()
-
-    assert figures["events"] == counted["unique"] == 20_000
-    # An event is 452 bytes long; a part of them may fit into memory that the process had before.
-    assert 400 < figures["memory_bytes"] < 2_000
-    assert figures["push_us"] > 0
-    assert figures["drain_us"] > 0
+def test_a_process_that_fails_says_so() -> None:
+    with pytest.raises(RuntimeError, match=r"tests\.benchmarks\.imports.*ended early, with status 1"):
+        in_turns({"wrong": Contestant("imports", ("no_such_module",))})
 
 
-def test_the_parts_of_an_event_are_all_told() -> None:
-    with sink("--pattern", pattern()) as running:
-        figures = measured("parts", running.url, "--events", "500")
+def runs(**by_name: list[list[float]]) -> dict[str, list[list[dict[str, float]]]]:
+    return {
+        name.replace("_", ": "): [[{"cpu": value} for value in rounds] for rounds in processes]
+        for name, processes in by_name.items()
+    }
 
-    assert figures.keys() >= set(PARTS) - {"post_speed"}
-    assert figures["awaited"] > figures["id"] > 0
-    assert figures["import_ms"] > 0
+
+def test_a_ratio_is_that_of_two_minima_and_is_shown_beside_neighboring_rounds() -> None:
+    measured = runs(ours=[[2.0, 3.0, 4.0], [8.0, 8.0, 8.0]], LaunchDarkly=[[4.0, 4.0, 4.0], [4.0, 1.0, 4.0]])
+
+    found: dict[str, Any] = row(measured, "push", ("ours", "cpu"), ("LaunchDarkly", "cpu")) or {}
+
+    assert found["ours"] == {"value": 2.0, "median": 6.0}
+    assert found["beside"]["value"] == 1.0
+    assert found["beside"]["ratio"] == 2.0
+    assert found["beside"]["neighbors"] == {"median": 1.375, "least": 0.75, "most": 2.0}
+
+
+def test_a_row_shows_only_what_was_measured() -> None:
+    found = row(runs(ours=[[2.0]]), "push", ("ours", "cpu"), ("LaunchDarkly", "cpu")) or {}
+
+    assert found == {"what": "push", "unit": "us", "ours": {"value": 2.0, "median": 2.0}}
+    assert row(runs(ours=[[2.0]]), "push", ("speed", "cpu")) is None
+
+
+def test_a_row_has_the_other_revision_beside_it() -> None:
+    found = row(runs(ours=[[2.0]], before_ours=[[4.0]]), "push", ("ours", "cpu")) or {}
+
+    assert found["before"]["ratio"] == 0.5
+
+
+def test_the_machine_and_the_build_are_named() -> None:
+    described = machine.describe()
+
+    assert described["build"].startswith("optimized build" if machine.is_optimized() else "not an optimized build")
+    assert described["packages"]["bucketeer-async"] == bucketeer_async.__version__
 
 
 def test_the_page_shows_the_figures_that_lie_beside_it() -> None:
-    assert page.tables(page.load()) in page.PAGE.read_text()
+    text, results = page.PAGE.read_text(), page.load()
+
+    assert results.environments
+    assert results.summary() in text
+    assert results.details() in text
