@@ -1,7 +1,7 @@
 """Measures this SDK beside LaunchDarkly's async client, and writes the page about it.
 
-nox -s bench                        everything, but the long sections; takes less than ten minutes
-nox -s bench -- --long              everything; takes half an hour
+nox -s bench                        everything, but the long sections; takes about five minutes
+nox -s bench -- --long              everything; takes about ten minutes
 nox -s bench -- pushes evaluations  some sections; what the page says about the others stays
 nox -s bench -- --quick             small numbers, without writing anything
 nox -s bench -- --before v1.0       measures another revision, too
@@ -19,7 +19,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from tests.benchmarks import machine, page
 from tests.benchmarks.processes import ROOT
@@ -29,13 +28,11 @@ from tests.benchmarks.sections import LONG, SECTIONS, TINY, Bench, Sizes, measur
 def main() -> None:
     """Parse the command line, and measure."""
     options = _options()
-    results = page.load()
-    if not options.page:
-        found = page.Results({}) if options.quick else results
-        _measure(found, options)
-        print(found.tables())
-    if not options.quick:
-        results.save()
+    written = page.Results({}) if options.quick else page.load()
+    if options.page:
+        written.save()
+    else:
+        print(_measure(written, options).tables())
 
 
 def _options() -> argparse.Namespace:
@@ -55,22 +52,26 @@ def _options() -> argparse.Namespace:
     return options
 
 
-def _measure(results: page.Results, options: argparse.Namespace) -> None:
+def _measure(written: page.Results, options: argparse.Namespace) -> page.Results:
+    """Measure, and write each section as soon as it is measured; return what was measured."""
     sizes = TINY if options.quick else Sizes()
     if options.long and not options.quick:
         sizes = dataclasses.replace(sizes, depths=(*sizes.depths, 1_000_000))
     missing = [name for name in ("launchdarkly-server-sdk", "aiohttp") if not machine.installed(name)]
     left_out = f"{' and '.join(missing)} not installed" if missing else ""
     revision = _name(options.before) if options.before else ""
+    measured = page.Results({})
     with _other_revision(options.before) as before:
         bench = Bench(sizes, not missing, before, os.environ.get("BUCKETEER_BENCH_SPEED", ""))
         for name in options.sections:
             began = time.perf_counter()
-            found: dict[str, Any] = measure(name, bench)
-            results.add(machine.describe(), name, found | {"left_out": left_out, "before": revision})
+            found = measure(name, bench) | {"left_out": left_out, "before": revision}
+            for results in (measured, written):
+                results.add(machine.describe(), name, found)
             print(f"{name}: {time.perf_counter() - began:.0f} s", flush=True)
             if not options.quick:
-                results.save()  # a run that is broken off leaves what it has found
+                written.save()
+    return measured
 
 
 @contextlib.contextmanager

@@ -41,7 +41,7 @@ def installed(package: str) -> str:
 
 
 def _build() -> list[str]:
-    build = ["optimized build" if is_optimized() else "not an optimized build"]
+    build = ["optimized build" if is_optimized() else "unoptimized build"]
     if sysconfig.get_config_var("Py_GIL_DISABLED"):
         build.append("free-threaded")
     if sysconfig.get_config_var("Py_DEBUG"):

@@ -73,23 +73,19 @@ class Results:
 
     def summary(self) -> str:
         """Return the first tables of the page, one for each Python."""
-        return "\n\n".join(f"### {_heading(title)}\n\n{_summary(found)}" for title, found in self._optimized_first())
+        return "\n\n".join(f"### {title}\n\n{_summary(found)}" for title, found in self._optimized_first())
 
     def details(self) -> str:
         """Return the tables of all sections."""
         return "\n\n".join(_details(title, found) for title, found in self._optimized_first())
 
     def _optimized_first(self) -> list[tuple[str, Any]]:
-        return sorted(self.environments.items(), key=lambda item: "not an optimized build" in item[0])
+        return sorted(self.environments.items(), key=lambda item: "unoptimized build" in item[0])
 
 
 def load() -> Results:
     """Return what was measured before."""
     return Results(json.loads(FIGURES.read_text()) if FIGURES.exists() else {})
-
-
-def _heading(title: str) -> str:
-    return title.replace(" build", "")
 
 
 def _summary(environment: Mapping[str, Any]) -> str:
@@ -118,7 +114,7 @@ def _versions(environment: Mapping[str, Any]) -> str:
 
 
 def _details(title: str, environment: Mapping[str, Any]) -> str:
-    parts = [f"## All figures of {_heading(title)}"]
+    parts = [f"## All figures of {title}"]
     for name, (heading, what) in _SECTIONS.items():
         if name in environment["sections"]:
             rows = environment["sections"][name]["rows"]

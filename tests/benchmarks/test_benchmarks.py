@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -109,7 +110,7 @@ def test_a_row_has_the_other_revision_beside_it() -> None:
 def test_the_machine_and_the_build_are_named() -> None:
     described = machine.describe()
 
-    assert described["build"].startswith("optimized build" if machine.is_optimized() else "not an optimized build")
+    assert described["build"].startswith("optimized build" if machine.is_optimized() else "unoptimized build")
     assert described["packages"]["bucketeer-async"] == bucketeer_async.__version__
 
 
@@ -119,3 +120,27 @@ def test_the_page_shows_the_figures_that_lie_beside_it() -> None:
     assert results.environments
     assert results.summary() in text
     assert results.details() in text
+
+
+def test_writing_the_page_changes_the_tables_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results, before = page.load(), page.PAGE.read_text()
+    for name in ("PAGE", "FIGURES"):
+        copy = tmp_path / name
+        copy.write_bytes(getattr(page, name).read_bytes())
+        monkeypatch.setattr(page, name, copy)
+
+    results.save()
+
+    assert page.PAGE.read_text() == before
+    assert page.load().environments == results.environments
+
+
+def test_a_section_measured_again_replaces_only_itself() -> None:
+    results, described = page.Results({}), machine.describe()
+    for section, value in (("memory", 1.0), ("posts", 2.0), ("memory", 3.0)):
+        measured = row(runs(ours=[[value]]), f"{section} {value}", ("ours", "cpu"))
+        results.add(described, section, {"rows": [measured], "left_out": "", "before": ""})
+
+    assert "posts 2.0" in results.details()
+    assert "memory 3.0" in results.details()
+    assert "memory 1.0" not in results.details()
