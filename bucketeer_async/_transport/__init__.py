@@ -6,6 +6,7 @@ knows httpx. The response comes back as a return value.
 
 - `_codec` encodes requests, and decodes responses into the values of `_responses`; `_json_reader` parses long JSON in
   parts.
+- `_trace` follows how far a request has come, and makes errors of this package of the HTTP library's.
 - `_error_responses` makes errors of responses with another status than 200.
 - `_network_env` reads the environment variables about proxies and certificates.
 - `_endpoint` validates the URL of the gateway and the API key, and redacts the key.

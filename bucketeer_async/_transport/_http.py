@@ -1,34 +1,25 @@
 """One HTTP request: the only place that knows httpx, whose errors become errors of this package.
 
 httpx and httpx2 have the same surface and unrelated classes, so both are used by name: a client is a `Protocol`, and an
-exception is recognized by the names in its ancestry.
+exception is recognized by the names in its ancestry, in `_trace.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
-import re
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
-from urllib.parse import urlsplit
 
 import anyio
 
-from bucketeer_async._errors import (
-    ApiError,
-    ConfigurationError,
-    ConnectionFailedError,
-    DecodeError,
-    RequestTimeoutError,
-)
+from bucketeer_async._errors import ApiError, ConfigurationError, DecodeError, RequestTimeoutError
 from bucketeer_async._log import GuardedLogger
 from bucketeer_async._transport import _network_env
-from bucketeer_async._transport._endpoint import is_loopback
 from bucketeer_async._transport._error_responses import status_error, unix_time
+from bucketeer_async._transport._trace import Trace, shown_cause, translate, without_frames
 
 if TYPE_CHECKING:
     import httpx
@@ -38,13 +29,6 @@ _LONGEST_ERROR_BODY: Final = 64 * 1024  # bytes; the gateway's error bodies are 
 
 _CHUNKS_PER_TURN: Final = 100  # of a response
 _LONGEST_COOKIES: Final = 4 * 1024  # bytes of names and values; more than those of several load balancers
-_LONGEST_WORDS: Final = 200  # characters of an error of the library; a proxy's may be of any length
-_QUOTE: Final = re.compile(r":? *\b(?:bytearray\()?b['\"].*", re.DOTALL)  # of bytes that were received
-
-_NOT_CONNECTED: Final = frozenset(
-    {"ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol", "InvalidURL"}
-)
-_LIBRARIES: Final = frozenset({"httpx", "httpcore", "httpx2", "httpcore2"})
 
 
 class HttpClient(Protocol):
@@ -164,70 +148,6 @@ class _OwnClient:
             cookies.clear()  # servers refuse requests with long headers
 
 
-@dataclass(slots=True)
-class _Trace:
-    """How far one request has come, by the transport's trace events.
-
-    Attributes:
-        connected: Whether a new connection was begun for the request.
-        sending: Whether the request itself may have left.
-        answered: Whether the headers of an answer have arrived.
-        has_events: Whether there was any event at all: a transport of the application's may not trace.
-        stream: A connection over which nothing was sent yet.
-        scope: Ends the request at its deadline.
-        deadline: The loop's clock, in seconds.
-    """
-
-    connected: bool = False
-    sending: bool = False
-    answered: bool = False
-    has_events: bool = False
-    stream: Any = None
-    scope: anyio.CancelScope | None = None
-    deadline: float = math.inf
-
-    async def __call__(self, event: str, info: Mapping[str, Any]) -> None:
-        self.has_events = True
-        is_connecting = self.connected and not self.sending
-        if event.endswith("connect_tcp.started"):
-            self.connected = True
-        elif event.endswith("connect_tcp.complete"):
-            self.stream = info.get("return_value")
-        elif event.endswith("send_request_headers.started") and not _is_for_proxy(info.get("request")):
-            self.sending = True
-            self.stream = None
-        elif event.endswith("receive_response_headers.complete"):
-            self.answered = True
-        if is_connecting:
-            self._guard(is_ready=event.endswith(("connect_tcp.complete", "start_tls.complete")))
-
-    def _guard(self, *, is_ready: bool) -> None:
-        """Suspend the deadline from the end of a handshake to the next event, between which nothing takes time.
-
-        The library neither uses nor closes a connection whose request is cancelled there. It closes one whose trace
-        raises.
-        """
-        assert self.scope is not None  # noqa: S101 - there is one before the request begins
-        if is_ready and self.scope.cancel_called:
-            raise TimeoutError
-        self.scope.deadline = math.inf if is_ready else self.deadline
-
-    @property
-    def maybe_sent(self) -> bool:
-        """Whether the request itself may have left, as far as is known."""
-        return self.sending or not self.has_events
-
-    async def close_unused(self) -> None:
-        """Close a connection that was never used, as a cancelled TLS handshake leaves it."""
-        with anyio.CancelScope(shield=True):
-            await self.stream.aclose()
-
-
-def _is_for_proxy(request: object) -> bool:
-    """Whether a request only asks a proxy for a tunnel, which the gateway does not see."""
-    return getattr(request, "method", b"") == b"CONNECT"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """An HTTP request.
@@ -289,7 +209,7 @@ async def send_request(client: HttpClient, request: Request, deadline: Deadline)
         StatusError: If the status is not 200.
         DecodeError: If the body of a 200 is too long, cut off, compressed, or not JSON by its own account.
     """
-    trace = _Trace()
+    trace = Trace()
     seconds = max(0.0, deadline.at - asyncio.get_running_loop().time())
     try:
         with anyio.fail_after(seconds) as trace.scope:
@@ -311,16 +231,16 @@ async def send_request(client: HttpClient, request: Request, deadline: Deadline)
         raise
     except TimeoutError as error:
         text = f"the request took longer than {deadline.seconds:g} s"
-        raise RequestTimeoutError(text, maybe_sent=trace.maybe_sent) from _without_frames(error)
+        raise RequestTimeoutError(text, maybe_sent=trace.maybe_sent) from without_frames(error)
     except asyncio.CancelledError as error:
         if trace.maybe_sent:
             raise
         raise NeverSentError(*error.args) from error
     except Exception as error:
-        translated = _translate(error, trace, request.url)
+        translated = translate(error, trace, request.url)
         if translated is None:
             raise
-        raise translated from (None if _QUOTE.search(str(error)) else _without_frames(error))
+        raise translated from shown_cause(error)
     finally:
         if trace.stream is not None:
             await trace.close_unused()
@@ -365,53 +285,3 @@ async def _read_body(response: Any, limit: int) -> bytes | None:
         if chunks % _CHUNKS_PER_TURN == 0:
             await asyncio.sleep(0)  # thousands of tiny chunks may have arrived at once
     return bytes(body)
-
-
-def _without_frames(error: Exception) -> Exception:
-    """Return an error whose causes have no frames: those of the HTTP library hold headers and bodies in variables."""
-    cause: BaseException | None = error
-    while cause is not None:
-        cause.__traceback__ = None
-        cause = cause.__cause__
-    return error
-
-
-def _translate(error: Exception, trace: _Trace, url: str) -> ApiError | None:
-    """Return this package's error for one of the HTTP library or of the socket; None for any other."""
-    names = {cls.__name__ for cls in type(error).__mro__}
-    library = any(cls.__module__.partition(".")[0] in _LIBRARIES for cls in type(error).__mro__)
-    # Of a client that is closed, or of a thread for the resolver that cannot be started because the process ends.
-    closed = isinstance(error, RuntimeError) and ("closed" in str(error) or "shutdown" in str(error))
-    if not library and not closed and not isinstance(error, OSError | UnicodeError):
-        return None
-    text = _words(error)
-    sent = trace.sending if trace.has_events else not (names & _NOT_CONNECTED or closed)
-    if "TimeoutException" in names:
-        return RequestTimeoutError(f"the gateway did not answer in time ({text})", maybe_sent=sent)
-    if "DecodingError" in names:
-        return DecodeError(f"the response cannot be decoded ({text})")
-    stale = trace.has_events and not trace.connected and not trace.answered
-    text = f"the gateway cannot be reached ({text}){_hint(text, url)}"
-    return ConnectionFailedError(text, maybe_sent=sent, stale=stale and sent)
-
-
-def _hint(text: str, url: str) -> str:
-    """Return what to do about a server of this host that has no TLS: an endpoint without a scheme means ``https``."""
-    host = urlsplit(url)
-    if "[SSL: " not in text or "CERTIFICATE_VERIFY_FAILED" in text or not is_loopback(host.hostname or ""):
-        return ""
-    return f"; if it has no TLS, the endpoint is 'http://{host.netloc}'"
-
-
-def _words(error: Exception) -> str:
-    """Return the name of an error and its message, or else the message of the first cause that has one.
-
-    What the library quotes of a response is left out: the server may have repeated the API key or the user.
-    """
-    name, cause = type(error).__name__, error
-    while not str(cause):
-        further = cause.__cause__ or cause.__context__
-        if not isinstance(further, Exception):
-            return name
-        cause = further
-    return f"{name}: {_QUOTE.sub('', str(cause))[:_LONGEST_WORDS]}"
