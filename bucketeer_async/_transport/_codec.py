@@ -44,9 +44,11 @@ _SEGMENTS_FIELDS: Final = ("segmentUsers", "deletedSegmentIds", "requestedAt", "
 
 
 def register_events_body(events: Sequence[bytes], *, source_id: int, sdk_version: str) -> bytes:
-    """Return a ``RegisterEventsRequest`` of encoded events, which are joined without being encoded again."""
-    end = f'],"sdkVersion":{encode_basestring(sdk_version)},"sourceId":{source_id:d}}}'
-    return b'{"events":[' + b",".join(events) + end.encode()
+    """Return a ``RegisterEventsRequest`` of encoded events, which are not encoded again, and copied only once."""
+    parts = list(events) or [b""]
+    parts[0] = b'{"events":[' + parts[0]
+    parts[-1] += f'],"sdkVersion":{encode_basestring(sdk_version)},"sourceId":{source_id:d}}}'.encode()
+    return b",".join(parts)
 
 
 def _encode(fields: dict[str, Any]) -> bytes:
