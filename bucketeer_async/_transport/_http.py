@@ -28,6 +28,8 @@ KEEPALIVE_EXPIRY: Final = 45.0  # seconds; the gateway closes an idle connection
 _LONGEST_ERROR_BODY: Final = 64 * 1024  # bytes; the gateway's error bodies are far shorter
 
 _CHUNKS_PER_TURN: Final = 100  # of a response
+_NO_HEADERS: Final[Mapping[str, str]] = {}
+_DEFAULT_HEADERS: Final = {"Accept": "*/*", "Connection": "keep-alive"}  # httpx's, but for those of each request
 _LONGEST_COOKIES: Final = 4 * 1024  # bytes of names and values; more than those of several load balancers
 
 
@@ -106,11 +108,13 @@ def _environment_proxy(endpoint: str) -> str | None:
 
 
 class _OwnClient:
-    """An HTTP client of this package's own. It sends over its transport: `httpx.AsyncClient.send` logs each request.
+    """An HTTP client of this package's own, which sends what ``httpx.AsyncClient`` would send, and logs no requests.
 
-    It keeps cookies, as load balancers want them, and has neither authentication nor redirects.
+    That one merges each request with options of its own. This one has none: neither authentication nor redirects, and no
+    timeouts but the deadline of the whole request. It keeps cookies, as load balancers want them.
 
     Attributes:
+        is_closed: Whether it is closed.
         is_worn: Whether it may have lost a connection for good: the library neither uses nor closes one whose handshake
             behind a proxy failed, or whose request was cancelled between the handshake and the first byte.
     """
@@ -118,15 +122,40 @@ class _OwnClient:
     def __init__(self, transport: httpx.AsyncHTTPTransport) -> None:
         import httpx  # noqa: PLC0415 - likewise
 
+        self.is_closed = False
         self.is_worn = False
         self._transport = transport
-        self._client = httpx.AsyncClient(transport=transport)
-        self.build_request = self._client.build_request
-        self.aclose = self._client.aclose
+        self._cookies = httpx.Cookies()
+        self._parsed = cache(httpx.URL)  # of a handful of endpoints
 
-    @property
-    def is_closed(self) -> bool:
-        return self._client.is_closed
+    async def aclose(self) -> None:
+        self.is_closed = True
+        await self._transport.aclose()
+
+    def build_request(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] = _NO_HEADERS,
+        content: bytes | None = None,
+        extensions: dict[str, Any] | None = None,
+        **_timeout: object,
+    ) -> httpx.Request:
+        import httpx  # noqa: PLC0415 - likewise
+
+        parsed = self._parsed(url)
+        length = _NO_HEADERS if content is None else {"Content-Length": str(len(content))}
+        request = httpx.Request(
+            method,
+            parsed,
+            headers={"Host": parsed.netloc.decode(), **_DEFAULT_HEADERS, **headers, **length},
+            stream=httpx.ByteStream(content or b""),
+            extensions=extensions,
+        )
+        if self._cookies:
+            self._cookies.set_cookie_header(request)
+        return request
 
     async def send(self, request: httpx.Request, **_options: object) -> httpx.Response:
         if self.is_closed:
@@ -136,16 +165,15 @@ class _OwnClient:
         except BaseException:
             self.is_worn = self.is_worn or request.extensions["trace"].stream is not None
             raise
-        response.request = request
         if "set-cookie" in response.headers:
+            response.request = request
             self._keep_cookies(response)
         return response
 
     def _keep_cookies(self, response: httpx.Response) -> None:
-        cookies = self._client.cookies
-        cookies.extract_cookies(response)
-        if sum(len(each.name) + len(each.value or "") for each in cookies.jar) > _LONGEST_COOKIES:
-            cookies.clear()  # servers refuse requests with long headers
+        self._cookies.extract_cookies(response)
+        if sum(len(each.name) + len(each.value or "") for each in self._cookies.jar) > _LONGEST_COOKIES:
+            self._cookies.clear()  # servers refuse requests with long headers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
