@@ -35,6 +35,8 @@ _T = TypeVar("_T")
 
 _REASONS: Final = {reason.name: reason for reason in ReasonType}
 
+_NO_ERRORS: Final = {b'{"errors":{}}', b"{}", b""}  # the usual responses to posts of events, which need no parsing
+
 # The fields of responses to polls, as in the first server that had the endpoints; none has come since.
 _FLAGS_FIELDS: Final = ("featureFlagsId", "features", "archivedFeatureFlagIds", "requestedAt", "forceUpdate")
 _SEGMENTS_FIELDS: Final = ("segmentUsers", "deletedSegmentIds", "requestedAt", "forceUpdate")
@@ -182,10 +184,9 @@ def _list(fields: dict[str, Any], name: str, kind: type[_T]) -> list[_T]:
 
 def decode_register_events(body: bytes, server_time: float | None = None) -> RegisterEventsResponse:
     """Decode a ``RegisterEventsResponse``; an empty body means that all events were accepted."""
-    fields = json_object(body) if body.strip() else {}
-    if not fields:
+    if body.strip() in _NO_ERRORS:
         return RegisterEventsResponse(errors={}, server_time=server_time)
-    errors: dict[str, Any] = _field(fields, "errors", dict, {})
+    errors: dict[str, Any] = _field(json_object(body), "errors", dict, {})
     return RegisterEventsResponse(
         errors={event_id: _event_error(error) for event_id, error in errors.items()}, server_time=server_time
     )
