@@ -6,10 +6,14 @@ until none is left. A flush costs nothing per event, and a thousand flushes at o
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable
+from operator import attrgetter
+from typing import Final
 
 from bucketeer_async._events._receipt import Receipt
+
+_epoch_of: Final = attrgetter("_epoch")
 
 
 class Epochs:
@@ -35,12 +39,12 @@ class Epochs:
 
     def settle(self, records: Iterable[Receipt]) -> None:
         """Count settled records down; only needed while there is a past epoch."""
-        for record in records:
-            if record._epoch < self.current:
-                self._past_records -= 1
-                self.past[record._epoch] -= 1
-                if not self.past[record._epoch]:
-                    del self.past[record._epoch]
+        for epoch, number in Counter(map(_epoch_of, records)).items():
+            if epoch < self.current:
+                self._past_records -= number
+                self.past[epoch] -= number
+                if not self.past[epoch]:
+                    del self.past[epoch]
 
     def has_settled_before(self, epoch: int) -> bool:
         """Whether every record older than the epoch is settled."""
