@@ -47,6 +47,7 @@ _REFUSALS: Final = {
     Admission.REFUSE: RefusedReason.QUEUE_FULL,
 }
 _AT_ONCE: Final = -1
+_UP_TO_ID: Final = slice(EVENT_ID.stop)
 _MILLISECOND: Final = 0.001  # seconds
 
 _kind_of: Final = attrgetter("_origin.kind")
@@ -475,9 +476,10 @@ class Ledger:
         """Give records their outcome: the only way out of the ledger, once per record. The lock is held."""
         size = 0
         for record in records:
+            body = record._body
+            size += len(body)
             record.outcome = outcome
-            size += len(record._body)
-            record._body = record._body[: EVENT_ID.stop]
+            record._body = body[_UP_TO_ID]
         number = len(records)
         self.bounds.settled += number
         self.bounds.settled_bytes += size

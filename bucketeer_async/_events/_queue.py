@@ -72,16 +72,16 @@ class RecordQueue:
         All of them but the first were pushed after ``pushed_after``.
         """
         batch: list[Receipt] = []
-        records, room = self.records, max_bytes
+        records, size = self.records, 0
         while records and len(batch) < max_records:
             record = records.popleft()
-            size = len(record._body)
-            room -= size
-            if batch and (room < 0 or record._origin.pushed_at <= pushed_after):
+            grown = size + len(record._body)
+            if batch and (grown > max_bytes or record._origin.pushed_at <= pushed_after):
                 records.appendleft(record)
                 break
             batch.append(record)
-            self._taken_bytes += size
+            size = grown
+        self._taken_bytes += size
         return batch
 
     def remove_newest(self) -> None:
