@@ -29,8 +29,8 @@ from bucketeer_async._log import GuardedLogger, RateLimitedLog
 from bucketeer_async._options import ProcessorConfig
 from bucketeer_async._results import Fate, Outcome
 from bucketeer_async._retry import Action, Decision, PauseKind, backoff, decide, is_throttled
-from bucketeer_async._transport._api import Lease
 from bucketeer_async._transport._http import NeverSentError
+from bucketeer_async._transport._lease import Lease
 from bucketeer_async._transport._responses import RegisterEventsResponse
 
 _TOPIC: Final = "delivery"

@@ -34,7 +34,8 @@ from bucketeer_async._log import GuardedLogger, RateLimitedLog
 from bucketeer_async._models import EventKind
 from bucketeer_async._options import ProcessorConfig, Spool
 from bucketeer_async._results import DrainReport, EventCounts
-from bucketeer_async._transport._api import ApiClient, Lease
+from bucketeer_async._transport._api import ApiClient
+from bucketeer_async._transport._lease import Lease
 
 if TYPE_CHECKING:
     from bucketeer_async._events._spool_writer import Spooler

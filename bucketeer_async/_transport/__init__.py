@@ -1,8 +1,8 @@
 """Requests to the gateway, and their JSON.
 
-A request goes one way, down. It begins in `_api`: `ApiClient` has a coroutine for each endpoint, and `Lease` is one
-processor's use of it. `_connections` gives the request a slot and a task. `_http` sends it, and is the one file that
-knows httpx. The response comes back as a return value.
+A request goes one way, down. It begins in `_api`, where `ApiClient` has a coroutine for each endpoint, or in `_lease`: a
+`Lease` is one processor's use of it, for posts. `_connections` gives the request a slot and a task. `_http` sends it, and
+is the one file that knows httpx. The response comes back as a return value.
 
 - `_codec` encodes requests, and decodes responses into the values of `_responses`; `_json_reader` parses long JSON in
   parts.

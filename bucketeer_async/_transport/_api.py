@@ -1,4 +1,4 @@
-"""ApiClient: the gateway's HTTP API, one coroutine per endpoint; and Lease, one processor's use of its connections.
+"""ApiClient: the gateway's HTTP API, one coroutine per endpoint.
 
 The JSON of a request is left to `_codec.py`, the number of requests at once to `_connections.py`, and sending a request
 to `_http.py`.
@@ -14,14 +14,15 @@ from types import TracebackType
 from typing import Final, NoReturn, Self, TypeVar
 
 from bucketeer_async._background import PerProcess, in_thread
-from bucketeer_async._errors import ConnectionFailedError, DecodeError, RequestTimeoutError
+from bucketeer_async._errors import DecodeError, RequestTimeoutError
 from bucketeer_async._lifecycle import NO_COPY
 from bucketeer_async._models import User, check_int32, check_tag, check_text, check_user
 from bucketeer_async._options import as_option, check_int, check_seconds
 from bucketeer_async._transport import _codec
-from bucketeer_async._transport._connections import Connections, Hold
+from bucketeer_async._transport._connections import Connections
 from bucketeer_async._transport._endpoint import ApiKey, check_connecting, check_header, normalize_endpoint
-from bucketeer_async._transport._http import Answer, Deadline, HttpClient, Request, client_factory, send_request
+from bucketeer_async._transport._http import Answer, Deadline, HttpClient, Request, client_factory
+from bucketeer_async._transport._lease import Lease
 from bucketeer_async._transport._responses import (
     GetEvaluationResponse,
     GetEvaluationsResponse,
@@ -153,7 +154,7 @@ class ApiClient:
 
     def lease(self, begin_closing: Callable[[], None]) -> Lease:
         """Return a lease of the connections for one processor, which `aclose` has drain by ``begin_closing()``."""
-        return Lease(self, self._connections.get(), begin_closing)
+        return Lease(self._events_request, self._connections.get(), begin_closing)
 
     # Endpoints
 
@@ -386,52 +387,6 @@ class ApiClient:
         seconds = self._timeout if timeout is None else timeout
         check_seconds("timeout", seconds)
         return Deadline(asyncio.get_running_loop().time() + seconds, seconds)
-
-
-class Lease:
-    """One processor's use of the connections, which stay open until the lease is released.
-
-    Requests run in the calling task, so that cancelling the task cancels the request; the processor does so in one
-    place, at the end of its drain.
-
-    Args:
-        api: Makes the requests.
-        connections: Sends them.
-        begin_closing: A method that has the processor drain, called when the API client is closed. It is kept weakly.
-
-    Attributes:
-        slots: Room for requests. Take a slot before posting: ``async with lease.slots``.
-    """
-
-    def __init__(self, api: ApiClient, connections: Connections, begin_closing: Callable[[], None]) -> None:
-        self.slots: asyncio.Semaphore = connections.event_pools.slots
-        self._used: tuple[ApiClient, Connections, Hold] | None = (api, connections, connections.hold(begin_closing))
-
-    async def register_events(self, events: Sequence[bytes], *, timeout: float) -> RegisterEventsResponse:
-        """Post the JSON of events, within ``timeout`` seconds; as `ApiClient.register_events`.
-
-        Raises:
-            ApiError: If there was no usable answer.
-        """
-        if self._used is None:
-            raise ConnectionFailedError("the lease is released", maybe_sent=False)
-        api, connections, _ = self._used
-        request = api._events_request(events)  # noqa: SLF001 - of this file
-        del events
-        deadline = Deadline(asyncio.get_running_loop().time() + timeout, timeout)
-        with connections.event_pools.client() as http:
-            answer = await send_request(http, request, deadline)
-        try:
-            return _codec.decode_register_events(answer.body, answer.server_time)
-        except DecodeError as error:
-            raise error.with_traceback(None) from None  # as `_decoded`, without the cost of a call for each post
-
-    def release(self) -> None:
-        """Give the connections up, and forget them."""
-        if self._used is not None:
-            _, _, hold = self._used
-            self._used = None
-            hold.release()
 
 
 def _decoded(answer: Answer, decode: Callable[[bytes], _T]) -> _T:
