@@ -21,8 +21,8 @@
 - `_circuit` pauses all posts in an outage. `_quarantine` keeps apart the events that fail while the gateway is available;
   `_suspicion` is what is known of one of them. `_limits` learns how large a batch may be. What an error means is decided
   in `bucketeer_async/_retry.py`.
-- `_losses` and `_drop_listener` report events that are not delivered. `_error_metrics` has the metrics message for an
-  error.
+- `_losses` and `_drop_listener` report events that are not delivered. `_delivery_log` has the log lines about outages.
+  `_error_metrics` has the metrics message for an error.
 - `_spool_writer` keeps events on disk, in the file of `_spool_file`, whose rows are those of `_spool_rows`.
   `_spool_access` has one owner at a time use the file, and `_spool_salvage` reads damaged ones.
 

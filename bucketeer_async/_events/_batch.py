@@ -1,16 +1,14 @@
 """Delivery of batches: post a batch, read the response, split what was refused, settle or give back every record.
 
 What an error means is decided in `_retry.py`, when a batch may be sent in `_circuit.py`. Forming batches is left to
-`_collector.py`, keeping records that were given back to `_ledger.py` and `_quarantine.py`, and the largest size of a
-batch to `_limits.py`.
+`_collector.py`, keeping records that were given back to `_ledger.py` and `_quarantine.py`, the largest size of a batch to
+`_limits.py`, and log lines to `_delivery_log.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-import math
 import random
 import time
 import weakref
@@ -19,8 +17,9 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 from typing import Any, Final
 
-from bucketeer_async._errors import ApiError, StatusError, own_words
+from bucketeer_async._errors import ApiError, StatusError
 from bucketeer_async._events._circuit import Circuit, Permit
+from bucketeer_async._events._delivery_log import DeliveryLog
 from bucketeer_async._events._ledger import Ledger
 from bucketeer_async._events._limits import ByteLimit
 from bucketeer_async._events._quarantine import Part, suspicion_of
@@ -28,18 +27,14 @@ from bucketeer_async._events._receipt import Receipt
 from bucketeer_async._log import GuardedLogger, RateLimitedLog
 from bucketeer_async._options import ProcessorConfig
 from bucketeer_async._results import Fate, Outcome
-from bucketeer_async._retry import Action, Decision, PauseKind, backoff, decide, is_throttled
+from bucketeer_async._retry import Action, Decision, backoff, decide, is_throttled
 from bucketeer_async._transport._http import NeverSentError
 from bucketeer_async._transport._lease import Lease
 from bucketeer_async._transport._responses import RegisterEventsResponse
 
-_TOPIC: Final = "delivery"
-_AGAIN: Final = 600.0  # seconds between two log lines about one outage
-_CLOCK_TOPIC: Final = "clock"
 _MOST_SKEW: Final = 3600.0  # seconds that the clocks may differ; the gateway takes no event from further ahead
 _SURELY_TAKEN: Final = 64 * 1024  # bytes that any sane limit lets through; what refuses less may refuse everything
 _MAX_LONE_REFUSALS: Final = 3  # lone events refused, with nothing accepted since, before the gateway is suspected
-_QUARANTINE_TOPIC: Final = "quarantine"
 _UNDECODABLE: Final = "proto:"  # how the gateway's message begins when it names the event's own fault
 
 
@@ -110,7 +105,7 @@ class Delivery:
         self._on_flushed = on_flushed
         self._on_suspect = on_suspect
         self._logger = logger
-        self._log = log
+        self._log = DeliveryLog(log)
         self.limit = ByteLimit(config.flush_max_bytes)
         self.longest_pause = config.retry.maximum
         self._tasks: weakref.WeakSet[Any] = weakref.WeakSet()  # the flush tasks
@@ -227,9 +222,7 @@ class Delivery:
 
     def _read(self, part: Sequence[Receipt], answer: RegisterEventsResponse) -> None:
         """Settle what the gateway took or rejected, and keep for later what it asks to send again."""
-        if self._log.problems:
-            text = "events are delivered again after %.1f s; %d events are waiting"
-            self._log.report_recovery(_TOPIC, text, self._ledger.bounds.held)
+        self._log.accepted(self._ledger.bounds.held)
         if answer.server_time is not None:
             self._compare_clocks(answer.server_time)
         errors = answer.errors
@@ -255,18 +248,9 @@ class Delivery:
         """Warn if the times of events are far from the gateway's clock; the events stay as they are."""
         ahead = time.time() - server_time
         if abs(ahead) <= _MOST_SKEW:
-            text = "the clock of this host agrees with the gateway's again after %.0f s"
-            self._log.report_recovery(_CLOCK_TOPIC, text)
-            return
-        self._log.report(
-            _CLOCK_TOPIC,
-            logging.WARNING,
-            math.inf,
-            "the clock of this host is %.0f seconds %s the gateway's, which refuses goal and evaluation events "
-            "more than 1 hour ahead or 744 hours behind; they are sent as they are",
-            abs(ahead),
-            "ahead of" if ahead > 0 else "behind",
-        )
+            self._log.clocks_agree()
+        else:
+            self._log.clocks_differ(ahead)
 
     def _shelve(self, records: list[Receipt]) -> None:
         if not records:
@@ -280,10 +264,7 @@ class Delivery:
     def _reject(self, records: Sequence[Receipt], message: str) -> None:
         """Settle records that the gateway will never take."""
         for record in records:
-            words = own_words(message) or "it cannot take this event"
-            self._log.report_warning(
-                "rejected", "the gateway rejected %s event %s: %s", record.kind, record.event_id, words, detail=words
-            )
+            self._log.rejected(record, message)
         self._ledger.settle(records, Outcome(Fate.REJECTED, message=message))
 
     # After a failed post
@@ -446,7 +427,7 @@ class Delivery:
         if not part.is_suspect:
             batch.parts.pop()
             self._ledger.put_in_quarantine(part)  # it is posted once more as it is: it may have failed for a moment
-            self._log_quarantine(error)
+            self._log.quarantined(error, self._ledger.quarantine.held)
         elif len(part.records) > 1:
             self._split(batch, part, len(part.records) // 2)
         else:
@@ -457,43 +438,17 @@ class Delivery:
     def _put_alone(self, part: Part, error: ApiError) -> None:
         self._ledger.put_alone(part.records[0])
         self._on_suspect(part.records[0])
-        self._log_quarantine(error)
-
-    def _log_quarantine(self, error: ApiError) -> None:
-        self._log.report(
-            _QUARANTINE_TOPIC,
-            logging.WARNING,
-            _AGAIN,
-            "%d events are in quarantine, because the gateway takes others and not these (%s); they are tried again",
-            self._ledger.quarantine.held,
-            _brief(error),
-        )
+        self._log.quarantined(error, self._ledger.quarantine.held)
 
     def _pause(self, decision: Decision, error: ApiError, permit: Permit) -> None:
         """Hold back every post."""
         self._circuit.failed(permit, decision, self._clock())
-        if decision.pause_kind is PauseKind.CONFIGURATION:
-            level, hint = logging.ERROR, "check the API key and the endpoint"
-        else:
-            level, hint = logging.WARNING, "the gateway is failing or cannot be reached"
-        self._log.report(
-            _TOPIC,
-            level,
-            _AGAIN,
-            "events cannot be delivered (%s): %s; they are kept and tried again",
-            _brief(error),
-            hint,
-        )
+        self._log.outage(error, decision.pause_kind)
 
 
 def _mark_maybe_stored(part: Iterable[Receipt]) -> None:
     for record in part:
         record._maybe_stored = True
-
-
-def _brief(error: ApiError) -> str:
-    """Return what happened, without the words of the server, which may quote the payload."""
-    return f"status {error.status_code}" if isinstance(error, StatusError) else str(error)
 
 
 def _is_cancelled() -> bool:
