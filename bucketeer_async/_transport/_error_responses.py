@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import Final
 
 from bucketeer_async._errors import DecodeError, StatusError
@@ -51,6 +52,7 @@ def retry_after_seconds(value: str | None, date: str | None) -> float | None:
     return min(seconds, _LONGEST_RETRY_AFTER)
 
 
+@lru_cache(maxsize=16)  # the responses of one second have the same date
 def unix_time(date: str) -> float | None:
     """Return the Unix seconds of a ``Date`` header; None if it cannot be read."""
     try:
