@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -23,7 +22,6 @@ _NOT_CONNECTED: Final = frozenset(
 _LIBRARIES: Final = frozenset({"httpx", "httpcore", "httpx2", "httpcore2"})
 
 
-@dataclass(slots=True)
 class Trace:
     """How far one request has come, by the transport's trace events.
 
@@ -37,13 +35,16 @@ class Trace:
         deadline: The loop's clock, in seconds.
     """
 
-    connected: bool = False
-    sending: bool = False
-    answered: bool = False
-    has_events: bool = False
-    stream: Any = None
-    scope: anyio.CancelScope | None = None
-    deadline: float = math.inf
+    __slots__ = ("answered", "connected", "deadline", "has_events", "scope", "sending", "stream")
+
+    def __init__(self) -> None:
+        self.connected = False
+        self.sending = False
+        self.answered = False
+        self.has_events = False
+        self.stream: Any = None
+        self.scope: anyio.CancelScope | None = None
+        self.deadline = math.inf
 
     async def __call__(self, event: str, info: Mapping[str, Any]) -> None:
         self.has_events = True
