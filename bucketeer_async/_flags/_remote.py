@@ -157,7 +157,7 @@ class RemoteEvaluator:
                 under_way.second_tries += 1
                 response = await self._try(user, feature_id, deadline, shared, under_way.throttle)
             self._metrics.completed(ApiId.GET_EVALUATION, clock() - began, response.size_byte)
-            return _evaluation_of(user, feature_id, response)
+            return _evaluation_of(feature_id, response)
         except ApiError as error:
             self._metrics.failed(ApiId.GET_EVALUATION, error)
             raise
@@ -184,20 +184,17 @@ def _forget(under_way: _UnderWay, key: _Key, shared: _Shared, task: asyncio.Task
         task.exception()  # marks the exception as retrieved: every caller may be gone
 
 
-def _evaluation_of(user: User, feature_id: str, response: GetEvaluationResponse) -> Evaluation:
+def _evaluation_of(feature_id: str, response: GetEvaluationResponse) -> Evaluation:
     """Return the evaluation in a response.
 
     Raises:
         DecodeError: If there is none, it is another flag's, or its value is empty; the Go SDK takes none of these.
-            Likewise if it is another user's: a proxy may have mixed up two responses.
     """
     evaluation = response.evaluation
     if evaluation is None:
         raise DecodeError("the gateway answered without an evaluation")
     if evaluation.feature_id != feature_id:
         raise DecodeError("the gateway answered about another flag")
-    if evaluation.user_id not in {"", user.id}:
-        raise DecodeError("the gateway answered about another user")
     if not evaluation.variation_value:
         raise DecodeError("the gateway answered with an empty value")
     return evaluation

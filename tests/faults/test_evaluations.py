@@ -29,6 +29,7 @@ EVALUATION: Final[dict[str, Any]] = {
         "id": "flag:1:user",
         "featureId": "flag",
         "featureVersion": 1,
+        "userId": "user",
         "variationId": "on",
         "variationName": "on",
         "variationValue": "true",

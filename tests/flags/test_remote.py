@@ -43,18 +43,12 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def evaluation(feature_id: str = "flag", value: str = "on", user_id: str = USER.id) -> Evaluation:
-    return Evaluation(
-        feature_id=feature_id,
-        variation_id="v",
-        user_id=user_id,
-        variation_value=value,
-        reason=Reason(ReasonType.DEFAULT),
-    )
+def evaluation(feature_id: str = "flag", value: str = "on") -> Evaluation:
+    return Evaluation(feature_id=feature_id, variation_id="v", variation_value=value, reason=Reason(ReasonType.DEFAULT))
 
 
-def response(feature_id: str = "flag", value: str = "on", user_id: str = USER.id) -> GetEvaluationResponse:
-    return GetEvaluationResponse(evaluation=evaluation(feature_id, value, user_id), size_byte=321)
+def response(feature_id: str = "flag", value: str = "on") -> GetEvaluationResponse:
+    return GetEvaluationResponse(evaluation=evaluation(feature_id, value), size_byte=321)
 
 
 class FakeMetrics:
@@ -157,13 +151,8 @@ async def test_a_failure_has_one_error(error: ApiError) -> None:
 
 @pytest.mark.parametrize(
     "reply",
-    [
-        GetEvaluationResponse(evaluation=None, size_byte=321),
-        response("another"),
-        response(user_id="user-2"),
-        response(value=""),
-    ],
-    ids=["none", "another flag's", "another user's", "empty"],
+    [GetEvaluationResponse(evaluation=None, size_byte=321), response("another"), response(value="")],
+    ids=["none", "another flag's", "empty"],
 )
 async def test_a_response_without_the_evaluation_has_a_latency_a_size_and_an_error(
     reply: GetEvaluationResponse,
@@ -217,9 +206,9 @@ async def test_identical_evaluations_share_a_failure_that_has_one_error() -> Non
     ids=["user", "attributes", "flag"],
 )
 async def test_different_evaluations_have_requests_of_their_own(user: User, feature_id: str) -> None:
-    async def script(user: User, feature_id: str) -> GetEvaluationResponse:
+    async def script(_user: User, feature_id: str) -> GetEvaluationResponse:
         await asyncio.sleep(0.25)
-        return response(feature_id, user_id=user.id)
+        return response(feature_id)
 
     remote = Remote(script)
 
