@@ -66,7 +66,7 @@ class ClientLife:
             WrongLoopError: If the client was started on another event loop.
         """
         lifecycle = (self._lives.get(known[0]) or self._life.get()).lifecycle
-        if lifecycle.state is not State.RUNNING or get_ident() != lifecycle.thread or not lifecycle.is_loop_running():
+        if get_ident() != lifecycle.thread or not lifecycle.is_loop_running():
             lifecycle.require_running()
         return self._evaluator
 

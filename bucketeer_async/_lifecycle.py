@@ -69,9 +69,10 @@ class Lifecycle:
     Attributes:
         state: The state; for reading.
         loop: The event loop that the object was started on; None before.
-        thread: Id of the thread that the loop ran in then; 0 before.
-        is_loop_running: ``loop.is_running``. With ``thread`` this tells most callers quickly that they are on the loop:
-            asyncio's own ``get_running_loop`` makes a system call on Python 3.11. `require_loop` settles the rest.
+        thread: Id of the thread that the loop runs in, while the object is RUNNING; 0 before and afterwards.
+        is_loop_running: ``loop.is_running``. With ``thread`` this tells quickly that most callers are on the loop of a
+            running object: asyncio's own ``get_running_loop`` makes a system call on Python 3.11. For the others there
+            are `require_loop` and `require_running`.
     """
 
     def __init__(
@@ -151,7 +152,7 @@ class Lifecycle:
             raise ClosedError(f"the {self._owner} is closed; make a new one")
         if self.state is State.NEW:
             self.state = State.STARTING
-            self.loop, self.thread = asyncio.get_running_loop(), threading.get_ident()
+            self.loop = asyncio.get_running_loop()
             self.is_loop_running = self.loop.is_running
             self._host = BackgroundTask(self._live, name=self._task_name, owner=self._owner)
         self.require_loop()
@@ -190,7 +191,7 @@ class Lifecycle:
             case State.NEW:
                 self.state = State.CLOSED
             case State.STARTING | State.RUNNING:
-                self.state = State.CLOSING
+                self.state, self.thread = State.CLOSING, 0
                 self._on_closing()
                 self._closing.set()
                 if self._is_preparing and self._host is not None:
@@ -216,13 +217,13 @@ class Lifecycle:
 
     def abandon(self) -> None:
         """Take the object for closed, because its loop is gone."""
-        self.state = State.CLOSED
+        self.state, self.thread = State.CLOSED, 0
 
     async def _live(self, ready: Callable[[], None]) -> None:
         """Do the work of the host task."""
         try:
             if await self._prepared():
-                self.state = State.RUNNING
+                self.state, self.thread = State.RUNNING, threading.get_ident()
                 ready()
                 await (self._run or self.until_closing)()
         finally:

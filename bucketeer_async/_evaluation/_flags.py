@@ -172,12 +172,18 @@ class Flag:
     rules: Sequence[FlagRule] = ()
     default: Choice | None = None
     parts: FlagParts = field(default=FlagParts(), repr=False)
-    _served: dict[ReasonType, _ServedByVariation] = field(init=False, default_factory=dict)
+    _may_be_off: bool = field(init=False, repr=False)
+    _by_target: _ServedByVariation = field(init=False, repr=False)
+    _by_default: _ServedByVariation = field(init=False, repr=False)
+    _by_prerequisite: _ServedByVariation = field(init=False, repr=False)
+    _while_off: _ServedByVariation = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._served = {
-            reason.type: _ServedByVariation(self, reason) for reason in (_TARGET, _DEFAULT, _OFF, _PREREQUISITE)
-        }
+        self._may_be_off = bool(self.off_variation) and (not self.enabled or bool(self.prerequisites))
+        self._by_target = _ServedByVariation(self, _TARGET)
+        self._by_default = _ServedByVariation(self, _DEFAULT)
+        self._by_prerequisite = _ServedByVariation(self, _PREREQUISITE)
+        self._while_off = _ServedByVariation(self, _OFF)
 
     def serve(
         self, user: UserLike, dependency_variations: Mapping[str, str], all_segments: Mapping[str, Segment]
@@ -193,11 +199,11 @@ class Flag:
             EvaluationError: If the flag serves no variation.
         """
         user_id = user.id
-        if self.off_variation and (off := self._off(dependency_variations)) is not None:
+        if self._may_be_off and (off := self._off(dependency_variations)) is not None:
             return off
         target = self.targets.get(user_id)
         if target is not None:
-            return self._served[ReasonType.TARGET][target]
+            return self._by_target[target]
         if self.rules:
             context = self._clause_context(user, dependency_variations, all_segments)
             for matches, choose, served in self.rules:
@@ -205,14 +211,14 @@ class Flag:
                     return served[choose(user_id)]
         if self.default is None:
             raise EvaluationError(EvaluationCause.DEFAULT_STRATEGY_NOT_FOUND, self.id)
-        return self._served[ReasonType.DEFAULT][self.default(user_id)]
+        return self._by_default[self.default(user_id)]
 
     def _off(self, dependency_variations: Mapping[str, str]) -> Served | None:
         """Return the off variation if a prerequisite is not met or the flag is off, otherwise None."""
         for feature_id, variation_id in self.prerequisites:
             if dependency_variations[feature_id] != variation_id:
-                return self._served[ReasonType.PREREQUISITE][self.off_variation]
-        return None if self.enabled else self._served[ReasonType.OFF_VARIATION][self.off_variation]
+                return self._by_prerequisite[self.off_variation]
+        return None if self.enabled else self._while_off[self.off_variation]
 
     def _clause_context(
         self, user: UserLike, dependency_variations: Mapping[str, str], all_segments: Mapping[str, Segment]
