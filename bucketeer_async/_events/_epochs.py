@@ -13,7 +13,7 @@ from typing import Final
 
 from bucketeer_async._events._receipt import Receipt
 
-_epoch_of: Final = attrgetter("_epoch")
+_origin_of: Final = attrgetter("_origin")
 
 
 class Epochs:
@@ -39,7 +39,8 @@ class Epochs:
 
     def settle(self, records: Iterable[Receipt]) -> None:
         """Count settled records down; only needed while there is a past epoch."""
-        for epoch, number in Counter(map(_epoch_of, records)).items():
+        for origin, number in Counter(map(_origin_of, records)).items():
+            epoch = origin.epoch
             if epoch < self.current:
                 self._past_records -= number
                 self.past[epoch] -= number

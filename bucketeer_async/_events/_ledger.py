@@ -50,7 +50,7 @@ _AT_ONCE: Final = -1
 _UP_TO_ID: Final = slice(EVENT_ID.stop)
 _MILLISECOND: Final = 0.001  # seconds
 
-_kind_of: Final = attrgetter("_origin.kind")
+_origin_of: Final = attrgetter("_origin")
 
 
 class Ledger:
@@ -490,7 +490,11 @@ class Ledger:
         self._look_at = _AT_ONCE
 
     def _by_kind(self, records: Sequence[Receipt]) -> list[tuple[Counters, int]]:
-        return [(self._counters[kind], number) for kind, number in Counter(map(_kind_of, records)).items()]
+        """Return the counters of each kind with the number of records; by origins first, which are fewer."""
+        numbers: Counter[EventKind] = Counter()
+        for origin, number in Counter(map(_origin_of, records)).items():
+            numbers[origin.kind] += number
+        return [(self._counters[kind], number) for kind, number in numbers.items()]
 
     def _report(self, records: Sequence[Receipt], *, tell_owner: bool = True) -> None:
         """Wake the callers that await receipts, report lost events, and tell the ledger's owner; without the lock."""

@@ -10,12 +10,28 @@ import math
 import random
 from collections import deque
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Final
 
 from bucketeer_async._events._quarantine import has_failed_during
 from bucketeer_async._events._receipt import Receipt
 
 _RANDOM_TRIES: Final = 20  # before every record is looked at
+
+
+_body_of: Final = attrgetter("_body")
+_pushed_at_of: Final = attrgetter("_origin.pushed_at")
+
+
+def _end_of_batch(records: Sequence[Receipt], max_bytes: int, pushed_after: float) -> tuple[int, int]:
+    """Return how many of the records make a batch, at least one, and the bytes of their bodies."""
+    size = 0
+    for number, record in enumerate(records):
+        grown = size + len(record._body)
+        if number and (grown > max_bytes or record._origin.pushed_at <= pushed_after):
+            return number, size
+        size = grown
+    return len(records), size
 
 
 def _is_fit(record: Receipt, opening: int, pushed_after: float) -> bool:
@@ -71,16 +87,13 @@ class RecordQueue:
 
         All of them but the first were pushed after ``pushed_after``.
         """
-        batch: list[Receipt] = []
-        records, size = self.records, 0
-        while records and len(batch) < max_records:
-            record = records.popleft()
-            grown = size + len(record._body)
-            if batch and (grown > max_bytes or record._origin.pushed_at <= pushed_after):
-                records.appendleft(record)
-                break
-            batch.append(record)
-            size = grown
+        records = self.records
+        batch = [records.popleft() for _ in range(min(max_records, len(records)))]
+        size = sum(map(len, map(_body_of, batch)))
+        if size > max_bytes or min(map(_pushed_at_of, batch), default=math.inf) <= pushed_after:
+            end, size = _end_of_batch(batch, max_bytes, pushed_after)
+            records.extendleft(reversed(batch[end:]))
+            del batch[end:]
         self._taken_bytes += size
         return batch
 
