@@ -305,7 +305,7 @@ async def _read_body(response: Any, limit: int) -> bytes | None:
     if response.is_stream_consumed:  # a mock transport's response may have been read before
         return response.content if len(response.content) <= limit else None
     body, chunks = bytearray(), 0
-    async for chunk in response.aiter_raw():
+    async for chunk in response.stream:
         body += chunk
         if len(body) > limit:
             return None
