@@ -168,11 +168,13 @@ class Ledger:
                 and queue.appended_bytes + size <= self._look_at_bytes
                 and not self._is_over()
             ):
-                now = self._now()
-                records = (
-                    Receipt(self._origin(first_kind, now), first),
-                    Receipt(self._origin(second_kind, now), second),
-                )
+                now, epoch = self._now(), self._epochs.current
+                first_origin, second_origin = self._origins[first_kind], self._origins[second_kind]
+                if now - first_origin.pushed_at >= _MILLISECOND or first_origin.epoch != epoch:
+                    first_origin = self._origin(first_kind, now)
+                if now - second_origin.pushed_at >= _MILLISECOND or second_origin.epoch != epoch:
+                    second_origin = self._origin(second_kind, now)
+                records = (Receipt(first_origin, first), Receipt(second_origin, second))
                 self._counters[first_kind].accepted += 1
                 self._counters[second_kind].accepted += 1
                 queue.appended += 2

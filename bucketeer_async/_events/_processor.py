@@ -297,14 +297,14 @@ class Processor:
             return life.refuse(_EVALUATION, error)
         return life.ledger.try_admit(_EVALUATION, body) or life.ledger.refuse(_EVALUATION, RefusedReason.QUEUE_FULL)
 
-    def _record_local_evaluation(self, user: User, evaluation: Evaluation, duration: float) -> None:
-        """Push both events of a local evaluation: its latency, in seconds, and the evaluation; from any thread."""
+    def _record_local_evaluation(self, user: User, evaluation: Evaluation, nanoseconds: int) -> None:
+        """Push both events of a local evaluation: its latency, and the evaluation; from any thread."""
         life = self._lives.get(known[0]) or self._life.get()
         try:
-            latency = life.events.latency(duration, ApiId.SDK_GET_VARIATION)
+            latency = life.events.local_latency(nanoseconds)
             body = life.events.evaluation(user, evaluation)
         except Exception:
-            self.push_latency_metrics_event_nowait(duration, ApiId.SDK_GET_VARIATION)
+            self.push_latency_metrics_event_nowait(nanoseconds / 1e9, ApiId.SDK_GET_VARIATION)
             self.push_evaluation_event_nowait(user, evaluation)
         else:
             life.ledger.admit_both(_METRICS, latency, _EVALUATION, body)

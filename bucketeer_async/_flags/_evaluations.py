@@ -38,13 +38,13 @@ _LINE: Final = "the evaluation of flag %s returned the default: %s"
 class Evaluator(Protocol):
     """Evaluates flags: over the gateway, in this process, or not at all.
 
-    ``try_evaluate`` returns None if an evaluation has to be awaited, or else the evaluation, and the seconds that it
-    took. All other metrics events are pushed by the evaluator.
+    ``try_evaluate`` returns None if an evaluation has to be awaited, or else the evaluation, and the nanoseconds that
+    it took. All other metrics events are pushed by the evaluator.
     """
 
     async def start(self) -> None: ...
     async def wait_ready(self) -> None: ...
-    def try_evaluate(self, user: User, feature_id: str) -> tuple[Evaluation, float] | None: ...
+    def try_evaluate(self, user: User, feature_id: str) -> tuple[Evaluation, int] | None: ...
     async def evaluate(self, user: User, feature_id: str) -> Evaluation: ...
     async def aclose(self) -> None: ...
 
@@ -55,7 +55,7 @@ class EvaluationEvents(Protocol):
     def push_evaluation_event_nowait(self, user: User, evaluation: Evaluation) -> object: ...
     def push_default_evaluation_event_nowait(self, user: User, feature_id: str, reason: ReasonType) -> object: ...
     def push_latency_metrics_event_nowait(self, duration: float, api_id: ApiId) -> object: ...
-    def _record_local_evaluation(self, user: User, evaluation: Evaluation, duration: float) -> None: ...
+    def _record_local_evaluation(self, user: User, evaluation: Evaluation, nanoseconds: int) -> None: ...
 
 
 #: The result of one evaluation, of which most callers want the value alone: the value; the evaluation that it comes
@@ -150,13 +150,13 @@ class Evaluations:
             found = self._evaluator().try_evaluate(user, feature_id)
             if found is None:
                 return None
-            evaluation, duration = found
+            evaluation, nanoseconds = found
             value = kind.convert(evaluation.variation_value)
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller wants to go on
             if found is not None:
-                self._events.push_latency_metrics_event_nowait(found[1], ApiId.SDK_GET_VARIATION)
+                self._events.push_latency_metrics_event_nowait(found[1] / 1e9, ApiId.SDK_GET_VARIATION)
             return self._default(user, feature_id, default, error)
-        self._events._record_local_evaluation(user, evaluation, duration)
+        self._events._record_local_evaluation(user, evaluation, nanoseconds)
         return value, evaluation, ""
 
     async def evaluate(self, user: User, feature_id: str, default: _T, kind: Kind[_T]) -> Result[_T]:

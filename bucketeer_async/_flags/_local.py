@@ -216,8 +216,8 @@ class LocalEvaluator:
 
     # Evaluations
 
-    def try_evaluate(self, user: User, feature_id: str) -> tuple[Evaluation, float] | None:
-        """Return a flag's variation for a user, and the seconds that the evaluation took.
+    def try_evaluate(self, user: User, feature_id: str) -> tuple[Evaluation, int] | None:
+        """Return a flag's variation for a user, and the nanoseconds that the evaluation took.
 
         None, after every hundred evaluations: they never wait, so the loop needs a turn, which `evaluate` gives it. A
         failed evaluation has its metrics event pushed.
@@ -232,11 +232,11 @@ class LocalEvaluator:
         """As `try_evaluate`, after a turn of the loop, and with the metrics event of a completed evaluation pushed."""
         self._evaluations = 0
         await asyncio.sleep(0)
-        evaluation, duration = self._timed(user, feature_id)
-        self._metrics.completed(ApiId.SDK_GET_VARIATION, duration)
+        evaluation, nanoseconds = self._timed(user, feature_id)
+        self._metrics.completed(ApiId.SDK_GET_VARIATION, nanoseconds / 1e9)
         return evaluation
 
-    def _timed(self, user: User, feature_id: str) -> tuple[Evaluation, float]:
+    def _timed(self, user: User, feature_id: str) -> tuple[Evaluation, int]:
         began = self._latency_clock()
         try:
             evaluation = self.evaluate_nowait(user, feature_id)
@@ -244,8 +244,7 @@ class LocalEvaluator:
             if not (isinstance(error, EvaluationError) and error.cause is EvaluationCause.NOT_READY):
                 self._metrics.failed(ApiId.SDK_GET_VARIATION, error)
             raise
-        # A quotient of integers has few digits, which are written twice as fast as all that a double has.
-        return evaluation, (self._latency_clock() - began) / 1_000_000_000
+        return evaluation, self._latency_clock() - began
 
     def evaluate_nowait(self, user: User, feature_id: str) -> Evaluation:
         """Return a flag's variation for a user; from any thread, without metrics events, and without the user's id.

@@ -280,6 +280,15 @@ def test_a_latency_of_zero_is_sent_as_a_nanosecond() -> None:
     assert event["latencySecond"] == 1e-9
 
 
+@given(st.integers(0, 10**18))
+def test_the_latency_of_a_local_evaluation_is_that_of_all_operations(nanoseconds: int) -> None:
+    local = json.loads(factory().local_latency(nanoseconds))
+    usual = json.loads(factory().latency(nanoseconds / 1e9, ApiId.SDK_GET_VARIATION))
+
+    assert local["event"] == usual["event"]
+    assert UUID4.fullmatch(local["id"])
+
+
 USER = User("user")
 
 

@@ -9,10 +9,10 @@ import sys
 from collections.abc import Callable, Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bucketeer_async import EventKind
+from bucketeer_async import EventKind, RefusedReason
 from bucketeer_async._events._bounds import Bounds
 from bucketeer_async._events._ledger import Ledger
 from bucketeer_async._events._receipt import Receipt
@@ -96,6 +96,87 @@ def test_epochs_leave_nothing_behind(loop: asyncio.AbstractEventLoop) -> None:
 
     assert not ledger._epochs.past
     assert ledger._epochs._past_records == 0
+
+
+class Twin:
+    """A ledger, and what can be seen of it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, overflow: str) -> None:
+        self.due: list[int] = []
+        self.ledger = open_ledger(
+            loop, overflow=overflow, on_due=lambda: self.due.append(len(self.ledger.queue.records))
+        )
+        self.flying: list[Receipt] = []
+
+    def step(self, step: str, number: int) -> None:
+        some = self.flying[:number]
+        match step:
+            case "take":
+                self.flying += self.ledger.take(number, 200 * number, 0.0)
+            case "deliver" | "put back" | "shelve" if some:
+                del self.flying[:number]
+                {"deliver": self.ledger.settle, "put back": self.ledger.put_back, "shelve": self._shelve}[step](some)
+            case "watch":
+                self.ledger.watch(number, 150 * number)
+            case "unshelve" | "write off" | "epoch" | "close":
+                {
+                    "unshelve": lambda: self.ledger.unshelve(0.0),
+                    "write off": lambda: self.ledger.write_off(number),
+                    "epoch": self.ledger.begin_epoch,
+                    "close": self.ledger.close,
+                }[step]()
+
+    def _shelve(self, records: list[Receipt]) -> None:
+        self.ledger.shelve(records, 0.0)
+
+    def seen(self) -> object:
+        bounds = self.ledger.bounds
+        waiting = [(record.kind, record._body, record._epoch) for record in self.ledger.queue.records]
+        return self.ledger.counts(), waiting, bounds.held, bounds.held_bytes, self.due
+
+
+PUSHES = ["push", "both"]
+OTHERS = ["take", "deliver", "put back", "shelve", "unshelve", "write off", "watch", "epoch", "close"]
+
+
+PUSH_AND_TAKE = [("push", 1), ("watch", 5), ("push", 1), ("take", 1), ("push", 1)]
+
+
+@settings(max_examples=1_000)
+@example("drop_newest", [*PUSH_AND_TAKE, ("put back", 1), ("push", 1), ("push", 1)])
+@example("drop_newest", [*PUSH_AND_TAKE, ("shelve", 1), ("push", 1), ("unshelve", 1), ("push", 1)])
+@given(
+    overflow=st.sampled_from(["drop_newest", "drop_oldest", "wait"]),
+    steps=st.lists(st.tuples(st.sampled_from([*PUSHES * 4, *OTHERS]), st.integers(1, 6)), max_size=60),
+)
+def test_a_usual_push_does_what_a_close_look_does(
+    loop: asyncio.AbstractEventLoop, overflow: str, steps: list[tuple[str, int]]
+) -> None:
+    usual, close = Twin(loop, overflow), Twin(loop, overflow)
+    bodies = [(EventKind.METRICS, b"m" * 40), (EventKind.EVALUATION, b"e" * 90)]
+    for step, number in steps:
+        if step == "push":
+            usual.ledger.try_admit(*bodies[number % 2])
+        elif step == "both":
+            usual.ledger.admit_both(*bodies[0], *bodies[1])
+        for kind, body in {"push": [bodies[number % 2]], "both": bodies}.get(step, []):
+            close.ledger._look_at = -1
+            if close.ledger.try_admit(kind, body) is None and step == "both":
+                close.ledger.refuse(kind, RefusedReason.QUEUE_FULL)
+        usual.step(step, number)
+        close.step(step, number)
+
+        assert usual.seen() == close.seen()
+
+
+def test_a_push_beside_a_recovered_suspect_is_told_of(loop: asyncio.AbstractEventLoop) -> None:
+    told: list[int] = []
+    ledger = open_ledger(loop, on_due=lambda: told.append(len(ledger.queue.records)))
+    assert ledger.recover(EventKind.GOAL, b"{}", loop.time(), 1, is_suspect=True)  # in quarantine, not in the queue
+    told.clear()
+    push(ledger)
+
+    assert told == [1]
 
 
 @pytest.mark.parametrize(("waiting", "waiting_bytes"), [(4, math.inf), (math.inf, 4 * len(EVENT[1]))])
