@@ -7,11 +7,12 @@ Events and flags do not know each other; this file joins the two. Starting and c
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Final, Protocol, SupportsFloat
 
 from bucketeer_async._client_life import EventsLife
+from bucketeer_async._dataclasses import dataclass
 from bucketeer_async._disabled import DisabledEvaluator, DisabledProcessor
 from bucketeer_async._errors import ConfigurationError
 from bucketeer_async._evaluation import Explanation

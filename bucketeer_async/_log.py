@@ -10,8 +10,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final
+
+from bucketeer_async._dataclasses import dataclass
 
 _LOGGER: Final = "bucketeer_async"
 _WARNING_INTERVAL: Final = 60.0  # seconds between two warnings about the same topic and detail

@@ -8,10 +8,12 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from enum import IntEnum, StrEnum
 from functools import partial
 from typing import Final, Generic, NoReturn, TypeVar
+
+from bucketeer_async._dataclasses import dataclass, field
 
 _T = TypeVar("_T")
 _E = TypeVar("_E", bound=IntEnum)

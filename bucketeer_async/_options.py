@@ -7,9 +7,9 @@ import logging
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Final, Literal, TypeVar, get_args
 
+from bucketeer_async._dataclasses import dataclass, field
 from bucketeer_async._errors import ConfigurationError
 from bucketeer_async._models import check_tag, shown
 from bucketeer_async._results import Drop

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 
+from bucketeer_async._dataclasses import dataclass, field
 from bucketeer_async._errors import UndeliveredError
 from bucketeer_async._models import EventKind
 

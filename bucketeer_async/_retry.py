@@ -9,10 +9,10 @@ from __future__ import annotations
 import random
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from bucketeer_async._dataclasses import dataclass
 from bucketeer_async._errors import ApiError, ConnectionFailedError, RequestTimeoutError, StatusError
 from bucketeer_async._options import RetryPolicy
 

@@ -32,7 +32,7 @@ _background _retry _log _go_numbers _nesting
 _options
 _results
 _models
-_errors _process_id _version _proto
+_errors _dataclasses _process_id _version _proto
 """
 LEVEL = {name: -number for number, line in enumerate(LAYERS.split("\n")) for name in line.split()}
 FOLDERS = sorted(path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists() and path.name != "_proto")
@@ -178,6 +178,18 @@ def test_http_is_known_in_one_file() -> None:
     }
 
     assert knowing == {"_transport/_http.py"}
+
+
+def test_dataclasses_that_an_import_loads_are_generated_when_they_are_used() -> None:
+    compiling = {
+        str(path.relative_to(PACKAGE))
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.module == "dataclasses"
+        if any(alias.name == "dataclass" for alias in node.names)
+    }
+
+    assert {name for name in compiling if not name.startswith("gateway/")} == {"_dataclasses.py", "spool.py"}
 
 
 def test_importing_is_light() -> None:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from bucketeer_async import _go_numbers as _numbers
+from bucketeer_async._dataclasses import dataclass
 from bucketeer_async._evaluation import _fields, _versions
 from bucketeer_async._evaluation._fields import Fields
 

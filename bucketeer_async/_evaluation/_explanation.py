@@ -6,10 +6,11 @@ Recording an evaluation is left to `_explain.py`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from enum import StrEnum
 from typing import Any, Final
 
+from bucketeer_async._dataclasses import dataclass, field
 from bucketeer_async._models import Reason, ReasonType, shown
 
 _SHOWN_VALUES: Final = 5  # of a clause, in the text

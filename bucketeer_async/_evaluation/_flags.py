@@ -8,9 +8,9 @@ matches is left to `_rules.py`, the choice of a strategy to `_rollout.py`, and t
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from bucketeer_async._dataclasses import dataclass, field
 from bucketeer_async._evaluation import _fields, _yaml
 from bucketeer_async._evaluation._clauses import OPERATORS, ClauseContext, Condition, UserLike
 from bucketeer_async._evaluation._errors import EvaluationCause, EvaluationError, MalformedError

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
 from typing import Final
 
+from bucketeer_async._dataclasses import dataclass, field
 from bucketeer_async._evaluation import _fields
 from bucketeer_async._evaluation._clauses import ClauseContext
 from bucketeer_async._evaluation._fields import Fields

@@ -6,10 +6,10 @@ One state machine over monotonic times, without an event loop. What an error mea
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from bucketeer_async._dataclasses import dataclass
 from bucketeer_async._options import RetryPolicy
 from bucketeer_async._retry import CONFIGURATION_PAUSE, Action, Decision, PauseKind, backoff_step
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from bucketeer_async._dataclasses import dataclass
 from bucketeer_async._models import EventKind
 from bucketeer_async._results import (
     DrainCounts,

@@ -6,9 +6,9 @@ The table of statuses is the one of Bucketeer's Go SDK.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Final
 
+from bucketeer_async._dataclasses import dataclass, field
 from bucketeer_async._errors import ConnectionFailedError, RequestTimeoutError, StatusError
 from bucketeer_async._retry import refuses_key
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
+from bucketeer_async._dataclasses import dataclass, field
 from bucketeer_async._evaluation import (
     EvaluationCause,
     EvaluationError,

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 
 from bucketeer_async._background import PerProcess
+from bucketeer_async._dataclasses import dataclass, field
 from bucketeer_async._errors import ApiError, ConfigurationError, DecodeError
 from bucketeer_async._flags._own_metrics import OwnMetrics
 from bucketeer_async._models import ApiId, Evaluation, User

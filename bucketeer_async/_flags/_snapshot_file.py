@@ -18,9 +18,10 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Final
 
+from bucketeer_async._dataclasses import dataclass, field
 from bucketeer_async._errors import ConfigurationError
 from bucketeer_async._evaluation import MalformedError, Segment, compile_segment
 from bucketeer_async._flags._definitions import FlagDefinition, SegmentDefinition, Steps, rules_json

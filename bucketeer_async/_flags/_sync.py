@@ -38,9 +38,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Final
 
+from bucketeer_async._dataclasses import dataclass, field
 from bucketeer_async._evaluation import Snapshot
 from bucketeer_async._flags._definitions import (
     CompiledFlags,

@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import anyio
 
+from bucketeer_async._dataclasses import dataclass, field
 from bucketeer_async._errors import ApiError, ConfigurationError, DecodeError, RequestTimeoutError
 from bucketeer_async._log import GuardedLogger
 from bucketeer_async._transport import _network_env

@@ -13,9 +13,9 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import Context
-from dataclasses import dataclass
 from typing import Final
 
+from bucketeer_async._dataclasses import dataclass
 from bucketeer_async._errors import ConnectionFailedError
 from bucketeer_async._transport._http import KEEPALIVE_EXPIRY, HttpClient
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, overload
 
+from bucketeer_async._dataclasses import dataclass
 from bucketeer_async._models import Evaluation
 
 
