@@ -114,6 +114,7 @@ class ClientLife:
             life.limit(limit)
         life.lifecycle.begin_closing()
         await life.lifecycle.closed()
+        life.report = life.report or DrainReport()
         return life.report
 
 
@@ -128,7 +129,7 @@ class _Life:
         self._evaluator = evaluator
         self._deadline = math.inf
         self._last_evaluations: anyio.CancelScope | None = None
-        self.report = DrainReport()
+        self.report: DrainReport | None = None
         self.lifecycle = Lifecycle(
             "client",
             task_name="bucketeer-client",

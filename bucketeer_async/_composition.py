@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Final, Protocol, SupportsFloat
+from typing import Final, NamedTuple, Protocol, SupportsFloat
 
 from bucketeer_async._client_life import EventsLife
-from bucketeer_async._dataclasses import dataclass
 from bucketeer_async._disabled import DisabledEvaluator, DisabledProcessor
 from bucketeer_async._errors import ConfigurationError
 from bucketeer_async._evaluation import Explanation
@@ -50,8 +49,7 @@ class LocalFlags(Protocol):
     def explain(self, user: User, feature_id: str) -> Explanation: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
+class Parts(NamedTuple):
     """The parts of a client.
 
     Attributes:

@@ -23,7 +23,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-_OWN_WORDS: Final = re.compile(r"gateway: [A-Za-z_ ]{1,100}")
+_OWN_WORDS: Final = r"gateway: [A-Za-z_ ]{1,100}"
 
 
 class BucketeerError(Exception):
@@ -104,4 +104,4 @@ class DecodeError(ApiError):
 
 def own_words(message: str) -> str:
     """Return a message of the gateway if it is in its own words, which quote nothing of a request; "" otherwise."""
-    return message if _OWN_WORDS.fullmatch(message) else ""
+    return message if re.fullmatch(_OWN_WORDS, message) else ""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from difflib import get_close_matches
 from typing import Any, Final
 
 from bucketeer_async._errors import ConfigurationError
@@ -80,7 +79,7 @@ DISABLED: Final = "BUCKETEER_DISABLED"
 _PREFIX: Final = "BUCKETEER_"
 _KNOWN: Final = (*CLIENT, *EVENTS, *LOCAL, EVALUATED_LOCALLY, DISABLED)
 #: Set by Kubernetes if a service is called "bucketeer" or "bucketeer-...": its host and its ports.
-_OF_SERVICES: Final = re.compile(r"\w*_SERVICE_(HOST|PORT)(_\w+)?|\w*_PORT(_\d+_\w+)?")
+_OF_SERVICES: Final = r"\w*_SERVICE_(HOST|PORT)(_\w+)?|\w*_PORT(_\d+_\w+)?"
 
 
 def check(environ: object) -> None:
@@ -128,8 +127,10 @@ def warn_of_unknown(environ: Mapping[str, str], logger: GuardedLogger) -> None:
     unknown = [
         name
         for name, value in environ.items()
-        if name.startswith(_PREFIX) and value and name not in _KNOWN and not _OF_SERVICES.fullmatch(name)
+        if name.startswith(_PREFIX) and value and name not in _KNOWN and not re.fullmatch(_OF_SERVICES, name)
     ]
+    if unknown:
+        from difflib import get_close_matches  # noqa: PLC0415 - half a millisecond that few need
     for name in sorted(unknown):
         similar = get_close_matches(name.removeprefix(_PREFIX), [each.removeprefix(_PREFIX) for each in _KNOWN], 1)
         hint = f"; is it {_PREFIX}{similar[0]}?" if similar else ""

@@ -228,10 +228,10 @@ class DrainReport:
         duration: Seconds from the call of ``aclose()`` to the end of the drain.
     """
 
-    goal: DrainCounts = DrainCounts()
-    evaluation: DrainCounts = DrainCounts()
-    metrics: DrainCounts = DrainCounts()
-    total: DrainCounts = DrainCounts()
+    goal: DrainCounts = field(default_factory=DrainCounts)
+    evaluation: DrainCounts = field(default_factory=DrainCounts)
+    metrics: DrainCounts = field(default_factory=DrainCounts)
+    total: DrainCounts = field(default_factory=DrainCounts)
     duration: float = 0.0
 
     @property

@@ -65,12 +65,6 @@ class Decision:
     maybe_stored: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    when: Callable[[ApiError], bool]
-    then: Callable[[ApiError], Decision]
-
-
 def _is_too_large(error: ApiError) -> bool:
     if not isinstance(error, StatusError):
         return False
@@ -110,13 +104,13 @@ def _is_maybe_stored(error: ApiError) -> bool:
 
 
 # fmt: off
-_TABLE: Final = (
-    #    what happened       what to do
-    _Row(_is_stale,          lambda _: Decision(action=Action.RESEND, maybe_stored=True)),
-    _Row(_is_too_large,      lambda _: Decision(action=Action.SPLIT_BYTES)),
-    _Row(_is_undecodable,    lambda _: Decision(action=Action.SPLIT)),
-    _Row(_is_configuration,  _pause(PauseKind.CONFIGURATION)),
-    _Row(lambda _: True,     _pause(PauseKind.OUTAGE)),
+_TABLE: Final[tuple[tuple[Callable[[ApiError], bool], Callable[[ApiError], Decision]], ...]] = (
+    # what happened      what to do
+    (_is_stale,          lambda _: Decision(action=Action.RESEND, maybe_stored=True)),
+    (_is_too_large,      lambda _: Decision(action=Action.SPLIT_BYTES)),
+    (_is_undecodable,    lambda _: Decision(action=Action.SPLIT)),
+    (_is_configuration,  _pause(PauseKind.CONFIGURATION)),
+    (lambda _: True,     _pause(PauseKind.OUTAGE)),
 )
 # fmt: on
 
@@ -133,7 +127,7 @@ def is_throttled(error: ApiError) -> bool:
 
 def decide(error: ApiError) -> Decision:
     """Return what to do about a request that failed as a whole."""
-    return next(row.then(error) for row in _TABLE if row.when(error))
+    return next(then(error) for when, then in _TABLE if when(error))
 
 
 def backoff(policy: RetryPolicy, tries: int, rng: random.Random) -> float:

@@ -110,7 +110,7 @@ class Pipeline:
         self._deadline = math.inf
         self._closing_since = 0.0
         self._counts_at_closing: Mapping[EventKind, EventCounts] = {}
-        self._report = DrainReport()
+        self._report: DrainReport | None = None
 
     # Life
 
@@ -142,6 +142,7 @@ class Pipeline:
     async def closed(self) -> DrainReport:
         """Wait for the end of the drain; a cancelled caller only stops waiting."""
         await self.life.closed()
+        self._report = self._report or DrainReport()
         return self._report
 
     async def _prepare(self) -> None:

@@ -11,7 +11,6 @@ from bucketeer_async._options import LocalEvaluation
 from bucketeer_async._retry import CONFIGURATION_PAUSE, Action, Decision, PauseKind, backoff, decide
 
 _JITTER: Final = 0.1  # share of a pause
-_BUG: Final = Decision(action=Action.PAUSE)
 
 
 def pause(errors: Sequence[Exception], failures: int, options: LocalEvaluation, rng: random.Random) -> float:
@@ -29,7 +28,7 @@ def pause(errors: Sequence[Exception], failures: int, options: LocalEvaluation, 
 
 
 def _pause_after(error: Exception, failures: int, options: LocalEvaluation, rng: random.Random) -> float:
-    decision = decide(error) if isinstance(error, ApiError) else _BUG
+    decision = decide(error) if isinstance(error, ApiError) else Decision(action=Action.PAUSE)
     requested = (decision.retry_after or 0.0) * (1 + rng.uniform(0, 2 * _JITTER))
     if decision.action is not Action.PAUSE:  # the response will stay the same for now
         return max(requested, options.polling_interval * rng.uniform(1 - _JITTER, 1 + _JITTER))

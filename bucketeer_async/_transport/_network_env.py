@@ -29,9 +29,10 @@ from urllib.request import getproxies
 from bucketeer_async._errors import ConfigurationError
 
 _PORTS: Final = {"http": 80, "https": 443}
-_HOST_AND_PORT: Final = re.compile(r"(\[[^\]]+\]|[^\[\]:/]+)(?::(\d+))?/?")
-_IN_BRACKETS: Final = re.compile(r"\[([^\]]+)\](/\d+)?")
-_DOMAIN: Final = re.compile(r"\*?\.?\w[\w.-]*", re.ASCII)
+# Patterns, which are compiled when they are used: few environments have a NO_PROXY.
+_HOST_AND_PORT: Final = r"(\[[^\]]+\]|[^\[\]:/]+)(?::(\d+))?/?"
+_IN_BRACKETS: Final = r"\[([^\]]+)\](/\d+)?"
+_DOMAIN: Final = r"\*?\.?\w[\w.-]*"
 
 
 def proxy_for(endpoint: str) -> tuple[str | None, list[str]]:
@@ -68,7 +69,7 @@ def _has_host(entry: str, url: SplitResult) -> bool:
         ValueError: If the entry cannot be read.
     """
     scheme, _, rest = entry.lower().rpartition("://")
-    host_and_port = _HOST_AND_PORT.fullmatch(rest)
+    host_and_port = re.fullmatch(_HOST_AND_PORT, rest)
     host, port = host_and_port.groups() if host_and_port else (rest, None)
     network = _network(host)
     pattern = _domain_pattern(host, is_exact=bool(scheme)) if network is None else ""
@@ -81,7 +82,7 @@ def _has_host(entry: str, url: SplitResult) -> bool:
 def _network(text: str) -> IPv4Network | IPv6Network | None:
     """Return the network that a text means, which may be a single address; None if it is a name."""
     try:
-        return ip_network(_IN_BRACKETS.sub(r"\1\2", text), strict=False)
+        return ip_network(re.sub(_IN_BRACKETS, r"\1\2", text), strict=False)
     except ValueError:
         return None
 
@@ -102,7 +103,7 @@ def _domain_pattern(domain: str, *, is_exact: bool) -> str:
     if not domain.isascii():
         name = domain.lstrip("*.")
         domain = domain.removesuffix(name) + name.encode("idna").decode()
-    if not _DOMAIN.fullmatch(domain):
+    if not re.fullmatch(_DOMAIN, domain, re.ASCII):
         raise ValueError("not a domain")
     return domain if is_exact or domain == "localhost" else f"*{domain.removeprefix('*')}"
 
