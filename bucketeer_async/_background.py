@@ -7,6 +7,7 @@ task group lives in a background task. What the work is, and how it ends, is lef
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures.thread  # noqa: F401 - or else asyncio loads it on the loop, for the first thread
 import contextlib
 import sys
 import threading

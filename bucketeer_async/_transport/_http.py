@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import anyio
@@ -50,8 +50,7 @@ class NeverSentError(asyncio.CancelledError):
 def client_factory(endpoint: str, ssl_context: ssl.SSLContext | None, proxy: str | None) -> Callable[[int], HttpClient]:
     """Return a function that makes HTTP clients for one endpoint, each with at most so many connections.
 
-    Its first call takes a while (certificates, imports), so make that one off the loop. The clients share one SSL
-    context.
+    Its first call takes a while (certificates, imports), so make that one off the loop.
 
     Args:
         endpoint: The base URL of the gateway.
@@ -59,18 +58,14 @@ def client_factory(endpoint: str, ssl_context: ssl.SSLContext | None, proxy: str
         proxy: None for the proxy that the environment names, if any.
     """
 
-    @cache  # neither keeps what has raised: the next call tries again
-    def shared_context() -> ssl.SSLContext:
-        return ssl_context or _default_ssl_context()
-
-    @cache
+    @cache  # which keeps nothing that has raised: the next call tries again
     def chosen_proxy() -> str | None:
         return _environment_proxy(endpoint) if proxy is None else proxy
 
     def new_client(max_connections: int) -> HttpClient:
         import httpx  # noqa: PLC0415 - 100 ms that an application without a client need not pay
 
-        context, via = shared_context(), chosen_proxy()
+        context, via = ssl_context or _default_ssl_context(endpoint), chosen_proxy()
         limits = httpx.Limits(
             max_connections=max_connections,
             max_keepalive_connections=max_connections,
@@ -88,14 +83,22 @@ def client_factory(endpoint: str, ssl_context: ssl.SSLContext | None, proxy: str
     return new_client
 
 
-def _default_ssl_context() -> ssl.SSLContext:
+def _default_ssl_context(endpoint: str) -> ssl.SSLContext:
     import httpx  # noqa: PLC0415 - likewise
 
+    if endpoint.startswith("http:"):
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # which is not used, and trusts no authority
     origin = _network_env.certificates()
     try:
-        context: ssl.SSLContext = httpx.create_ssl_context()
+        return _shared_ssl_context(httpx.create_ssl_context, origin, _network_env.certificates_changed_at())
     except OSError as error:
         raise ConfigurationError(f"the certificates of {origin or 'certifi'} cannot be loaded: {error}") from error
+
+
+@lru_cache(maxsize=4)
+def _shared_ssl_context(create: Callable[[], ssl.SSLContext], *_certificates: object) -> ssl.SSLContext:
+    """Return one context for all clients of the process with the same certificates, which take 20 ms to load."""
+    context = create()
     context.minimum_version = max(context.minimum_version, ssl.TLSVersion.TLSv1_2)
     return context
 

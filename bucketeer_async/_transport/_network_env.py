@@ -22,6 +22,7 @@ from __future__ import annotations
 import os
 import re
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from pathlib import Path
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 from urllib.request import getproxies
@@ -135,3 +136,9 @@ def certificates() -> str:
             f"the environment variable {variable} names {path!r}, which does not exist or cannot be read"
         )
     return f"{variable} ({path!r})"
+
+
+def certificates_changed_at() -> int:
+    """Return when the file that ``SSL_CERT_FILE`` names was changed last, in nanoseconds; 0 if it names none."""
+    file = os.environ.get("SSL_CERT_FILE")
+    return Path(file).stat().st_mtime_ns if file else 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import pickle
 import ssl
 import warnings
@@ -17,6 +18,7 @@ import anyio
 import httpx
 import httpx2
 import pytest
+import trustme
 
 import bucketeer_async
 from bucketeer_async import (
@@ -729,6 +731,50 @@ async def test_our_own_client_speaks_at_least_tls_1_2(
 
     async with client():
         assert context.minimum_version is ssl.TLSVersion[expected]
+
+
+class Contexts:
+    """Makes SSL contexts as httpx does, and counts them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.made = 0
+        monkeypatch.setattr(httpx, "create_ssl_context", self.make)
+
+    def make(self) -> ssl.SSLContext:
+        self.made += 1
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+async def test_clients_of_a_process_share_one_ssl_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    contexts = Contexts(monkeypatch)
+
+    async with client(), client() as api:
+        api._connections.get().event_pools.add()
+
+    assert contexts.made == 1
+
+
+async def test_a_client_sees_new_certificates(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    contexts, file = Contexts(monkeypatch), tmp_path / "ca.pem"
+    trustme.CA().cert_pem.write_to_path(str(file))
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+
+    async with client():
+        pass
+    os.utime(file, (0, 0))
+    async with client(), client():
+        pass
+
+    assert contexts.made == 2
+
+
+async def test_plain_http_loads_no_certificates(monkeypatch: pytest.MonkeyPatch) -> None:
+    contexts = Contexts(monkeypatch)
+
+    async with client(endpoint="http://127.0.0.1:1"):
+        pass
+
+    assert not contexts.made
 
 
 async def test_a_request_under_way_is_ended_by_close() -> None:
