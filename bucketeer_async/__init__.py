@@ -1,5 +1,10 @@
 """The asyncio-native Python SDK for Bucketeer, the open-source feature-flag and experimentation service."""
 
+import contextlib
+import importlib
+import typing
+
+from bucketeer_async import _options
 from bucketeer_async._client import Client
 from bucketeer_async._errors import (
     ApiError,
@@ -27,7 +32,7 @@ from bucketeer_async._evaluation._explanation import (
 from bucketeer_async._events._processor import Processor
 from bucketeer_async._events._receipt import Receipt
 from bucketeer_async._models import ApiId, Evaluation, EvaluationDetails, EventKind, Reason, ReasonType, User
-from bucketeer_async._options import LocalEvaluation, ProcessorConfig, RetryPolicy, Spool
+from bucketeer_async._options import ProcessorConfig, RetryPolicy
 from bucketeer_async._results import (
     DrainCounts,
     DrainReport,
@@ -107,6 +112,26 @@ __all__ = [
     "WrongLoopError",
     "__version__",
 ]
+
+#: What few clients need is loaded when a module names its options, so that a client made on the event loop loads nothing.
+_LOADED_WITH = {"LocalEvaluation": ("_flags._local", "_flags._poller"), "Spool": ("_events._spool_writer",)}
+
+if typing.TYPE_CHECKING:
+    from bucketeer_async._options import LocalEvaluation, Spool
+else:
+
+    def __getattr__(name):
+        if name not in _LOADED_WITH:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        for module in _LOADED_WITH[name]:
+            with contextlib.suppress(ImportError):  # of SQLite, which is missed where a spool is used
+                importlib.import_module(f"{__name__}.{module}")
+        globals()[name] = getattr(_options, name)
+        return globals()[name]
+
+    def __dir__():
+        return sorted({*globals(), *__all__})
+
 
 # Where an object is shown (a repr, a traceback, help()), its class has the name that users import. The classes that are
 # left out have annotations that `typing.get_type_hints` can look up only in the module that defines them.

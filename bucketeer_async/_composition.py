@@ -18,9 +18,7 @@ from bucketeer_async._evaluation import Explanation
 from bucketeer_async._events._processor import Processor
 from bucketeer_async._events._receipt import Receipt
 from bucketeer_async._flags._evaluations import EvaluationEvents, Evaluator
-from bucketeer_async._flags._local import LocalEvaluator
 from bucketeer_async._flags._own_metrics import OwnMetrics
-from bucketeer_async._flags._poller import FlagPoller
 from bucketeer_async._flags._remote import RemoteEvaluator
 from bucketeer_async._log import GuardedLogger
 from bucketeer_async._models import EventKind, User, check_tag
@@ -99,6 +97,10 @@ def connected(
         return Parts(
             events=processor, evaluator=remote, logger=logger, tag=tag, strict=config.strict, api=api, remote=remote
         )
+    # They are loaded with `LocalEvaluation`, or here where only the environment names local evaluation.
+    from bucketeer_async._flags._local import LocalEvaluator  # noqa: PLC0415
+    from bucketeer_async._flags._poller import FlagPoller  # noqa: PLC0415
+
     options = check_kind("Client.local_evaluation", local_evaluation, LocalEvaluation)
     poller = partial(FlagPoller, api, options, tag=tag, metrics=metrics, logger=logger)
     local = LocalEvaluator(poller, options.bootstrap, tag=tag, metrics=metrics, logger=logger)

@@ -8,7 +8,7 @@ from typing import Final
 
 _DIGITS: Final = r"[0-9](?:_?[0-9])*"
 _HEX: Final = r"[0-9a-fA-F](?:_?[0-9a-fA-F])*"
-_DECIMAL: Final = re.compile(rf"[+-]?(?:{_DIGITS}(?:\.(?:{_DIGITS})?)?|\.{_DIGITS})(?:[eE][+-]?{_DIGITS})?")
+_DECIMAL: Final = rf"[+-]?(?:{_DIGITS}(?:\.(?:{_DIGITS})?)?|\.{_DIGITS})(?:[eE][+-]?{_DIGITS})?"
 _HEXADECIMAL: Final = rf"[+-]?0[xX](?:_?{_HEX}(?:\.(?:{_HEX})?)?|\.{_HEX})[pP][+-]?{_DIGITS}"
 _NOT_FINITE: Final = frozenset({"inf", "+inf", "-inf", "infinity", "+infinity", "-infinity", "nan"})
 _INTEGER: Final = re.compile(r"[+-]?[0-9]+")
@@ -16,9 +16,9 @@ _INTEGER: Final = re.compile(r"[+-]?[0-9]+")
 
 def number(text: str) -> float | None:
     """Return the nearest double, including NaN; None if the text is not a number or is out of a double's range."""
-    if _DECIMAL.fullmatch(text):
+    if re.fullmatch(_DECIMAL, text):  # compiled when it is first met, as the next one
         value = float(text)
-    elif re.fullmatch(_HEXADECIMAL, text):  # so rare that it is compiled when it is met
+    elif re.fullmatch(_HEXADECIMAL, text):
         value = _from_hex(text)
     elif text.isascii() and text.lower() in _NOT_FINITE:
         return float(text)

@@ -18,7 +18,7 @@ from bucketeer_async._dataclasses import dataclass, field
 _T = TypeVar("_T")
 _E = TypeVar("_E", bound=IntEnum)
 
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # the characters of Unicode's category Cc
+_CONTROL: Final = r"[\x00-\x1f\x7f-\x9f]"  # the characters of Unicode's category Cc
 _LONGEST_REPR: Final = 200  # characters, in error messages
 _REPAIRED_NAMES: Final = frozenset({"userAttributesUpdated", "user_attributes_updated"})
 
@@ -132,7 +132,7 @@ def check_tag(name: str, value: object, *, empty: bool = True) -> str:
         ValueError: If the value consists of blanks, contains a control character, or is not valid Unicode.
     """
     tag = check_text(name, value, empty=empty)
-    if tag and (not tag.strip() or _CONTROL.search(tag)):
+    if tag and (not tag.strip() or re.search(_CONTROL, tag)):
         raise ValueError(f"{name} must be text without control characters that is not blank, not {shown(tag)}")
     return tag
 

@@ -14,16 +14,31 @@
 - `compile_flag` and `compile_segment` make flags and segments from parsed JSON, whose fields are read by `_fields`.
 - `_errors` has the causes of failures; `_yaml` and `_yaml_loader` convert the values of YAML flags.
 
+The names below are loaded with their modules when they are first used: of a client whose flags the gateway evaluates, only
+the errors are.
+
 No function waits, reads a clock, or logs. Elsewhere: how flags are fetched and cached, the caller's default, and events
 (the folder `_flags` of the package).
 """
 
-from bucketeer_async._evaluation._errors import EvaluationCause, EvaluationError, MalformedError
-from bucketeer_async._evaluation._evaluate import evaluate
-from bucketeer_async._evaluation._explanation import Explanation
-from bucketeer_async._evaluation._flags import Flag, Served, Variation, compile_flag, dependencies, lacks_yaml, segments
-from bucketeer_async._evaluation._segments import Segment, SegmentBuilder, compile_segment
-from bucketeer_async._evaluation._snapshot import Snapshot
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bucketeer_async._evaluation._errors import EvaluationCause, EvaluationError, MalformedError
+    from bucketeer_async._evaluation._evaluate import evaluate
+    from bucketeer_async._evaluation._explanation import Explanation
+    from bucketeer_async._evaluation._flags import (
+        Flag,
+        Served,
+        Variation,
+        compile_flag,
+        dependencies,
+        lacks_yaml,
+        segments,
+    )
+    from bucketeer_async._evaluation._segments import Segment, SegmentBuilder, compile_segment
+    from bucketeer_async._evaluation._snapshot import Snapshot
 
 __all__ = [
     "EvaluationCause",
@@ -43,3 +58,20 @@ __all__ = [
     "lacks_yaml",
     "segments",
 ]
+
+_NAMES = {
+    "_errors": ("EvaluationCause", "EvaluationError", "MalformedError"),
+    "_evaluate": ("evaluate",),
+    "_explanation": ("Explanation",),
+    "_flags": ("Flag", "Served", "Variation", "compile_flag", "dependencies", "lacks_yaml", "segments"),
+    "_segments": ("Segment", "SegmentBuilder", "compile_segment"),
+    "_snapshot": ("Snapshot",),
+}
+
+
+def __getattr__(name: str) -> object:
+    for module, names in _NAMES.items():
+        if name in names:
+            value = globals()[name] = getattr(import_module(f"{__name__}.{module}"), name)
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
