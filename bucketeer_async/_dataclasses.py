@@ -4,8 +4,9 @@ The standard library compiles up to six functions for each class. For the classe
 time of an import, and most processes use few of these classes, or use them long after the start.
 
 A class is made at once, with its slots. Each attribute that is to be generated is a descriptor at first. The first lookup
-of any of them has the standard library make the whole dataclass from the same definition, and its attributes replace the
-descriptors. From then on the class is what ``dataclasses.dataclass(slots=True)`` makes, as type checkers are told.
+of one has the standard library make a dataclass from the same definition, and its attributes replace the descriptors: at
+first those with which objects are made, and the others once one of them is looked up. After that, the class is what
+``dataclasses.dataclass(slots=True)`` makes, as type checkers are told.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ __all__ = ["dataclass", "field"]
 
 _C = TypeVar("_C", bound=type)
 
-_ALWAYS: Final = (
-    *("__init__", "__dataclass_fields__", "__dataclass_params__", "__match_args__"),
-    *(("__replace__",) if sys.version_info >= (3, 13) else ()),
-)
-_IF_FROZEN: Final = ("__setattr__", "__delattr__", "__getstate__", "__setstate__")
+#: What objects are made with.
+_OF_OBJECTS: Final = ("__init__", "__dataclass_fields__", "__match_args__")
+_OF_FROZEN_OBJECTS: Final = (*_OF_OBJECTS, "__setattr__", "__delattr__", "__getstate__", "__setstate__")
+#: What else there is, whatever the options are.
+_OTHERS: Final = ("__dataclass_params__", *(("__replace__",) if sys.version_info >= (3, 13) else ()))
 
 
 class _Generated:
@@ -35,43 +36,48 @@ class _Generated:
 
     Args:
         definition: The class as it was written.
-        options: The arguments of the decorator.
+        options: Those by which the standard library generates it.
+
+    Attributes:
+        options: As given. Attributes with the same options are generated together.
     """
 
-    __slots__ = ("_definition", "_name", "_options", "_owner")
+    __slots__ = ("_definition", "_name", "_owner", "options")
 
     def __init__(self, definition: type, options: dict[str, bool]) -> None:
         self._definition = definition
-        self._options = options
+        self.options = options
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._owner = owner
         self._name = name
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
-        made: type = dataclasses.dataclass(**self._options)(
-            _copy(self._definition)
-        )  # a copy, because it changes the class
-        for name in _generated_names(self._definition, self._options):
-            setattr(self._owner, name, made.__dict__[name])
-        attribute = self._owner.__dict__[self._name]
+        made: type = dataclasses.dataclass(**self.options)(_copy(self._definition))  # it changes the class it is given
+        for name, each in list(vars(self._owner).items()):
+            if isinstance(each, _Generated) and each.options is self.options:
+                setattr(self._owner, name, vars(made)[name])
+        attribute = vars(self._owner)[self._name]
         return attribute.__get__(instance, owner) if hasattr(attribute, "__get__") else attribute
 
 
-def _generated_names(definition: type, options: dict[str, bool]) -> list[str]:
-    """Return the names of all attributes that the standard library generates for a class."""
+def _generated(definition: type, options: dict[str, bool]) -> dict[str, _Generated]:
+    """Return the attributes that the standard library generates for a class, by name."""
     is_frozen, is_compared = options.get("frozen", False), options.get("eq", True)
-    names = [*_ALWAYS, *(_IF_FROZEN if is_frozen else ())]
-    names += ["__repr__"] if options.get("repr", True) else []
-    names += ["__eq__"] if is_compared else []
-    names += ["__hash__"] if is_compared and is_frozen else []
-    return [name for name in names if name not in definition.__dict__]
+    others = [*_OTHERS, *(["__repr__"] if options.get("repr", True) else []), *(["__eq__"] if is_compared else [])]
+    others += ["__hash__"] if is_compared and is_frozen else []
+    objects = dict.fromkeys(_OF_FROZEN_OBJECTS if is_frozen else _OF_OBJECTS, options | {"repr": False, "eq": False})
+    return {
+        name: _Generated(definition, each)
+        for name, each in (objects | dict.fromkeys(others, options)).items()
+        if name not in vars(definition)
+    }
 
 
 def _copy(definition: _C, without: Iterable[str] = (), **added: object) -> _C:
     """Return a class with the members of ``definition``, but for those named, and with those that are added."""
     left_out = {"__dict__", "__weakref__", *without}
-    members = {name: value for name, value in definition.__dict__.items() if name not in left_out}
+    members = {name: value for name, value in vars(definition).items() if name not in left_out}
     copy: _C = type(definition)(definition.__name__, definition.__bases__, members | added)
     return copy
 
@@ -81,8 +87,7 @@ def _dataclass_later(**options: bool) -> Callable[[_C], _C]:
 
     def decorate(definition: _C) -> _C:
         fields = tuple(definition.__annotations__)
-        generated = {name: _Generated(definition, options) for name in _generated_names(definition, options)}
-        return _copy(definition, fields, __slots__=fields, **generated)
+        return _copy(definition, fields, __slots__=fields, **_generated(definition, options))
 
     return decorate
 

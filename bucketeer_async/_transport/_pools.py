@@ -15,14 +15,12 @@ from contextlib import contextmanager
 from contextvars import Context
 from typing import Final
 
-from bucketeer_async._dataclasses import dataclass
 from bucketeer_async._errors import ConnectionFailedError
 from bucketeer_async._transport._http import KEEPALIVE_EXPIRY, HttpClient
 
 _CONNECTIONS_PER_CLIENT: Final = 5  # the fewest CPU seconds of 1, 2, 5, 10, 20 and 100, at 10 and at 100 requests
 
 
-@dataclass(slots=True, eq=False)
 class _Pool:
     """One HTTP client.
 
@@ -32,9 +30,12 @@ class _Pool:
         unused_since: The loop's clock when the last of its requests ended.
     """
 
-    http: HttpClient
-    used: int = 0
-    unused_since: float = 0.0
+    __slots__ = ("http", "unused_since", "used")
+
+    def __init__(self, http: HttpClient) -> None:
+        self.http = http
+        self.used = 0
+        self.unused_since = 0.0
 
     @property
     def is_worn(self) -> bool:
