@@ -12,7 +12,6 @@ from functools import partial
 from typing import Final, NamedTuple, Protocol, SupportsFloat
 
 from bucketeer_async._client_life import EventsLife
-from bucketeer_async._disabled import DisabledEvaluator, DisabledProcessor
 from bucketeer_async._errors import ConfigurationError
 from bucketeer_async._evaluation import Explanation
 from bucketeer_async._events._processor import Processor
@@ -109,6 +108,8 @@ def connected(
 
 def disabled(*, strict: bool) -> Parts:
     """Return the parts of a disabled client."""
+    from bucketeer_async._disabled import DisabledEvaluator, DisabledProcessor  # noqa: PLC0415 - few are
+
     evaluator, logger = DisabledEvaluator(), GuardedLogger(None)
     events = DisabledProcessor(logger, strict=strict)
     return Parts(events=events, evaluator=evaluator, logger=logger, tag="", strict=strict, local=evaluator)
