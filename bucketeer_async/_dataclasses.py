@@ -15,6 +15,7 @@ import dataclasses
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import field
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 __all__ = ["dataclass", "field"]
@@ -37,15 +38,17 @@ class _Generated:
     Args:
         definition: The class as it was written.
         options: Those by which the standard library generates it.
+        modules: The modules that the standard library looks up by their names.
 
     Attributes:
         options: As given. Attributes with the same options are generated together.
     """
 
-    __slots__ = ("_definition", "_name", "_owner", "options")
+    __slots__ = ("_definition", "_modules", "_name", "_owner", "options")
 
-    def __init__(self, definition: type, options: dict[str, bool]) -> None:
+    def __init__(self, definition: type, options: dict[str, bool], modules: dict[str, ModuleType]) -> None:
         self._definition = definition
+        self._modules = modules
         self.options = options
 
     def __set_name__(self, owner: type, name: str) -> None:
@@ -53,6 +56,8 @@ class _Generated:
         self._name = name
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
+        if sys.is_finalizing():  # no module can be looked up any more, and a finalizer may be the first to use a class
+            sys.modules.update(self._modules)
         made: type = dataclasses.dataclass(**self.options)(_copy(self._definition))  # it changes the class it is given
         for name, each in list(vars(self._owner).items()):
             if isinstance(each, _Generated) and each.options is self.options:
@@ -67,8 +72,9 @@ def _generated(definition: type, options: dict[str, bool]) -> dict[str, _Generat
     others = [*_OTHERS, *(["__repr__"] if options.get("repr", True) else []), *(["__eq__"] if is_compared else [])]
     others += ["__hash__"] if is_compared and is_frozen else []
     objects = dict.fromkeys(_OF_FROZEN_OBJECTS if is_frozen else _OF_OBJECTS, options | {"repr": False, "eq": False})
+    modules = {name: sys.modules[name] for name in ("dataclasses", definition.__module__)}
     return {
-        name: _Generated(definition, each)
+        name: _Generated(definition, each, modules)
         for name, each in (objects | dict.fromkeys(others, options)).items()
         if name not in vars(definition)
     }
