@@ -4,7 +4,6 @@ import contextlib
 import importlib
 import typing
 
-from bucketeer_async import _options
 from bucketeer_async._client import Client
 from bucketeer_async._errors import (
     ApiError,
@@ -18,16 +17,6 @@ from bucketeer_async._errors import (
     StatusError,
     UndeliveredError,
     WrongLoopError,
-)
-from bucketeer_async._evaluation._explanation import (
-    DecisiveStep,
-    ExplainedClause,
-    ExplainedFlag,
-    ExplainedPrerequisite,
-    ExplainedRollout,
-    ExplainedRule,
-    ExplainedSegment,
-    Explanation,
 )
 from bucketeer_async._events._processor import Processor
 from bucketeer_async._events._receipt import Receipt
@@ -51,15 +40,6 @@ from bucketeer_async._results import (
 )
 from bucketeer_async._transport._api import ApiClient
 from bucketeer_async._version import __version__
-
-# Kept until 1.0: the responses of the endpoints have moved to `bucketeer_async.api`.
-from .api import Definitions as Definitions
-from .api import EventError as EventError
-from .api import GetEvaluationResponse as GetEvaluationResponse
-from .api import GetEvaluationsResponse as GetEvaluationsResponse
-from .api import GetFeatureFlagsResponse as GetFeatureFlagsResponse
-from .api import GetSegmentUsersResponse as GetSegmentUsersResponse
-from .api import RegisterEventsResponse as RegisterEventsResponse
 
 __all__ = [
     "ApiClient",
@@ -113,20 +93,58 @@ __all__ = [
     "__version__",
 ]
 
-#: What few clients need is loaded when a module names its options, so that a client made on the event loop loads nothing.
-_LOADED_WITH = {"LocalEvaluation": ("_flags._local", "_flags._poller"), "Spool": ("_events._spool_writer",)}
+#: What few clients need is loaded when a module names it, so that a client made on the event loop loads nothing: by name,
+#: the module that has it, and those that it is for.
+_LOADED_LATER = {
+    "LocalEvaluation": ("_options", "_flags._local", "_flags._poller"),
+    "Spool": ("_options", "_events._spool_writer"),
+    **dict.fromkeys(
+        (
+            *("DecisiveStep", "ExplainedClause", "ExplainedFlag", "ExplainedPrerequisite"),
+            *("ExplainedRollout", "ExplainedRule", "ExplainedSegment", "Explanation"),
+        ),
+        ("_evaluation._explanation",),
+    ),
+    # Kept until 1.0: the responses of the endpoints have moved to `bucketeer_async.api`.
+    **dict.fromkeys(
+        (
+            *("Definitions", "EventError", "GetEvaluationResponse", "GetEvaluationsResponse"),
+            *("GetFeatureFlagsResponse", "GetSegmentUsersResponse", "RegisterEventsResponse"),
+        ),
+        ("api",),
+    ),
+}
 
 if typing.TYPE_CHECKING:
+    from bucketeer_async._evaluation._explanation import (
+        DecisiveStep,
+        ExplainedClause,
+        ExplainedFlag,
+        ExplainedPrerequisite,
+        ExplainedRollout,
+        ExplainedRule,
+        ExplainedSegment,
+        Explanation,
+    )
     from bucketeer_async._options import LocalEvaluation, Spool
+
+    from .api import Definitions as Definitions
+    from .api import EventError as EventError
+    from .api import GetEvaluationResponse as GetEvaluationResponse
+    from .api import GetEvaluationsResponse as GetEvaluationsResponse
+    from .api import GetFeatureFlagsResponse as GetFeatureFlagsResponse
+    from .api import GetSegmentUsersResponse as GetSegmentUsersResponse
+    from .api import RegisterEventsResponse as RegisterEventsResponse
 else:
 
     def __getattr__(name):
-        if name not in _LOADED_WITH:
+        if name not in _LOADED_LATER:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        for module in _LOADED_WITH[name]:
+        module, *others = [f"{__name__}.{each}" for each in _LOADED_LATER[name]]
+        for each in others:
             with contextlib.suppress(ImportError):  # of SQLite, which is missed where a spool is used
-                importlib.import_module(f"{__name__}.{module}")
-        globals()[name] = getattr(_options, name)
+                importlib.import_module(each)
+        globals()[name] = getattr(importlib.import_module(module), name)
         return globals()[name]
 
     def __dir__():
@@ -144,7 +162,6 @@ for _cls in (
     ClosedError,
     ConfigurationError,
     ConnectionFailedError,
-    DecisiveStep,
     DecodeError,
     DrainCounts,
     DrainReport,
@@ -152,13 +169,6 @@ for _cls in (
     DroppedReason,
     Evaluation,
     EventKind,
-    ExplainedClause,
-    ExplainedFlag,
-    ExplainedPrerequisite,
-    ExplainedRollout,
-    ExplainedRule,
-    ExplainedSegment,
-    Explanation,
     Fate,
     FlagChanges,
     LocalEvaluationStatistics,

@@ -14,10 +14,10 @@ from types import EllipsisType, TracebackType
 from typing import Any, Final, NoReturn, Self, SupportsFloat, overload
 
 from bucketeer_async import _composition as parts
+from bucketeer_async import _evaluation
 from bucketeer_async._client_life import ClientLife
 from bucketeer_async._composition import LocalFlags, Parts
 from bucketeer_async._errors import ConfigurationError
-from bucketeer_async._evaluation import Explanation
 from bucketeer_async._events._receipt import Receipt
 from bucketeer_async._flags._conversion import BOOL, FLOAT, INT, STRING, Json, json_kind
 from bucketeer_async._flags._evaluations import Evaluations, details
@@ -283,7 +283,7 @@ class Client:
         """
         return self._local_flags().export_snapshot()
 
-    def explain(self, user: User, feature_id: str) -> Explanation:
+    def explain(self, user: User, feature_id: str) -> _evaluation.Explanation:
         """Return why a flag serves what it does to a user, step by step, as of the flags of this moment.
 
         The explanation is computed by the evaluator itself, in tens of microseconds for each flag, and pushes no event;

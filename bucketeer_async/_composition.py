@@ -11,9 +11,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Final, NamedTuple, Protocol, SupportsFloat
 
+from bucketeer_async import _evaluation
 from bucketeer_async._client_life import EventsLife
 from bucketeer_async._errors import ConfigurationError
-from bucketeer_async._evaluation import Explanation
 from bucketeer_async._events._processor import Processor
 from bucketeer_async._events._receipt import Receipt
 from bucketeer_async._flags._evaluations import EvaluationEvents, Evaluator
@@ -43,7 +43,7 @@ class LocalFlags(Protocol):
     def statistics(self) -> LocalEvaluationStatistics | None: ...
     def on_change(self, callback: Callable[[FlagChanges], object]) -> None: ...
     def export_snapshot(self) -> bytes: ...
-    def explain(self, user: User, feature_id: str) -> Explanation: ...
+    def explain(self, user: User, feature_id: str) -> _evaluation.Explanation: ...
 
 
 class Parts(NamedTuple):

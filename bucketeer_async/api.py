@@ -22,6 +22,3 @@ __all__ = [
     "GetSegmentUsersResponse",
     "RegisterEventsResponse",
 ]
-
-for _cls in (Definitions, EventError, GetFeatureFlagsResponse, GetSegmentUsersResponse):  # as in the root
-    _cls.__module__ = __name__

@@ -349,3 +349,16 @@ def _listed(texts: Sequence[str]) -> str:
 def _indented(lines: Iterable[str], levels: int = 1) -> Iterator[str]:
     for line in lines:
         yield "  " * levels + line
+
+
+for _cls in (
+    DecisiveStep,
+    ExplainedClause,
+    ExplainedFlag,
+    ExplainedPrerequisite,
+    ExplainedRollout,
+    ExplainedRule,
+    ExplainedSegment,
+    Explanation,
+):  # as in the root
+    _cls.__module__ = "bucketeer_async"

@@ -143,3 +143,7 @@ class GetSegmentUsersResponse:
     requested_at: int
     force_update: bool
     size_byte: int
+
+
+for _cls in (Definitions, EventError, GetFeatureFlagsResponse, GetSegmentUsersResponse):  # as in the root
+    _cls.__module__ = "bucketeer_async.api"
