@@ -62,9 +62,11 @@ class Ledger:
 
     A usual push runs through `try_admit` alone, which looks at two limits. They are lower than the bounds where a push
     has to look closely: the ledger is not open, the queue is empty, so many wait as `watch` says, a bound is near, or a
-    spool takes the records. Whatever may have made them too high sets ``_look_at`` to `_AT_ONCE` afterwards,
-    under the lock; the next push looks closely, and raises them again. No call stands between two counters that belong together: a
-    signal, and with it a push by the signal's handler, may come at any call, on the thread that holds the lock.
+    spool takes the records. Whatever may have made them too high sets ``_look_at`` to `_AT_ONCE` afterwards, under the
+    lock; the next push looks closely, and raises them again.
+
+    No call stands between two counters that belong together: a signal, and with it a push by the signal's handler, may
+    come at any call, on the thread that holds the lock.
 
     Args:
         bounds: How much may be held.
