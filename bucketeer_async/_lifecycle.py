@@ -89,7 +89,7 @@ class Lifecycle:
     ) -> None:
         self.state: State = State.NEW
         self.loop: asyncio.AbstractEventLoop | None = None
-        self.thread = 0
+        self.thread: int = 0
         self.is_loop_running: Callable[[], bool] = bool
         self._owner = owner
         self._task_name = task_name
@@ -191,7 +191,8 @@ class Lifecycle:
             case State.NEW:
                 self.state = State.CLOSED
             case State.STARTING | State.RUNNING:
-                self.state, self.thread = State.CLOSING, 0
+                self.state = State.CLOSING
+                self.thread = 0
                 self._on_closing()
                 self._closing.set()
                 if self._is_preparing and self._host is not None:
@@ -217,13 +218,15 @@ class Lifecycle:
 
     def abandon(self) -> None:
         """Take the object for closed, because its loop is gone."""
-        self.state, self.thread = State.CLOSED, 0
+        self.state = State.CLOSED
+        self.thread = 0
 
     async def _live(self, ready: Callable[[], None]) -> None:
         """Do the work of the host task."""
         try:
             if await self._prepared():
-                self.state, self.thread = State.RUNNING, threading.get_ident()
+                self.state = State.RUNNING
+                self.thread = threading.get_ident()
                 ready()
                 await (self._run or self.until_closing)()
         finally:

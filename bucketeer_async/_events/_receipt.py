@@ -33,10 +33,10 @@ class Origin:
     __slots__ = ("epoch", "kind", "loop", "pushed_at")
 
     def __init__(self, kind: EventKind, loop: asyncio.AbstractEventLoop | None, pushed_at: float, epoch: int) -> None:
-        self.kind = kind
-        self.loop = loop
-        self.pushed_at = pushed_at
-        self.epoch = epoch
+        self.kind: EventKind = kind
+        self.loop: asyncio.AbstractEventLoop | None = loop
+        self.pushed_at: float = pushed_at
+        self.epoch: int = epoch
 
 
 class _History:

@@ -33,9 +33,9 @@ class _Pool:
     __slots__ = ("http", "unused_since", "used")
 
     def __init__(self, http: HttpClient) -> None:
-        self.http = http
-        self.used = 0
-        self.unused_since = 0.0
+        self.http: HttpClient = http
+        self.used: int = 0
+        self.unused_since: float = 0.0
 
     @property
     def is_worn(self) -> bool:
