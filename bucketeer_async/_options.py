@@ -246,7 +246,7 @@ class ProcessorConfig:
     request_timeout: float = 20.0
     event_lifetime: float = 86_400.0
     drain_timeout: float | None = 25.0
-    retry: RetryPolicy = RetryPolicy()
+    retry: RetryPolicy = field(default_factory=RetryPolicy)  # a default value would be hashed at import
     spool: Spool | None = None
     strict: bool = False
     on_drop: Callable[[Drop], None] | None = None
