@@ -126,4 +126,4 @@ class DisabledProcessor:
         return self._refuse(EventKind.GOAL)
 
     def _refuse(self, kind: EventKind, reason: RefusedReason = RefusedReason.DISABLED, message: str = "") -> Receipt:
-        return self._ledger.refuse(kind, reason, message)
+        return self._ledger.intake.refuse(kind, reason, message)

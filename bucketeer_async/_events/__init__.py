@@ -5,7 +5,9 @@
     push (any thread) --> _processor --> _encoder: the event's JSON, time and id
                               |
                               v
-                          _ledger: accepted or refused (_bounds), queued (_queue), counted (_counters)
+                          _intake: accepted or refused (_bounds), queued (_queue)
+                              |
+                          _ledger: handed out, taken back, settled, counted (_counters)
                               |                                    ^
                  _collector: a batch that is due                   | settled, or back to the queue or the quarantine
                               | asyncio.Queue                      |

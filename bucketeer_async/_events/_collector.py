@@ -170,14 +170,16 @@ class Collector:
         if until_ready == 0.0:
             until_half, enough = max(int(bounds.half_capacity) + 1 - bounds.held, 1), self._enough()
             waiting, least = len(ledger.queue.records), config.flush_size
-            ledger.watch(least if waiting < least else min(enough, waiting + until_half), self._delivery.limit.value)
+            ledger.intake.watch(
+                least if waiting < least else min(enough, waiting + until_half), self._delivery.limit.value
+            )
             pause = self._until_due(oldest, enough, now)
             if self._circuit.state is CircuitState.OPEN and (oldest is not None or ledger.quarantine.held):
                 return 0.0  # a probe takes whatever waits
             if ledger.quarantine.held and self._delivery.suspects_in_flight < self._suspect_tasks:
                 pause = min(pause, ledger.quarantine.next_due() - now)
         else:
-            ledger.watch(math.inf, math.inf)  # no batch may leave anyway; the end of a post wakes the collector
+            ledger.intake.watch(math.inf, math.inf)  # no batch may leave anyway; the end of a post wakes the collector
             pause = math.inf if until_ready is None else until_ready
         if pause <= 0:
             return 0.0

@@ -1,13 +1,12 @@
 """Ledger: the waiting records, the fate of every record, and every count: the one place where they change.
 
 Pushes come from any thread, so all of it happens under one short lock. Nothing in the ledger waits, posts, or knows the
-gateway. How much it may hold is decided in `_bounds.py`, which suspect is next in `_quarantine.py`, and which flush
-waits for which record in `_epochs.py`.
+gateway. How records come in is left to `_intake.py`, how much may be held to `_bounds.py`, which suspect is next to
+`_quarantine.py`, and which flush waits for which record to `_epochs.py`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import math
 import random
 import threading
@@ -17,20 +16,19 @@ from dataclasses import replace
 from operator import attrgetter
 from typing import Final
 
-from bucketeer_async._background import clock_of
-from bucketeer_async._events._bounds import Admission, Bounds
+from bucketeer_async._events._bounds import Bounds
 from bucketeer_async._events._counters import Counters, PostCounters, statistics_of
 from bucketeer_async._events._encoder import EVENT_ID
 from bucketeer_async._events._epochs import Epochs
-from bucketeer_async._events._quarantine import ANY_OPENING, Part, suspicion_of
-from bucketeer_async._events._receipt import Origin, Receipt, wake_waiter
+from bucketeer_async._events._intake import DISPLACED, EXPIRED, Intake
+from bucketeer_async._events._quarantine import ANY_OPENING, Part
+from bucketeer_async._events._receipt import Receipt, wake_waiter
 from bucketeer_async._models import EventKind
 from bucketeer_async._results import (
     DroppedReason,
     EventCounts,
     Fate,
     Outcome,
-    RefusedReason,
     SpoolStatistics,
     Statistics,
 )
@@ -38,35 +36,19 @@ from bucketeer_async._results import (
 _DELIVERED: Final = Outcome(Fate.DELIVERED)
 _SPOOLED: Final = Outcome(Fate.SPOOLED)
 _ABANDONED: Final = Outcome(Fate.DROPPED, DroppedReason.ABANDONED)
-_EXPIRED: Final = Outcome(Fate.DROPPED, DroppedReason.EXPIRED)
 _UNCONFIRMED: Final = Outcome(Fate.DROPPED, DroppedReason.UNCONFIRMED)
 _UNDELIVERED: Final = Outcome(Fate.DROPPED, DroppedReason.UNDELIVERED)
-_DISPLACED: Final = Outcome(Fate.DROPPED, DroppedReason.DISPLACED)
-_REFUSALS: Final = {
-    Admission.YIELD: RefusedReason.METRICS_YIELD,
-    Admission.REFUSE: RefusedReason.QUEUE_FULL,
-}
-_AT_ONCE: Final = -1
 _UP_TO_ID: Final = slice(EVENT_ID.stop)
-_MILLISECOND: Final = 0.001  # seconds
 
 _origin_of: Final = attrgetter("_origin")
 
 
 class Ledger:
-    """Admits records, hands them out, takes them back, and settles each of them once.
+    """Lets records in, hands them out, takes them back, and settles each of them once.
 
     A record is queued (in the queue, or on its shelf until the next try), in flight (handed out by `take`), or settled.
     Invariants, after every call: ``bounds.held == queued + in_flight``, ``bounds.held_bytes`` is the sum of their
     bodies, both are within the bounds, and the equations of `EventCounts` hold.
-
-    A usual push runs through `try_admit` alone, which looks at two limits. They are lower than the bounds where a push
-    has to look closely: the ledger is not open, the queue is empty, so many wait as `watch` says, a bound is near, or a
-    spool takes the records. Whatever may have made them too high sets ``_look_at`` to `_AT_ONCE` afterwards, under the
-    lock; the next push looks closely, and raises them again.
-
-    No call stands between two counters that belong together: a signal, and with it a push by the signal's handler, may
-    come at any call, on the thread that holds the lock.
 
     Args:
         bounds: How much may be held.
@@ -78,6 +60,7 @@ class Ledger:
         not_started: The message of the refusals before the ledger is open.
 
     Attributes:
+        intake: Accepts or refuses events.
         lock: Held while anything changes, the counters of posts included.
         posts: The counters of posts; whoever posts counts, under the lock.
         bounds: How much is held; for reading.
@@ -100,145 +83,28 @@ class Ledger:
         self.quarantine = bounds.new_quarantine()
         self._lifetime = lifetime
         self._on_lost = on_lost
-        self._on_due = on_due
         self._on_settled = on_settled
         self.posts = PostCounters()
         # Re-entrant: the garbage collector, or a signal, may run a push of the application's while the lock is held.
         self.lock = threading.RLock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._now: Callable[[], float]  # this and the next two are known once the ledger is open
-        self._is_over: Callable[[], bool]
-        self._keep: Callable[[Receipt], None] | None = None
-        self._is_open = False
-        self._why_closed = not_started
-        self._watched = self._watched_bytes = math.inf
-        self._look_at: float = _AT_ONCE  # a push that exceeds one of the two looks closely
-        self._look_at_bytes: float = _AT_ONCE
-        self._unaccepted = {kind: Origin(kind, None, -math.inf, 0) for kind in EventKind}
-        self._origins = dict(self._unaccepted)
         self._in_flight: set[Receipt] = set()
         self._counters = {kind: Counters() for kind in EventKind}
         self._epochs = Epochs()
-
-    def open(self, loop: asyncio.AbstractEventLoop, keep: Callable[[Receipt], None] | None = None) -> None:
-        """Accept pushes from now on.
-
-        Args:
-            loop: The loop that receipts are awaited on.
-            keep: Called with every record that is accepted, on the thread where that happened.
-        """
-        self._loop = loop
-        self._now, self._is_over = clock_of(loop), loop.is_closed
-        self._keep = keep
-        self._is_open = True
-        self._why_closed = ""
-
-    def close(self) -> None:
-        """Refuse every push from now on; what another thread is pushing meanwhile is either in or out afterwards."""
-        with self.lock:
-            self._is_open = False
-            self._look_at = _AT_ONCE
+        self.intake = Intake(
+            bounds,
+            self.quarantine,
+            self._counters,
+            self._epochs,
+            self.lock,
+            lifetime=lifetime,
+            displace=self._displace,
+            report=self._report,
+            on_lost=on_lost,
+            on_due=on_due,
+            not_started=not_started,
+        )
 
     # In
-
-    def try_admit(self, kind: EventKind, body: bytes) -> Receipt | None:
-        """Accept or refuse an event; None, and nothing counted, if an awaited push has to wait for room."""
-        size, queue = len(body), self.queue
-        with self.lock:
-            if (
-                queue.appended < self._look_at
-                and queue.appended_bytes + size <= self._look_at_bytes
-                and not self._is_over()
-            ):
-                now, origin = self._now(), self._origins[kind]
-                if now - origin.pushed_at >= _MILLISECOND or origin.epoch != self._epochs.current:
-                    origin = self._origin(kind, now)
-                receipt = Receipt(origin, body)
-                self._counters[kind].accepted += 1
-                queue.appended += 1
-                queue.appended_bytes += size
-                queue.records.append(receipt)
-                return receipt
-        return self._admit_closely(kind, body)
-
-    def admit_both(self, first_kind: EventKind, first: bytes, second_kind: EventKind, second: bytes) -> None:
-        """Accept or refuse two events of one moment, in this order; the same as two calls of `try_admit`."""
-        size, queue = len(first) + len(second), self.queue
-        with self.lock:
-            if (
-                queue.appended + 1 < self._look_at
-                and queue.appended_bytes + size <= self._look_at_bytes
-                and not self._is_over()
-            ):
-                now, epoch = self._now(), self._epochs.current
-                first_origin, second_origin = self._origins[first_kind], self._origins[second_kind]
-                if now - first_origin.pushed_at >= _MILLISECOND or first_origin.epoch != epoch:
-                    first_origin = self._origin(first_kind, now)
-                if now - second_origin.pushed_at >= _MILLISECOND or second_origin.epoch != epoch:
-                    second_origin = self._origin(second_kind, now)
-                records = (Receipt(first_origin, first), Receipt(second_origin, second))
-                self._counters[first_kind].accepted += 1
-                self._counters[second_kind].accepted += 1
-                queue.appended += 2
-                queue.appended_bytes += size
-                queue.records.extend(records)
-                return
-        for kind, body in ((first_kind, first), (second_kind, second)):
-            if self.try_admit(kind, body) is None:
-                self.refuse(kind, RefusedReason.QUEUE_FULL)
-
-    def _admit_closely(self, kind: EventKind, body: bytes) -> Receipt | None:
-        """As `try_admit`, where something may be out of the ordinary."""
-        size = len(body)
-        displaced: Sequence[Receipt] = ()
-        refused: RefusedReason | None = RefusedReason.NOT_RUNNING
-        with self.lock:
-            if self._is_open and not self._is_over():
-                admission = self.bounds.admission(kind, size, self.quarantine)
-                if admission is Admission.WAIT:
-                    return None
-                if admission is Admission.DISPLACE:
-                    displaced = self._displace(size)
-                refused = _REFUSALS.get(admission)
-            if refused is None:
-                receipt = Receipt(self._origin(kind, self._now()), body)
-                is_due = self._enqueue(kind, receipt, size)
-        if refused is not None:
-            return self.refuse(kind, refused, self._why_closed)
-        self._report(displaced)
-        if self._keep is not None:
-            self._keep(receipt)
-        if is_due:
-            self._on_due()
-        return receipt
-
-    def _origin(self, kind: EventKind, now: float) -> Origin:
-        """Return the origin of a push; pushes of a burst share one."""
-        origin = self._origins[kind]
-        if now - origin.pushed_at >= _MILLISECOND or origin.epoch != self._epochs.current:
-            origin = self._origins[kind] = Origin(kind, self._loop, now, self._epochs.current)
-        return origin
-
-    def _enqueue(self, kind: EventKind, record: Receipt, size: int) -> bool:
-        """Count an accepted record, and put it behind all others; return whether something is due now."""
-        bounds, counters, queue = self.bounds, self._counters[kind], self.queue
-        was_empty = not queue.records  # read before: a push amid this one finds the queue filled
-        counters.accepted += 1
-        queue.appended += 1
-        queue.appended_bytes += size
-        queue.records.append(record)
-        if len(queue.records) >= self._watched or queue.body_bytes >= self._watched_bytes:
-            self._watched = self._watched_bytes = math.inf  # the collector will look, and say what to watch next
-            return True
-        if self._keep is None:
-            # The next pushes are usual up to the bounds, or up to what is watched. What was appended is read first, so
-            # that a push amid this counts twice rather than not at all.
-            appended, appended_bytes = queue.appended, queue.appended_bytes
-            self._look_at = appended + min(bounds.free_capacity - bounds.held, self._watched - len(queue.records) - 1)
-            self._look_at_bytes = appended_bytes + min(
-                bounds.free_max_bytes - bounds.held_bytes, self._watched_bytes - queue.body_bytes - 1
-            )
-        return was_empty
 
     def _displace(self, size: int) -> list[Receipt]:
         """Drop as many queued records as make room for one of ``size`` bytes: lone suspects first, then the oldest."""
@@ -248,62 +114,10 @@ class Ledger:
             record = self.quarantine.take_worst() if self.quarantine.lone else self.queue.take_oldest()
             held, held_bytes = held - 1, held_bytes - len(record._body)
             displaced.append(record)
-        self._settle(displaced, _DISPLACED, were_queued=True)
+        self._settle(displaced, DISPLACED, were_queued=True)
         return displaced
 
-    def refuse(self, kind: EventKind, reason: RefusedReason, message: str = "") -> Receipt:
-        """Count a push that is not accepted."""
-        receipt = Receipt(self._unaccepted[kind], b"")
-        receipt.outcome = Outcome(Fate.REFUSED, reason, message)
-        with self.lock:
-            self._counters[kind].refused[reason] += 1
-        self._on_lost(receipt)
-        return receipt
-
-    def recover(
-        self, kind: EventKind, body: bytes, pushed_at: float, spool_row: int, *, is_suspect: bool = False
-    ) -> bool:
-        """Take in an event that an earlier process has left; False, and nothing counted, if there is no room for it.
-
-        After closing there is no room. An event past its lifetime is dropped, and so is one that the bounds could
-        never hold. One that has failed alone in the earlier process begins in quarantine.
-        """
-        size, counters = len(body), self._counters[kind]
-        is_due = False
-        with self.lock:
-            expired = pushed_at + self._lifetime <= self._now()
-            dropped = _EXPIRED if expired else None if self.bounds.fits(size) else _DISPLACED
-            if not self._is_open or not (dropped or self.bounds.has_room_for_recovered(size)):
-                return False
-            record = Receipt(Origin(kind, self._loop, pushed_at, self._epochs.current), body)
-            record._spool_row, record._maybe_stored = spool_row, True
-            counters.recovered += 1
-            if dropped:  # accepted and dropped at once, never held
-                record.outcome = dropped
-                counters.accepted += 1
-                counters.settle(dropped, 1, were_queued=True)
-            else:
-                is_due = self._enqueue(kind, record, size)
-                if is_suspect:
-                    self.queue.remove_newest()
-                    suspicion_of(record, 0).failures = 1
-                    self.quarantine.add_lone(record)
-                    self._look_at = _AT_ONCE
-        if dropped:
-            self._report([record])
-        elif self._keep is not None:
-            self._keep(record)
-        if is_due:
-            self._on_due()
-        return True
-
     # Out and back
-
-    def watch(self, waiting: float, waiting_bytes: float) -> None:
-        """Have ``on_due`` called once when so many records wait, or bytes of them."""
-        with self.lock:
-            self._watched, self._watched_bytes = waiting, waiting_bytes
-            self._look_at = _AT_ONCE
 
     def take(self, max_events: int, max_bytes: int, now: float) -> list[Receipt]:
         """Hand out the oldest records: at least one if any waits, together at most ``max_bytes`` long.
@@ -348,7 +162,7 @@ class Ledger:
         for counters, number in self._by_kind(records):
             counters.taken += number
             counters.in_flight += number
-        self._look_at = _AT_ONCE
+        self.intake.look_closely()
 
     def take_suspects(self, now: float) -> Part | None:
         """Hand out the next part of the quarantine, or a lone suspect, if one is due."""
@@ -371,7 +185,7 @@ class Ledger:
             self._count_as_queued([record])
             self.quarantine.add_lone(record)
             while (worst := self.quarantine.excess()) is not None:
-                self._settle([worst], _DISPLACED, were_queued=True)
+                self._settle([worst], DISPLACED, were_queued=True)
                 dropped.append(worst)
         self._report(dropped)
 
@@ -403,14 +217,14 @@ class Ledger:
         """Put the records that are due at the head of the queue."""
         with self.lock:
             self.queue.unshelve(now)
-            self._look_at = _AT_ONCE
+            self.intake.look_closely()
 
     def _count_as_queued(self, records: Sequence[Receipt]) -> None:
         self._in_flight.difference_update(records)
         for counters, number in self._by_kind(records):
             counters.taken -= number
             counters.in_flight -= number
-        self._look_at = _AT_ONCE
+        self.intake.look_closely()
 
     # Ends
 
@@ -425,10 +239,10 @@ class Ledger:
         """Drop the suspects, and at most ``limit`` records from the head of the queue, that are past their lifetime."""
         with self.lock:
             suspects = self.quarantine.take_expired(now, self._lifetime)
-            self._settle(suspects, _EXPIRED, were_queued=True)
+            self._settle(suspects, EXPIRED, were_queued=True)
         self._report(suspects)
         return len(suspects) + self._end_oldest(
-            limit, lambda record: _EXPIRED if record._pushed_at + self._lifetime <= now else None
+            limit, lambda record: EXPIRED if record._pushed_at + self._lifetime <= now else None
         )
 
     def left(self) -> list[Receipt]:
@@ -444,7 +258,7 @@ class Ledger:
 
     def abandon(self) -> int:
         """Drop every record, those in flight included, because the loop is gone; return how many."""
-        self.close()
+        self.intake.close()
         self._gather()
         with self.lock:
             queued = list(self.queue.records)
@@ -491,7 +305,7 @@ class Ledger:
             counters.settle(outcome, count, were_queued=were_queued)
         if self._epochs.past:
             self._epochs.settle(records)
-        self._look_at = _AT_ONCE
+        self.intake.look_closely()
 
     def _by_kind(self, records: Sequence[Receipt]) -> list[tuple[Counters, int]]:
         """Return the counters of each kind with the number of records; by origins first, which are fewer."""

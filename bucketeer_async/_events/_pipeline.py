@@ -182,7 +182,7 @@ class Pipeline:
             wake=self._wakeups.collector,
             logger=self._logger,
         )
-        self.ledger.open(loop, self.spooler.keep if self.spooler else None)
+        self.ledger.intake.open(loop, self.spooler.keep if self.spooler else None)
         mode = f"; {self._mode}" if self._mode else ""
         self._logger.info("the %s has started: %s, tag %r%s", self._owner, client.endpoint, config.tag, mode)
 
@@ -208,7 +208,7 @@ class Pipeline:
 
     def _begin_drain(self) -> None:
         """Refuse pushes, and have everything that waits leave; called once, when closing begins."""
-        self.ledger.close()
+        self.ledger.intake.close()
         self._counts_at_closing = self.ledger.counts()
         self._closing_since = self._clock()
         self.circuit.hurry(self._closing_since)

@@ -16,7 +16,7 @@ from typing import Final, NoReturn, Self, SupportsFloat, TypeVarTuple
 from bucketeer_async._background import PerProcess
 from bucketeer_async._errors import ConfigurationError
 from bucketeer_async._events._encoder import EventFactory, IdPool, TooLargeError, UnreportedError
-from bucketeer_async._events._ledger import Ledger
+from bucketeer_async._events._intake import Intake
 from bucketeer_async._events._pipeline import Pipeline
 from bucketeer_async._events._receipt import Receipt
 from bucketeer_async._lifecycle import NO_COPY, State
@@ -48,6 +48,7 @@ class _Life:
     """
 
     __slots__ = (
+        "_bounds",
         "_brake_at",
         "_brake_at_bytes",
         "_lifecycle",
@@ -56,15 +57,16 @@ class _Life:
         "_strict_kinds",
         "_turn_at_bytes",
         "events",
-        "ledger",
+        "intake",
         "pipeline",
     )
 
     def __init__(self, events: EventFactory, pipeline: Pipeline, strict_kinds: Container[EventKind]) -> None:
         self.events = events
         self.pipeline = pipeline
-        self.ledger: Ledger = pipeline.ledger
+        self.intake: Intake = pipeline.ledger.intake
         self._lifecycle = pipeline.life
+        self._bounds = pipeline.ledger.bounds
         self._queue = pipeline.ledger.queue
         self._strict_kinds = strict_kinds
         # An awaited push that exceeds one of these may have to wait. The first is a number of awaited pushes since the
@@ -80,12 +82,12 @@ class _Life:
             Exception: The error, if the processor is strict.
         """
         if isinstance(error, UnreportedError):
-            return self.ledger.refuse(kind, RefusedReason.UNREPORTED, str(error))
+            return self.intake.refuse(kind, RefusedReason.UNREPORTED, str(error))
         if kind in self._strict_kinds:
             raise error.with_traceback(None)  # the encoder's frames have the user in their variables
         if isinstance(error, TooLargeError):
-            return self.ledger.refuse(kind, RefusedReason.TOO_LARGE, str(error))
-        return self.ledger.refuse(kind, RefusedReason.INVALID, words_of(error, "an argument"))
+            return self.intake.refuse(kind, RefusedReason.TOO_LARGE, str(error))
+        return self.intake.refuse(kind, RefusedReason.INVALID, words_of(error, "an argument"))
 
     def try_push(self, kind: EventKind, body: bytes) -> Receipt | None:
         """Accept or refuse an awaited push; None if it has to wait first.
@@ -103,17 +105,17 @@ class _Life:
             or queue.appended_bytes >= self._brake_at_bytes
         ):
             return None
-        return self.ledger.try_admit(kind, body)
+        return self.intake.try_admit(kind, body)
 
     async def push_after_waiting(self, kind: EventKind, body: bytes) -> Receipt:
         """Accept or refuse an awaited push once the loop had its turn, the delivery keeps up, and there is room."""
-        bounds, queue, pipeline = self.ledger.bounds, self._queue, self.pipeline
+        bounds, queue, pipeline = self._bounds, self._queue, self.pipeline
         if self._pushes >= _PUSHES_PER_TURN or queue.appended_bytes >= self._turn_at_bytes:
             self._pushes, self._turn_at_bytes = 0, queue.appended_bytes + _BYTES_PER_TURN
             await asyncio.sleep(0)
         if bounds.is_half_full() and pipeline.is_behind():
             await pipeline.progress(_BRAKE_PAUSE)
-        while (receipt := self.ledger.try_admit(kind, body)) is None:
+        while (receipt := self.intake.try_admit(kind, body)) is None:
             await pipeline.wait_for_room()
         self._brake_at = bounds.settled + bounds.half_capacity
         self._brake_at_bytes = min(bounds.settled_bytes + bounds.half_max_bytes, self._turn_at_bytes)
@@ -295,7 +297,7 @@ class Processor:
             body = life.events.evaluation(user, evaluation)
         except Exception as error:
             return life.refuse(_EVALUATION, error)
-        return life.ledger.try_admit(_EVALUATION, body) or life.ledger.refuse(_EVALUATION, RefusedReason.QUEUE_FULL)
+        return life.intake.try_admit(_EVALUATION, body) or life.intake.refuse(_EVALUATION, RefusedReason.QUEUE_FULL)
 
     def _record_local_evaluation(self, user: User, evaluation: Evaluation, nanoseconds: int) -> None:
         """Push both events of a local evaluation: its latency, and the evaluation; from any thread."""
@@ -307,7 +309,7 @@ class Processor:
             self.push_latency_metrics_event_nowait(nanoseconds / 1e9, ApiId.SDK_GET_VARIATION)
             self.push_evaluation_event_nowait(user, evaluation)
         else:
-            life.ledger.admit_both(_METRICS, latency, _EVALUATION, body)
+            life.intake.admit_both(_METRICS, latency, _EVALUATION, body)
 
     async def push_default_evaluation_event(
         self, user: User, feature_id: str, reason: ReasonType = ReasonType.CLIENT
@@ -350,7 +352,7 @@ class Processor:
             body = life.events.goal(user, goal_id, value)
         except Exception as error:
             return life.refuse(_GOAL, error)
-        return life.ledger.try_admit(_GOAL, body) or life.ledger.refuse(_GOAL, RefusedReason.QUEUE_FULL)
+        return life.intake.try_admit(_GOAL, body) or life.intake.refuse(_GOAL, RefusedReason.QUEUE_FULL)
 
     async def push_get_evaluation_latency_metrics_event(self, duration: float) -> Receipt:
         """Record the ``duration`` of an evaluation request, in seconds, in the message of older SDKs."""
@@ -395,7 +397,7 @@ class Processor:
             body = life.events.latency(duration, api_id)
         except Exception as error:
             return life.refuse(_METRICS, error)
-        return life.ledger.try_admit(_METRICS, body) or life.ledger.refuse(_METRICS, RefusedReason.QUEUE_FULL)
+        return life.intake.try_admit(_METRICS, body) or life.intake.refuse(_METRICS, RefusedReason.QUEUE_FULL)
 
     async def push_size_metrics_event(self, size_byte: int, api_id: ApiId) -> Receipt:
         """Record the size of the answer to an operation, 0 to 2**31 - 1 bytes."""
@@ -433,4 +435,4 @@ class Processor:
             body = build(life.events, *args)
         except Exception as error:
             return life.refuse(kind, error)
-        return life.ledger.try_admit(kind, body) or life.ledger.refuse(kind, RefusedReason.QUEUE_FULL)
+        return life.intake.try_admit(kind, body) or life.intake.refuse(kind, RefusedReason.QUEUE_FULL)

@@ -132,7 +132,7 @@ class Spooler:
                 continue
             for event in events:
                 age = max(0.0, self._wall() - event.pushed)
-                while not ledger.recover(
+                while not ledger.intake.recover(
                     EventKind(event.kind), event.body, self._clock() - age, event.row, is_suspect=event.is_suspect
                 ):
                     await progress.wait()

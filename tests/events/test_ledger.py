@@ -40,12 +40,12 @@ def open_ledger(
         on_due=on_due,
         on_settled=ignore,
     )
-    ledger.open(loop)
+    ledger.intake.open(loop)
     return ledger
 
 
 def push(ledger: Ledger) -> Receipt:
-    receipt = ledger.try_admit(*EVENT)
+    receipt = ledger.intake.try_admit(*EVENT)
     assert receipt is not None
     return receipt
 
@@ -63,7 +63,7 @@ def test_an_epoch_is_over_when_all_that_was_accepted_before_it_is_settled(
     begun: list[tuple[int, list[Receipt]]] = []
     for step, number in steps:
         if step == "push":
-            accepted += filter(None, [ledger.try_admit(*EVENT)])  # none, if all events are in flight
+            accepted += filter(None, [ledger.intake.try_admit(*EVENT)])  # none, if all events are in flight
         elif step == "take":
             if batch := ledger.take(number, 1_000, 0.0):
                 flights.append(batch)
@@ -117,13 +117,13 @@ class Twin:
                 del self.flying[:number]
                 {"deliver": self.ledger.settle, "put back": self.ledger.put_back, "shelve": self._shelve}[step](some)
             case "watch":
-                self.ledger.watch(number, 150 * number)
+                self.ledger.intake.watch(number, 150 * number)
             case "unshelve" | "write off" | "epoch" | "close":
                 {
                     "unshelve": lambda: self.ledger.unshelve(0.0),
                     "write off": lambda: self.ledger.write_off(number),
                     "epoch": self.ledger.begin_epoch,
-                    "close": self.ledger.close,
+                    "close": self.ledger.intake.close,
                 }[step]()
 
     def _shelve(self, records: list[Receipt]) -> None:
@@ -156,13 +156,13 @@ def test_a_usual_push_does_what_a_close_look_does(
     bodies = [(EventKind.METRICS, b"m" * 40), (EventKind.EVALUATION, b"e" * 90)]
     for step, number in steps:
         if step == "push":
-            usual.ledger.try_admit(*bodies[number % 2])
+            usual.ledger.intake.try_admit(*bodies[number % 2])
         elif step == "both":
-            usual.ledger.admit_both(*bodies[0], *bodies[1])
+            usual.ledger.intake.admit_both(*bodies[0], *bodies[1])
         for kind, body in {"push": [bodies[number % 2]], "both": bodies}.get(step, []):
-            close.ledger._look_at = -1
-            if close.ledger.try_admit(kind, body) is None and step == "both":
-                close.ledger.refuse(kind, RefusedReason.QUEUE_FULL)
+            close.ledger.intake.look_closely()
+            if close.ledger.intake.try_admit(kind, body) is None and step == "both":
+                close.ledger.intake.refuse(kind, RefusedReason.QUEUE_FULL)
         usual.step(step, number)
         close.step(step, number)
 
@@ -172,7 +172,9 @@ def test_a_usual_push_does_what_a_close_look_does(
 def test_a_push_beside_a_recovered_suspect_is_told_of(loop: asyncio.AbstractEventLoop) -> None:
     told: list[int] = []
     ledger = open_ledger(loop, on_due=lambda: told.append(len(ledger.queue.records)))
-    assert ledger.recover(EventKind.GOAL, b"{}", loop.time(), 1, is_suspect=True)  # in quarantine, not in the queue
+    assert ledger.intake.recover(
+        EventKind.GOAL, b"{}", loop.time(), 1, is_suspect=True
+    )  # in quarantine, not in the queue
     told.clear()
     push(ledger)
 
@@ -183,7 +185,7 @@ def test_a_push_beside_a_recovered_suspect_is_told_of(loop: asyncio.AbstractEven
 def test_what_is_watched_is_told_once(loop: asyncio.AbstractEventLoop, waiting: float, waiting_bytes: float) -> None:
     told: list[int] = []
     ledger = open_ledger(loop, on_due=lambda: told.append(len(ledger.queue.records)))
-    ledger.watch(waiting, waiting_bytes)
+    ledger.intake.watch(waiting, waiting_bytes)
 
     for _ in range(8):
         push(ledger)
@@ -195,7 +197,7 @@ def test_a_waiting_event_weighs_little_more_than_its_body(loop: asyncio.Abstract
     body = b'{"id":"' + 445 * b"x"  # as long as a typical one
     loop.time = lambda: 123.5  # type: ignore[method-assign]
     ledger = open_ledger(loop)
-    first, second = [ledger.try_admit(EventKind.EVALUATION, bytes([*body])) for _ in range(2)]
+    first, second = [ledger.intake.try_admit(EventKind.EVALUATION, bytes([*body])) for _ in range(2)]
     shared = {id(each) for each in gc.get_referents(first)}
     own = [each for each in gc.get_referents(second) if id(each) not in shared]
 

@@ -51,7 +51,7 @@ from bucketeer_async import (
 )
 from bucketeer_async._events._batch import Delivery
 from bucketeer_async._events._collector import Collector
-from bucketeer_async._events._ledger import Ledger
+from bucketeer_async._events._intake import Intake
 from bucketeer_async._lifecycle import State
 from tests.clock import VirtualLoop
 from tests.fakes import FakeAnswer, FakeClient, FakeEventError, accept, failing_logger
@@ -766,18 +766,18 @@ async def test_wait_makes_an_awaited_push_wait_for_room_and_a_nowait_push_fail()
 
 async def test_waiting_pushes_are_woken_as_there_is_room_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
     attempts = 0
-    try_admit = Ledger.try_admit
+    try_admit = Intake.try_admit
 
-    def counted(ledger: Ledger, kind: EventKind, body: bytes) -> Receipt | None:
+    def counted(intake: Intake, kind: EventKind, body: bytes) -> Receipt | None:
         nonlocal attempts
         attempts += 1
-        return try_admit(ledger, kind, body)
+        return try_admit(intake, kind, body)
 
     async def briskly(_events: Events) -> FakeAnswer:
         await asyncio.sleep(0.01)
         return FakeAnswer()
 
-    monkeypatch.setattr(Ledger, "try_admit", counted)
+    monkeypatch.setattr(Intake, "try_admit", counted)
     config = ProcessorConfig(queue_capacity=100, flush_size=10, max_batch_size=10, overflow="wait")
     async with Processor(FakeClient(briskly), config) as processor:
         pushes = [asyncio.create_task(processor.push_goal_event(USER, "goal")) for _ in range(3_000)]
