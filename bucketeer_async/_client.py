@@ -1,7 +1,7 @@
 """Client: flags and goals, for applications: the surface that people read first. It decides nothing itself.
 
-The parts of a client are left to `_composition.py`, start and close to `_client_life.py`, and what becomes of an
-evaluation to `_flags/_evaluations.py`.
+The variation methods are in `_variations.py`. The parts of a client are left to `_composition.py`, start and close to
+`_client_life.py`, and what becomes of an evaluation to `_flags/_evaluations.py`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import EllipsisType, TracebackType
-from typing import Any, Final, NoReturn, Self, SupportsFloat, overload
+from typing import Final, NoReturn, Self, SupportsFloat
 
 from bucketeer_async import _composition as parts
 from bucketeer_async import _evaluation
@@ -19,21 +19,21 @@ from bucketeer_async._client_life import ClientLife
 from bucketeer_async._composition import LocalFlags, Parts
 from bucketeer_async._errors import ConfigurationError
 from bucketeer_async._events._receipt import Receipt
-from bucketeer_async._flags._conversion import BOOL, FLOAT, INT, STRING, Json, json_kind
-from bucketeer_async._flags._evaluations import Evaluations, details
+from bucketeer_async._flags._evaluations import Evaluations
 from bucketeer_async._lifecycle import NO_COPY
 from bucketeer_async._log import GuardedLogger, RateLimitedLog
-from bucketeer_async._models import EvaluationDetails, User, check_text, check_user
+from bucketeer_async._models import User, check_text, check_user
 from bucketeer_async._options import LocalEvaluation, ProcessorConfig, check_kind
 from bucketeer_async._results import DrainReport, FlagChanges, Statistics
 from bucketeer_async._transport._api import ApiClient
 from bucketeer_async._transport._endpoint import ApiKey
 from bucketeer_async._transport._http import HttpClient
+from bucketeer_async._variations import Variations
 
 _LOGGED_FLAGS: Final = 200  # reasons and flags that the log lines about defaults tell apart
 
 
-class Client:
+class Client(Variations):
     """Feature flags and goals of a Bucketeer environment.
 
     Evaluating a flag never raises because a server or a network failed: the default is returned, and the ``*_details``
@@ -310,137 +310,6 @@ class Client:
         if self._local is None:
             raise ConfigurationError("Client.local_evaluation is not set: the gateway evaluates the flags")
         return self._local
-
-    # Flags
-
-    async def bool_variation(self, user: User, feature_id: str, default: bool) -> bool:  # noqa: FBT001
-        """Evaluate a flag for a user, and return its value.
-
-        Args:
-            user: The user.
-            feature_id: The flag.
-            default: Returned if there is no value, or the value is not a bool.
-
-        Raises:
-            TypeError: If the default is not a bool.
-            WrongLoopError: If the client was started on another event loop.
-        """
-        evaluations = self._evaluations
-        result = evaluations.try_evaluate(user, feature_id, default, BOOL)
-        return (result or await evaluations.evaluate(user, feature_id, default, BOOL))[0]
-
-    async def bool_variation_details(
-        self,
-        user: User,
-        feature_id: str,
-        default: bool,  # noqa: FBT001
-    ) -> EvaluationDetails[bool]:
-        """As `bool_variation`, with the variation, the reason and the version of the flag."""
-        evaluations = self._evaluations
-        result = evaluations.try_evaluate(user, feature_id, default, BOOL)
-        result = result or await evaluations.evaluate(user, feature_id, default, BOOL)
-        return details(user, feature_id, result)
-
-    async def int_variation(self, user: User, feature_id: str, default: int) -> int:
-        """Evaluate a flag for a user, and return its value: an int64, truncated towards zero if it has a fraction.
-
-        Args:
-            user: The user.
-            feature_id: The flag.
-            default: Returned if there is no value, or the value is not an int64.
-
-        Raises:
-            TypeError: If the default is not an int, or is a bool.
-            WrongLoopError: If the client was started on another event loop.
-        """
-        evaluations = self._evaluations
-        result = evaluations.try_evaluate(user, feature_id, default, INT)
-        return (result or await evaluations.evaluate(user, feature_id, default, INT))[0]
-
-    async def int_variation_details(self, user: User, feature_id: str, default: int) -> EvaluationDetails[int]:
-        """As `int_variation`, with the variation, the reason and the version of the flag."""
-        evaluations = self._evaluations
-        result = evaluations.try_evaluate(user, feature_id, default, INT)
-        result = result or await evaluations.evaluate(user, feature_id, default, INT)
-        return details(user, feature_id, result)
-
-    async def float_variation(self, user: User, feature_id: str, default: float) -> float:
-        """Evaluate a flag for a user, and return its value: a double, which may be infinite or NaN if the flag's is.
-
-        Args:
-            user: The user.
-            feature_id: The flag.
-            default: Returned, as a float, if there is no value, or the value is not a number.
-
-        Raises:
-            TypeError: If the default is neither a float nor an int, or is a bool.
-            WrongLoopError: If the client was started on another event loop.
-        """
-        evaluations = self._evaluations
-        result = evaluations.try_evaluate(user, feature_id, default, FLOAT)
-        return (result or await evaluations.evaluate(user, feature_id, default, FLOAT))[0]
-
-    async def float_variation_details(self, user: User, feature_id: str, default: float) -> EvaluationDetails[float]:
-        """As `float_variation`, with the variation, the reason and the version of the flag."""
-        evaluations = self._evaluations
-        result = evaluations.try_evaluate(user, feature_id, default, FLOAT)
-        result = result or await evaluations.evaluate(user, feature_id, default, FLOAT)
-        return details(user, feature_id, result)
-
-    async def string_variation(self, user: User, feature_id: str, default: str) -> str:
-        """Evaluate a flag for a user, and return its value as text.
-
-        Args:
-            user: The user.
-            feature_id: The flag.
-            default: Returned if there is no value; the gateway cannot return an empty one.
-
-        Raises:
-            TypeError: If the default is not a str.
-            WrongLoopError: If the client was started on another event loop.
-        """
-        evaluations = self._evaluations
-        result = evaluations.try_evaluate(user, feature_id, default, STRING)
-        return (result or await evaluations.evaluate(user, feature_id, default, STRING))[0]
-
-    async def string_variation_details(self, user: User, feature_id: str, default: str) -> EvaluationDetails[str]:
-        """As `string_variation`, with the variation, the reason and the version of the flag."""
-        evaluations = self._evaluations
-        result = evaluations.try_evaluate(user, feature_id, default, STRING)
-        result = result or await evaluations.evaluate(user, feature_id, default, STRING)
-        return details(user, feature_id, result)
-
-    @overload
-    async def json_variation(self, user: User, feature_id: str, default: None) -> Any: ...
-    @overload
-    async def json_variation(self, user: User, feature_id: str, default: Json) -> Json: ...
-    async def json_variation(self, user: User, feature_id: str, default: Any) -> Any:
-        """Evaluate a flag for a user, and return its value, parsed as JSON; a YAML flag has its value as JSON, too.
-
-        Args:
-            user: The user.
-            feature_id: The flag.
-            default: Returned if there is no value, or the value is not of the default's kind (object, list, str, bool,
-                int, or float, for which an int is fine, too). With None, a value of any kind is returned.
-
-        Raises:
-            TypeError: If the default is not a kind of JSON.
-            WrongLoopError: If the client was started on another event loop.
-        """
-        evaluations, kind = self._evaluations, json_kind(default)
-        result = evaluations.try_evaluate(user, feature_id, default, kind)
-        return (result or await evaluations.evaluate(user, feature_id, default, kind))[0]
-
-    @overload
-    async def json_variation_details(self, user: User, feature_id: str, default: None) -> EvaluationDetails[Any]: ...
-    @overload
-    async def json_variation_details(self, user: User, feature_id: str, default: Json) -> EvaluationDetails[Json]: ...
-    async def json_variation_details(self, user: User, feature_id: str, default: Any) -> EvaluationDetails[Any]:
-        """As `json_variation`, with the variation, the reason and the version of the flag."""
-        evaluations, kind = self._evaluations, json_kind(default)
-        result = evaluations.try_evaluate(user, feature_id, default, kind)
-        result = result or await evaluations.evaluate(user, feature_id, default, kind)
-        return details(user, feature_id, result)
 
     # Goals
 

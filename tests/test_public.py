@@ -63,12 +63,18 @@ def classes() -> dict[str, tuple[type, str]]:
     }
 
 
+def vars_of(cls: type) -> dict[str, object]:
+    """The members of a class, with those that it inherits from classes of the package."""
+    bases = [each for each in reversed(cls.__mro__) if each.__module__.startswith("bucketeer_async")]
+    return {name: member for base in bases for name, member in vars(base).items()}
+
+
 @pytest.mark.parametrize("name", classes())
 def test_type_hints_of_public_classes_can_be_resolved(name: str) -> None:
     cls, _ = classes()[name]
 
     typing.get_type_hints(cls)
-    for member in vars(cls).values():
+    for member in vars_of(cls).values():
         if inspect.isfunction(member) and not member.__name__.startswith("_"):
             typing.get_type_hints(member)
 
@@ -108,7 +114,7 @@ def test_every_public_name_has_a_docstring(module: ModuleType) -> None:
         value = getattr(module, name)
         if not inspect.isclass(value):
             continue
-        members = [member for key, member in vars(value).items() if not key.startswith("_")]
+        members = [member for key, member in vars_of(value).items() if not key.startswith("_")]
         functions = [member.fget if isinstance(member, property) else member for member in members]
         bare += [each for each in [value, *functions] if callable(each) and not inspect.getdoc(each)]
 
