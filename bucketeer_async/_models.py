@@ -15,7 +15,7 @@ from typing import Final, Generic, NoReturn, TypeVar
 
 from bucketeer_async._dataclasses import dataclass, field
 
-_T = TypeVar("_T")
+_T_co = TypeVar("_T_co", covariant=True)
 _E = TypeVar("_E", bound=IntEnum)
 
 _CONTROL: Final = r"[\x00-\x1f\x7f-\x9f]"  # the characters of Unicode's category Cc
@@ -343,13 +343,13 @@ def evaluation_of(prototype: Evaluation, user_id: str) -> Evaluation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluationDetails(Generic[_T]):
+class EvaluationDetails(Generic[_T_co]):
     """The value of a flag for a user, with the reason.
 
     Attributes:
         feature_id: Id of the flag.
         value: The variation's value, or the caller's default.
-        reason: Why this value was chosen; ``reason.type.is_error`` is True if the value is the default.
+        reason: Why this value was chosen.
         user_id: Id of the user; "" if the argument was not a `User`. Not in the repr.
         feature_version: Version of the flag; 0 if the value is the default.
         variation_id: Id of the variation; "" if the value is the default.
@@ -358,10 +358,15 @@ class EvaluationDetails(Generic[_T]):
     """
 
     feature_id: str
-    value: _T
+    value: _T_co
     reason: Reason
     user_id: str = field(default="", repr=False)
     feature_version: int = 0
     variation_id: str = ""
     variation_name: str = ""
     error: str = ""
+
+    @property
+    def is_default(self) -> bool:
+        """Whether the value is the caller's default; ``error`` says why, and is "" if the client is disabled."""
+        return self.reason.type.is_error

@@ -21,6 +21,7 @@ from bucketeer_async import (
     DrainReport,
     Drop,
     Evaluation,
+    EvaluationDetails,
     ProcessorConfig,
     Reason,
     ReasonType,
@@ -178,6 +179,14 @@ def test_error_reasons() -> None:
         ReasonType.PREREQUISITE,
     }
     assert ApiId.SDK_GET_VARIATION == 100
+
+
+@pytest.mark.parametrize("reason", ReasonType)
+def test_details_tell_a_default_by_the_reason(reason: ReasonType) -> None:
+    details = EvaluationDetails(feature_id="flag", value=1, reason=Reason(reason))
+
+    assert details.is_default is reason.is_error
+    assert "is_default" not in asdict(details)
 
 
 @pytest.mark.parametrize(

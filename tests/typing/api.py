@@ -125,6 +125,13 @@ def use_explanation(explanation: Explanation) -> None:
     explanation.error = ""  # type: ignore[misc]
 
 
+def show(details: EvaluationDetails[object]) -> None:
+    assert_type(details.value, object)
+    assert_type(details.is_default, bool)
+    assert_type(details.error, str)
+    details.is_default = False  # type: ignore[misc]
+
+
 class Layout(TypedDict):
     columns: int
 
@@ -146,6 +153,7 @@ async def use_client() -> None:
         assert_type(await client.string_variation_details(user, "flag", ""), EvaluationDetails[str])
         assert_type((await client.json_variation_details(user, "flag", Layout(columns=3))).value, Layout)
         assert_type((await client.bool_variation_details(user, "flag", False)).reason, Reason)
+        show(await client.bool_variation_details(user, "flag", False))
         assert_type(await client.track(user, "goal", value=1), Receipt)
         assert_type(await client.track(user, "goal", value=Decimal("49.90")), Receipt)
         await client.track(user, "goal", value="49.90")  # type: ignore[arg-type]
