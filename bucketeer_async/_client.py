@@ -1,7 +1,7 @@
 """Client: flags and goals, for applications: the surface that people read first. It decides nothing itself.
 
-The variation methods are in `_variations.py`. The parts of a client are left to `_composition.py`, start and close to
-`_client_life.py`, and what becomes of an evaluation to `_flags/_evaluations.py`.
+The variation methods are in `_variations.py` and `_variations_nowait.py`. The parts of a client are left to
+`_composition.py`, start and close to `_client_life.py`, and what becomes of an evaluation to `_flags/_evaluations.py`.
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ from bucketeer_async._transport._api import ApiClient
 from bucketeer_async._transport._endpoint import ApiKey
 from bucketeer_async._transport._http import HttpClient
 from bucketeer_async._variations import Variations
+from bucketeer_async._variations_nowait import NowaitVariations
 
 _LOGGED_FLAGS: Final = 200  # reasons and flags that the log lines about defaults tell apart
 
 
-class Client(Variations):
+class Client(Variations, NowaitVariations):
     """Feature flags and goals of a Bucketeer environment.
 
     Evaluating a flag never raises because a server or a network failed: the default is returned, and the ``*_details``
@@ -106,7 +107,13 @@ class Client(Variations):
         self._life = ClientLife(composed.events, composed.api, composed.evaluator)
         log = RateLimitedLog(composed.logger, max_details=_LOGGED_FLAGS)
         self._evaluations = Evaluations(
-            self._life.evaluator, composed.events, log, tag=composed.tag, strict=composed.strict
+            self._life.evaluator,
+            composed.events,
+            log,
+            tag=composed.tag,
+            strict=composed.strict,
+            local=composed.local,
+            require_running=self._life.require_running,
         )
 
     @classmethod

@@ -70,6 +70,14 @@ class ClientLife:
             lifecycle.require_running()
         return self._evaluator
 
+    def require_running(self) -> None:
+        """Do nothing while the client runs; from any thread.
+
+        Raises:
+            ClosedError: If the client is not running.
+        """
+        (self._lives.get(known[0]) or self._life.get()).lifecycle.require_running_on_any_loop()
+
     async def start(self) -> None:
         """Start everything, or nothing; no effect while running.
 

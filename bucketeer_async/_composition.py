@@ -16,7 +16,7 @@ from bucketeer_async._client_life import EventsLife
 from bucketeer_async._errors import ConfigurationError
 from bucketeer_async._events._processor import Processor
 from bucketeer_async._events._receipt import Receipt
-from bucketeer_async._flags._evaluations import EvaluationEvents, Evaluator
+from bucketeer_async._flags._evaluations import EvaluationEvents, Evaluator, NowaitEvaluator
 from bucketeer_async._flags._own_metrics import OwnMetrics
 from bucketeer_async._flags._remote import RemoteEvaluator
 from bucketeer_async._log import GuardedLogger
@@ -37,7 +37,7 @@ class ClientEvents(EventsLife, EvaluationEvents, Protocol):
     def push_goal_event_nowait(self, user: User, goal_id: str, value: SupportsFloat) -> Receipt: ...
 
 
-class LocalFlags(Protocol):
+class LocalFlags(NowaitEvaluator, Protocol):
     """The flags of a client with local evaluation, as the client shows them."""
 
     def statistics(self) -> LocalEvaluationStatistics | None: ...

@@ -29,6 +29,10 @@ class DisabledEvaluator:
 
     async def evaluate(self, *_arguments: object, **_named: object) -> NoReturn:
         """Raise `DisabledError`."""
+        self.evaluate_timed()
+
+    def evaluate_timed(self, *_arguments: object, **_named: object) -> NoReturn:
+        """Raise `DisabledError`."""
         raise DisabledError("the client is disabled")
 
     async def aclose(self) -> None:

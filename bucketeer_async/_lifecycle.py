@@ -122,10 +122,18 @@ class Lifecycle:
             ClosedError: Before the start has succeeded, and once closing has begun.
             WrongLoopError: On another loop.
         """
+        self.require_running_on_any_loop()
+        self.require_loop()
+
+    def require_running_on_any_loop(self) -> None:
+        """Do nothing while the object runs; from any thread.
+
+        Raises:
+            ClosedError: Before the start has succeeded, and once closing has begun.
+        """
         self.require_started()
         if self.state is not State.RUNNING:
             raise ClosedError(f"the {self._owner} is closed")
-        self.require_loop()
 
     def require_started(self) -> None:
         """Do nothing once the start has succeeded, also after the end.

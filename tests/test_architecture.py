@@ -21,7 +21,7 @@ api spool gateway
 
 _client
 _composition
-_client_life _disabled _from_env _variations
+_client_life _disabled _from_env _variations _variations_nowait
 
 _events _flags
 _evaluation _transport

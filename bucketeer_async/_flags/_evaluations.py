@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from typing import Final, Protocol, TypeVar
 
-from bucketeer_async._errors import BucketeerError, StatusError, WrongLoopError
+from bucketeer_async._errors import BucketeerError, ConfigurationError, StatusError, WrongLoopError
 from bucketeer_async._evaluation import EvaluationCause, EvaluationError
 from bucketeer_async._flags._conversion import Kind, WrongTypeError
 from bucketeer_async._flags._reasons import DisabledError, reason_for
@@ -33,6 +33,10 @@ _T = TypeVar("_T")
 _LOG_INTERVAL: Final = 60.0  # seconds between two lines about bugs of ours
 _LONGEST_ID: Final = 200  # characters of a flag's id in a line
 _LINE: Final = "the evaluation of flag %s returned the default: %s"
+_NO_LOCAL_EVALUATION: Final = (
+    "a variation without awaiting needs local evaluation, and Client.local_evaluation is not set: the gateway evaluates"
+    " the flags, which takes a request. Set local_evaluation=LocalEvaluation(), with a server key, or await the variation"
+)
 
 
 class Evaluator(Protocol):
@@ -47,6 +51,12 @@ class Evaluator(Protocol):
     def try_evaluate(self, user: User, feature_id: str) -> tuple[Evaluation, int] | None: ...
     async def evaluate(self, user: User, feature_id: str) -> Evaluation: ...
     async def aclose(self) -> None: ...
+
+
+class NowaitEvaluator(Protocol):
+    """Evaluates flags in this process: from any thread, without waiting."""
+
+    def evaluate_timed(self, user: User, feature_id: str) -> tuple[Evaluation, int]: ...
 
 
 class EvaluationEvents(Protocol):
@@ -105,6 +115,8 @@ class Evaluations:
         log: Where to log why a default was returned: once a minute for each reason and flag.
         tag: The tag of the flags.
         strict: Whether a user or a flag of the wrong type raises.
+        local: Evaluates flags without waiting; None if an evaluation takes a request.
+        require_running: Raises a `ClosedError` if flags cannot be evaluated now; called from any thread.
     """
 
     def __init__(
@@ -115,14 +127,20 @@ class Evaluations:
         *,
         tag: str,
         strict: bool,
+        local: NowaitEvaluator | None = None,
+        require_running: Callable[[], None] = lambda: None,
     ) -> None:
         self._evaluator = evaluator
         self._events = events
         self._log = log
         self._tag = tag
         self._strict = strict
+        self._local = local
+        self._require_running = require_running
 
-    def try_evaluate(self, user: User, feature_id: str, default: _T, kind: Kind[_T]) -> Result[_T] | None:
+    def try_evaluate(
+        self, user: User, feature_id: str, default: _T, kind: Kind[_T], local: NowaitEvaluator | None = None
+    ) -> Result[_T] | None:
         """Return a flag's value for a user, or the default with the reason; push the event that is due.
 
         None, and no event, if the value has to be awaited: `evaluate`.
@@ -132,6 +150,7 @@ class Evaluations:
             feature_id: The flag. Anything but an id results in the default, and in no event.
             default: The default.
             kind: The kind of the value.
+            local: Evaluates the flag instead of the evaluator, so that there is nothing to await.
 
         Raises:
             TypeError: If the default is not of the kind. If user or flag have the wrong type, and the client is strict.
@@ -147,9 +166,13 @@ class Evaluations:
             user = checked
         found = None
         try:
-            found = self._evaluator().try_evaluate(user, feature_id)
-            if found is None:
-                return None
+            if local is None:
+                found = self._evaluator().try_evaluate(user, feature_id)
+                if found is None:
+                    return None
+            else:
+                self._require_running()
+                found = local.evaluate_timed(user, feature_id)
             evaluation, nanoseconds = found
             value = kind.convert(evaluation.variation_value)
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller wants to go on
@@ -171,6 +194,18 @@ class Evaluations:
             return self._default(user, feature_id, default, error)
         self._events.push_evaluation_event_nowait(user, evaluation)
         return value, evaluation, ""
+
+    def evaluate_nowait(self, user: User, feature_id: str, default: _T, kind: Kind[_T]) -> Result[_T]:
+        """As `try_evaluate`, from any thread: with nothing to await, and without a turn of the loop.
+
+        Raises:
+            ConfigurationError: If an evaluation takes a request.
+        """
+        if self._local is None:
+            raise ConfigurationError(_NO_LOCAL_EVALUATION)
+        result = self.try_evaluate(user, feature_id, default, kind, self._local)
+        assert result is not None  # noqa: S101 - there is nothing to await
+        return result
 
     def _default(self, user: User, feature_id: str, default: _T, error: Exception) -> Result[_T]:
         """Return the default because of an error; push the event that is due, and log why.

@@ -217,7 +217,7 @@ class LocalEvaluator:
     # Evaluations
 
     def try_evaluate(self, user: User, feature_id: str) -> tuple[Evaluation, int] | None:
-        """Return a flag's variation for a user, and the nanoseconds that the evaluation took.
+        """Return a flag's variation for a user, and the nanoseconds that the evaluation took; on the event loop only.
 
         None, after every hundred evaluations: they never wait, so the loop needs a turn, which `evaluate` gives it. A
         failed evaluation has its metrics event pushed.
@@ -226,17 +226,18 @@ class LocalEvaluator:
             EvaluationError: As in `evaluate_nowait`.
         """
         self._evaluations += 1
-        return None if self._evaluations >= _EVALUATIONS_PER_TURN else self._timed(user, feature_id)
+        return None if self._evaluations >= _EVALUATIONS_PER_TURN else self.evaluate_timed(user, feature_id)
 
     async def evaluate(self, user: User, feature_id: str) -> Evaluation:
         """As `try_evaluate`, after a turn of the loop, and with the metrics event of a completed evaluation pushed."""
         self._evaluations = 0
         await asyncio.sleep(0)
-        evaluation, nanoseconds = self._timed(user, feature_id)
+        evaluation, nanoseconds = self.evaluate_timed(user, feature_id)
         self._metrics.completed(ApiId.SDK_GET_VARIATION, nanoseconds / 1e9)
         return evaluation
 
-    def _timed(self, user: User, feature_id: str) -> tuple[Evaluation, int]:
+    def evaluate_timed(self, user: User, feature_id: str) -> tuple[Evaluation, int]:
+        """As `try_evaluate`, from any thread, and never None."""
         began = self._latency_clock()
         try:
             evaluation = self.evaluate_nowait(user, feature_id)

@@ -5,6 +5,7 @@ When an operation begins and ends is left to the files that carry it out: `_remo
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from typing import Protocol
 
@@ -29,7 +30,7 @@ class MetricsEvents(Protocol):
 
 
 class OwnMetrics:
-    """Pushes the metrics events of an operation; on the event loop only.
+    """Pushes the metrics events of an operation; from any thread.
 
     While the gateway is down, every operation fails, and no event is delivered. Error events must not crowd out all
     others, so at most ``max_errors`` of them wait at once, and further ones are not pushed. A failed delivery of events
@@ -37,7 +38,8 @@ class OwnMetrics:
 
     Args:
         events: The processor.
-        max_errors: Error events that may wait for delivery.
+        max_errors: Error events that may wait for delivery; and one more for each thread that meets an error at the
+            same moment.
     """
 
     def __init__(self, events: MetricsEvents, *, max_errors: int) -> None:
@@ -63,7 +65,10 @@ class OwnMetrics:
         if refuses_key(error):
             return
         waiting = self._waiting_errors.get()
-        while waiting and waiting[0].outcome is not None:
-            waiting.popleft()
+        # An event is taken out before its outcome is read: any other thread, or a signal handler, may do the same.
+        with contextlib.suppress(IndexError):
+            while (oldest := waiting.popleft()).outcome is not None:
+                pass
+            waiting.appendleft(oldest)
         if len(waiting) < self._max_errors:
             waiting.append(self._events.push_error_metrics_event_nowait(error, api_id))

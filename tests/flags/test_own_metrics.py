@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from bucketeer_async import ApiId, Processor, ProcessorConfig, StatusError
+from bucketeer_async import ApiId, Processor, ProcessorConfig, StatusError, User
 from bucketeer_async._flags._own_metrics import OwnMetrics
 from tests.clock import VirtualLoop
 from tests.fakes import FakeAnswer, FakeClient, as_forked
@@ -119,3 +120,29 @@ def test_what_waits_in_the_parent_does_not_count_in_a_forked_child() -> None:
         metrics.failed(ApiId.GET_EVALUATION, KeyError())
 
     assert events.errors == 2
+
+
+class Interrupted:
+    """A settled event; while its outcome is read, another thread or a signal handler reports an error."""
+
+    def __init__(self, report: Callable[[], None]) -> None:
+        self._report = report
+
+    @property
+    def outcome(self) -> str:
+        report, self._report = self._report, lambda: None
+        report()
+        return "delivered"
+
+
+@pytest.mark.parametrize("others", [0, 1])
+async def test_an_error_may_be_reported_while_another_thread_reports_one(others: int) -> None:
+    async with Processor(FakeClient()) as processor:
+        metrics = OwnMetrics(processor, max_errors=2)
+        waiting = metrics._waiting_errors.get()
+        waiting.append(Interrupted(lambda: metrics.failed(ApiId.GET_EVALUATION, KeyError())))
+        waiting.extend([await processor.push_goal_event(User("user"), "goal") for _ in range(others)])
+
+        metrics.failed(ApiId.GET_EVALUATION, KeyError())
+
+        assert processor.statistics().metrics.pushed == len(waiting) - others == 2 - others

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from bucketeer_async import Fate, Processor, ProcessorConfig, Receipt, RefusedReason, Statistics, User
 from tests.fakes import FakeAnswer, FakeClient, as_forked
 from tests.faults.matrix import FULL
+from tests.test_client_local import Server, flag
 
 USER = User("user")
 
@@ -40,6 +41,37 @@ async def test_pushes_from_eight_threads_and_the_loop_are_exact() -> None:
     assert len({receipt.event_id for receipt in pushed}) == 18_000
     assert set(client.taken) == {receipt.event_id for receipt in pushed}
     assert statistics.pushed == statistics.delivered == 18_000
+
+
+async def test_evaluations_without_awaiting_from_eight_threads_and_the_loop_are_exact() -> None:
+    server = Server()
+    server.flags = [flag("bool", "true", "BOOLEAN"), flag("int", "7", "NUMBER")]
+    values: list[list[Any]] = [[] for _ in range(8)]
+
+    def evaluate(found: list[Any]) -> None:
+        for number in range(1000):
+            user = User(f"user-{number}")
+            found.append(client.bool_variation_nowait(user, "bool", False))
+            found.append(client.int_variation_details_nowait(user, "int", 0).value)
+            found.append(client.bool_variation_nowait(user, "unknown", False))
+
+    async with server.client() as client:
+        await client.wait_ready()
+        threads = [threading.Thread(target=evaluate, args=(each,)) for each in values]
+        for thread in threads:
+            thread.start()
+        own = [await client.bool_variation(USER, "bool", False) for _ in range(1000)]
+        for thread in threads:
+            await asyncio.to_thread(thread.join)
+        assert await client.flush()
+        statistics = client.statistics()
+
+    assert values == [[True, 7, False] * 1000] * 8
+    assert own == [True] * 1000
+    assert statistics.evaluation.pushed == statistics.evaluation.delivered == 25_000
+    assert server.events["EvaluationEvent", 0] == 25_000
+    assert server.events["LatencyMetricsEvent", 100] == 17_000
+    assert 0 < server.events["InternalSdkErrorMetricsEvent", 100] <= 8_000
 
 
 class LockWithEnd:

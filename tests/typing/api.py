@@ -136,6 +136,18 @@ class Layout(TypedDict):
     columns: int
 
 
+def use_client_without_awaiting(client: Client, user: User) -> None:
+    assert_type(client.bool_variation_nowait(user, "flag", False), bool)
+    assert_type(client.int_variation_nowait(user, "flag", 1), int)
+    assert_type(client.float_variation_nowait(user, "flag", 1), float)
+    assert_type(client.string_variation_nowait(user, "flag", ""), str)
+    assert_type(client.bool_variation_details_nowait(user, "flag", False), EvaluationDetails[bool])
+    assert_type(client.int_variation_details_nowait(user, "flag", 1), EvaluationDetails[int])
+    assert_type(client.float_variation_details_nowait(user, "flag", 1.0), EvaluationDetails[float])
+    assert_type(client.string_variation_details_nowait(user, "flag", ""), EvaluationDetails[str])
+    client.bool_variation_nowait(user, "flag", None)  # type: ignore[arg-type]
+
+
 async def use_client() -> None:
     user = User("user")
     async with Client(endpoint="localhost", api_key="key", tag="tag", http=httpx.AsyncClient()) as client:
@@ -165,6 +177,7 @@ async def use_client() -> None:
         client.on_change(changed)
         assert_type(client.export_snapshot(), bytes)
         use_explanation(client.explain(user, "flag"))
+        use_client_without_awaiting(client, user)
         assert_type(client.statistics().local_evaluation, LocalEvaluationStatistics | None)
     assert_type(await client.aclose(), DrainReport)
     Client(endpoint="localhost", api_key="key", tag="", local_evaluation=LocalEvaluation(polling_interval=5))
