@@ -131,8 +131,8 @@ class Lifecycle:
         Raises:
             ClosedError: Before the start has succeeded, and once closing has begun.
         """
-        self.require_started()
         if self.state is not State.RUNNING:
+            self.require_started()
             raise ClosedError(f"the {self._owner} is closed")
 
     def require_started(self) -> None:
