@@ -354,7 +354,8 @@ class EvaluationDetails(Generic[_T_co]):
         feature_version: Version of the flag; 0 if the value is the default.
         variation_id: Id of the variation; "" if the value is the default.
         variation_name: Name of the variation; "" if the value is the default.
-        error: Why the value is the default, in words; "" if nothing failed. It contains no API key, user or payload.
+        error: Why the value is the default, in words; "" if nothing failed. It contains no API key, user or payload, but
+            for the text of what ``parse`` has raised, which may show the value of the flag, and is not logged.
     """
 
     feature_id: str

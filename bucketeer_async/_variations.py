@@ -5,11 +5,15 @@ What becomes of an evaluation is left to `_flags/_evaluations.py`, the types of 
 
 from __future__ import annotations
 
-from typing import Any, overload
+from collections.abc import Callable
+from typing import Any, TypeVar, overload
 
 from bucketeer_async._flags._conversion import BOOL, FLOAT, INT, STRING, Json, json_kind
 from bucketeer_async._flags._evaluations import Evaluations, details
 from bucketeer_async._models import EvaluationDetails, User
+
+_D = TypeVar("_D")
+_P = TypeVar("_P")
 
 
 class Variations:
@@ -118,20 +122,30 @@ class Variations:
     async def json_variation(self, user: User, feature_id: str, default: None) -> Any: ...
     @overload
     async def json_variation(self, user: User, feature_id: str, default: Json) -> Json: ...
-    async def json_variation(self, user: User, feature_id: str, default: Any) -> Any:
+    @overload
+    async def json_variation(
+        self, user: User, feature_id: str, default: _D, *, parse: Callable[[Any], _P]
+    ) -> _P | _D: ...
+    async def json_variation(
+        self, user: User, feature_id: str, default: Any, *, parse: Callable[[Any], Any] | None = None
+    ) -> Any:
         """Evaluate a flag for a user, and return its value, parsed as JSON; a YAML flag has its value as JSON, too.
 
         Args:
             user: The user.
             feature_id: The flag.
-            default: Returned if there is no value, or the value is not of the default's kind (object, list, str, bool,
-                int, or float, for which an int is fine, too). With None, a value of any kind is returned.
+            default: Returned, as it is, if there is no value, or the value is not of the default's type: an object, which
+                is a dict, for a mapping; a list for a sequence; a str, bool, int, or float, for which an int is fine,
+                too. With None, a value of any type is returned. With ``parse``, anything may be the default.
+            parse: Makes of the JSON what is returned, for example ``Model.model_validate`` of pydantic, or a function
+                that checks it. If it raises an exception, the default is returned, with the reason
+                ``ERROR_WRONG_TYPE``, and with the text of the exception in the details. It must be short.
 
         Raises:
-            TypeError: If the default is not a kind of JSON.
+            TypeError: If the default is not a type of JSON, or ``parse`` is not a function.
             WrongLoopError: If the client was started on another event loop.
         """
-        evaluations, kind = self._evaluations, json_kind(default)
+        evaluations, kind = self._evaluations, json_kind(default, parse)
         result = evaluations.try_evaluate(user, feature_id, default, kind)
         return (result or await evaluations.evaluate(user, feature_id, default, kind))[0]
 
@@ -139,9 +153,15 @@ class Variations:
     async def json_variation_details(self, user: User, feature_id: str, default: None) -> EvaluationDetails[Any]: ...
     @overload
     async def json_variation_details(self, user: User, feature_id: str, default: Json) -> EvaluationDetails[Json]: ...
-    async def json_variation_details(self, user: User, feature_id: str, default: Any) -> EvaluationDetails[Any]:
+    @overload
+    async def json_variation_details(
+        self, user: User, feature_id: str, default: _D, *, parse: Callable[[Any], _P]
+    ) -> EvaluationDetails[_P | _D]: ...
+    async def json_variation_details(
+        self, user: User, feature_id: str, default: Any, *, parse: Callable[[Any], Any] | None = None
+    ) -> EvaluationDetails[Any]:
         """As `json_variation`, with the variation, the reason and the version of the flag."""
-        evaluations, kind = self._evaluations, json_kind(default)
+        evaluations, kind = self._evaluations, json_kind(default, parse)
         result = evaluations.try_evaluate(user, feature_id, default, kind)
         result = result or await evaluations.evaluate(user, feature_id, default, kind)
         return details(user, feature_id, result)

@@ -5,11 +5,15 @@ They share everything but the waiting with those in `_variations.py`: the values
 
 from __future__ import annotations
 
-from typing import Any, overload
+from collections.abc import Callable
+from typing import Any, TypeVar, overload
 
 from bucketeer_async._flags._conversion import BOOL, FLOAT, INT, STRING, Json, json_kind
 from bucketeer_async._flags._evaluations import Evaluations, details
 from bucketeer_async._models import EvaluationDetails, User
+
+_D = TypeVar("_D")
+_P = TypeVar("_P")
 
 
 class NowaitVariations:
@@ -89,21 +93,32 @@ class NowaitVariations:
     def json_variation_nowait(self, user: User, feature_id: str, default: None) -> Any: ...
     @overload
     def json_variation_nowait(self, user: User, feature_id: str, default: Json) -> Json: ...
-    def json_variation_nowait(self, user: User, feature_id: str, default: Any) -> Any:
+    @overload
+    def json_variation_nowait(
+        self, user: User, feature_id: str, default: _D, *, parse: Callable[[Any], _P]
+    ) -> _P | _D: ...
+    def json_variation_nowait(
+        self, user: User, feature_id: str, default: Any, *, parse: Callable[[Any], Any] | None = None
+    ) -> Any:
         """As `json_variation`, with local evaluation: returns the value at once, from any thread.
 
         Raises:
             ConfigurationError: If the client has no local evaluation.
-            TypeError: If the default is not a kind of JSON.
+            TypeError: If the default is not a type of JSON, or ``parse`` is not a function.
         """
-        return self._evaluations.evaluate_nowait(user, feature_id, default, json_kind(default))[0]
+        return self._evaluations.evaluate_nowait(user, feature_id, default, json_kind(default, parse))[0]
 
     @overload
     def json_variation_details_nowait(self, user: User, feature_id: str, default: None) -> EvaluationDetails[Any]: ...
     @overload
     def json_variation_details_nowait(self, user: User, feature_id: str, default: Json) -> EvaluationDetails[Json]: ...
-    def json_variation_details_nowait(self, user: User, feature_id: str, default: Any) -> EvaluationDetails[Any]:
+    @overload
+    def json_variation_details_nowait(
+        self, user: User, feature_id: str, default: _D, *, parse: Callable[[Any], _P]
+    ) -> EvaluationDetails[_P | _D]: ...
+    def json_variation_details_nowait(
+        self, user: User, feature_id: str, default: Any, *, parse: Callable[[Any], Any] | None = None
+    ) -> EvaluationDetails[Any]:
         """As `json_variation_nowait`, with the variation, the reason and the version of the flag."""
-        return details(
-            user, feature_id, self._evaluations.evaluate_nowait(user, feature_id, default, json_kind(default))
-        )
+        kind = json_kind(default, parse)
+        return details(user, feature_id, self._evaluations.evaluate_nowait(user, feature_id, default, kind))

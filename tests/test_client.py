@@ -450,7 +450,7 @@ async def test_a_variation_never_raises_because_of_its_own_events() -> None:
         (Client.int_variation, 1.0),
         (Client.float_variation, "1"),
         (Client.string_variation, None),
-        (Client.json_variation, ()),
+        (Client.json_variation, {1}),
     ],
 )
 async def test_a_default_of_the_wrong_type_is_an_error_of_the_program(ask: Any, default: Any) -> None:

@@ -42,7 +42,7 @@ def run(code: str, url: str) -> dict[str, Any]:
 
     def work() -> None:
         try:
-            exec(compile(code.replace("https://api.example.com", url), "block", "exec"), names)
+            exec(compile(code.replace("https://api.example.com", url), "block", "exec", dont_inherit=True), names)
         except BaseException as error:  # noqa: BLE001 - raised again in the test
             failures.append(error)
 

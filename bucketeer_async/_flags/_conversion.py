@@ -5,29 +5,60 @@ Text is neither trimmed nor coerced: a text that is not a value of the requested
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import NoneType
 from typing import Any, Final, Generic, NoReturn, TypeVar
 
 from bucketeer_async._go_numbers import integer, number
+from bucketeer_async._models import shown
 from bucketeer_async._nesting import check_nesting
+from bucketeer_async._options import is_callback
 
 _T = TypeVar("_T")
 
-#: Type of the default of `Client.json_variation` for type checkers; at run time, any type that ``json.loads`` returns.
-Json = TypeVar("Json", bound=Mapping[str, Any] | list[Any] | str | float | bool)
+#: For type checkers, the type of a default of `Client.json_variation`, and of the value: the first that fits. A value
+#: has no more than the outer type in common with the default.
+Json = TypeVar("Json", bool, int, float, str, dict[str, Any], list[Any], Mapping[str, Any], Sequence[Any])
 
 _BOOLS: Final = dict.fromkeys(("1", "t", "T", "TRUE", "true", "True"), True) | dict.fromkeys(
     ("0", "f", "F", "FALSE", "false", "False"), False
 )
-_JSON_TYPES: Final = (bool, int, float, str, list, dict, NoneType)  # bool first: it is an int
+#: The types of defaults, with the type of JSON that the value must have; bool first, because it is an int.
+_JSON_TYPES: Final[dict[type, type]] = {
+    bool: bool,
+    int: int,
+    float: float,
+    str: str,
+    list: list,
+    dict: dict,
+    NoneType: NoneType,
+    Mapping: dict,
+    Sequence: list,
+}
+_NO_JSON: Final = (bytes, bytearray, memoryview)  # sequences that are none of JSON's
 
 
 class WrongTypeError(ValueError):
     """The value of a variation does not have the requested type. The message never contains the value."""
+
+
+class ParseError(WrongTypeError):
+    """What ``parse`` has raised. The message does not contain the text of the error, which may contain the value.
+
+    Attributes:
+        text: The message and the text of the error, for the caller alone.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        message = f"parse raised {type(error).__name__}"
+        super().__init__(message)
+        self.text = message
+        with contextlib.suppress(Exception):  # an error of the application may have a method of its own for the text
+            self.text = f"{message}: {error}"
 
 
 class Kind(Generic[_T]):
@@ -113,26 +144,51 @@ def to_string(text: str) -> str:
     return text
 
 
-def json_kind(default: object) -> Kind[Any]:
-    """Return the kind of values of `json_like`.
+def json_kind(default: object, parse: Callable[[Any], Any] | None = None) -> Kind[Any]:
+    """Return the kind of values of `json_like`, or of those that an application's function makes of JSON.
+
+    Args:
+        default: The default; of any type if there is a function.
+        parse: The function; None for JSON.
 
     Raises:
-        TypeError: As in `json_like`.
+        TypeError: As in `json_like`, or if ``parse`` cannot be called.
     """
-    return Kind(type(default), lambda same: same, json_like(default))
+    return Kind(type(default), lambda same: same, json_like(default) if parse is None else parsed_by(parse))
 
 
 def json_like(default: object) -> Callable[[str], Any]:
     """Return a conversion to JSON of the default's type, or to JSON of any type if the default is None.
 
+    An object is a dict, and a list is a list, whichever mapping or sequence the default is.
+
     Raises:
         TypeError: If the default does not have a JSON type.
     """
-    type_ = next((each for each in _JSON_TYPES if isinstance(default, each)), None)
-    if type_ is None:
-        names = ", ".join(each.__name__ for each in _JSON_TYPES[:-1])
+    type_ = next((of_json for each, of_json in _JSON_TYPES.items() if isinstance(default, each)), None)
+    if type_ is None or isinstance(default, _NO_JSON):
+        names = ", ".join(each.__name__ for each in _JSON_TYPES if each is not NoneType)
         raise TypeError(f"default must be of a JSON type ({names} or None), not {type(default).__name__}")
     return lambda text: _check_type(to_json(text), type_)
+
+
+def parsed_by(parse: Callable[[Any], Any]) -> Callable[[str], Any]:
+    """Return a conversion to what ``parse`` makes of JSON.
+
+    Raises:
+        TypeError: If ``parse`` is not callable, or is a coroutine function.
+    """
+    if not is_callback(parse):
+        raise TypeError(f"parse must be a function of the JSON value, and no coroutine function, not {shown(parse)}")
+
+    def convert(text: str) -> Any:
+        value = to_json(text)
+        try:
+            return parse(value)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the value is not what the application expects
+            raise ParseError(error) from None
+
+    return convert
 
 
 def _check_type(value: Any, type_: type) -> Any:

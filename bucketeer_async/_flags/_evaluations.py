@@ -12,7 +12,7 @@ from typing import Final, Protocol, TypeVar
 
 from bucketeer_async._errors import BucketeerError, ConfigurationError, StatusError, WrongLoopError
 from bucketeer_async._evaluation import EvaluationCause, EvaluationError
-from bucketeer_async._flags._conversion import Kind, WrongTypeError
+from bucketeer_async._flags._conversion import Kind, ParseError, WrongTypeError
 from bucketeer_async._flags._reasons import DisabledError, reason_for
 from bucketeer_async._log import RateLimitedLog
 from bucketeer_async._models import (
@@ -221,7 +221,7 @@ class Evaluations:
         else:
             self._log.report("bug", logging.ERROR, _LOG_INTERVAL, _LINE, _shown(feature_id), why)
         self._events.push_default_evaluation_event_nowait(user, feature_id, reason)
-        return default, reason, why
+        return default, reason, error.text if isinstance(error, ParseError) else why
 
     def _check(self, user: User, feature_id: str, default: _T) -> User | Result[_T]:
         """Return the user, or the default for arguments with which no flag can be evaluated."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections import ChainMap, deque
 from collections.abc import Callable
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -198,6 +200,11 @@ def test_json_that_is_nested_too_deep_is_no_json() -> None:
         (0.0, "5", 5.0),
         (None, "{}", {}),
         (None, "null", None),
+        (MappingProxyType({"a": 1}), '{"a": [1]}', {"a": [1]}),
+        (ChainMap({}), "{}", {}),
+        ((1, 2), "[1]", [1]),
+        (deque([1]), "[]", []),
+        (range(3), "[1]", [1]),
     ],
 )
 def test_json_is_of_the_default_s_kind(default: Any, text: str, value: Any) -> None:
@@ -220,6 +227,9 @@ def test_json_is_of_the_default_s_kind(default: Any, text: str, value: Any) -> N
         (0.0, "true"),
         (0.0, "1" * 400),
         (0, '"1"'),
+        ((), "{}"),
+        ((), '"a"'),
+        (MappingProxyType({}), "[]"),
     ],
 )
 def test_json_of_another_kind_than_the_default_is_of_the_wrong_type(default: Any, text: str) -> None:
@@ -227,7 +237,7 @@ def test_json_of_another_kind_than_the_default_is_of_the_wrong_type(default: Any
         json_like(default)(text)
 
 
-@pytest.mark.parametrize("default", [(), {1}, b"", object(), 1j])
+@pytest.mark.parametrize("default", [{1}, b"", bytearray(), memoryview(b""), object(), 1j])
 def test_a_default_that_json_cannot_be_is_a_type_error(default: Any) -> None:
     with pytest.raises(TypeError, match="default must be of a JSON type"):
         json_like(default)

@@ -1,8 +1,10 @@
 """What type checkers must say about the public surface. Read by them only, never run."""
 
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from enum import IntEnum
 from fractions import Fraction
-from typing import Any, TypedDict, assert_type
+from typing import Any, Self, TypedDict, assert_type
 
 import httpx
 import httpx2
@@ -136,6 +138,54 @@ class Layout(TypedDict):
     columns: int
 
 
+class Level(IntEnum):
+    LOW = 1
+
+
+class Settings:
+    @classmethod
+    def parse(cls, value: Any) -> Self:
+        raise NotImplementedError
+
+
+def columns_of(value: Any) -> int:
+    raise NotImplementedError
+
+
+async def use_json(client: Client, user: User, given: Mapping[str, int]) -> None:
+    assert_type(await client.json_variation(user, "flag", None), Any)
+    assert_type(await client.json_variation(user, "flag", {"columns": 3}), dict[str, Any])
+    assert_type(await client.json_variation(user, "flag", {}), dict[str, Any])
+    assert_type(await client.json_variation(user, "flag", ["a"]), list[Any])
+    assert_type(await client.json_variation(user, "flag", []), list[Any])
+    assert_type(await client.json_variation(user, "flag", Layout(columns=3)), Mapping[str, Any])
+    assert_type(await client.json_variation(user, "flag", given), Mapping[str, Any])
+    assert_type(await client.json_variation(user, "flag", ("a", "b")), Sequence[Any])
+    assert_type(await client.json_variation(user, "flag", "a"), str)
+    assert_type(await client.json_variation(user, "flag", 1), int)
+    assert_type(await client.json_variation(user, "flag", Level.LOW), int)
+    assert_type(await client.json_variation(user, "flag", 1.5), float)
+    assert_type(await client.json_variation(user, "flag", True), bool)
+    assert_type(await client.json_variation_details(user, "flag", {"a": 1}), EvaluationDetails[dict[str, Any]])
+    assert_type(client.json_variation_nowait(user, "flag", ["a"]), list[Any])
+    assert_type(client.json_variation_details_nowait(user, "flag", given), EvaluationDetails[Mapping[str, Any]])
+    await client.json_variation(user, "flag", object())  # type: ignore[call-overload]
+    await client.json_variation(user, "flag", {1, 2})  # type: ignore[call-overload]
+
+    settings = Settings()
+    assert_type(await client.json_variation(user, "flag", settings, parse=Settings.parse), Settings)
+    assert_type(await client.json_variation(user, "flag", None, parse=Settings.parse), Settings | None)
+    assert_type(await client.json_variation(user, "flag", default=3, parse=columns_of), int)
+    assert_type(
+        await client.json_variation_details(user, "flag", settings, parse=Settings.parse), EvaluationDetails[Settings]
+    )
+    assert_type(client.json_variation_nowait(user, "flag", None, parse=Settings.parse), Settings | None)
+    assert_type(
+        client.json_variation_details_nowait(user, "flag", settings, parse=Settings.parse), EvaluationDetails[Settings]
+    )
+    await client.json_variation(user, "flag", settings, parse="Settings")  # type: ignore[call-overload]
+
+
 def use_client_without_awaiting(client: Client, user: User) -> None:
     assert_type(client.bool_variation_nowait(user, "flag", False), bool)
     assert_type(client.int_variation_nowait(user, "flag", 1), int)
@@ -156,14 +206,10 @@ async def use_client() -> None:
         assert_type(await client.int_variation(user, "flag", 1), int)
         assert_type(await client.float_variation(user, "flag", 1), float)
         assert_type(await client.string_variation(user, "flag", ""), str)
-        assert_type(await client.json_variation(user, "flag", Layout(columns=3)), Layout)
-        assert_type(await client.json_variation(user, "flag", ["a"]), list[str])
-        assert_type(await client.json_variation(user, "flag", None), Any)
         assert_type(await client.bool_variation_details(user, "flag", False), EvaluationDetails[bool])
         assert_type(await client.int_variation_details(user, "flag", 1), EvaluationDetails[int])
         assert_type(await client.float_variation_details(user, "flag", 1.0), EvaluationDetails[float])
         assert_type(await client.string_variation_details(user, "flag", ""), EvaluationDetails[str])
-        assert_type((await client.json_variation_details(user, "flag", Layout(columns=3))).value, Layout)
         assert_type((await client.bool_variation_details(user, "flag", False)).reason, Reason)
         show(await client.bool_variation_details(user, "flag", False))
         assert_type(await client.track(user, "goal", value=1), Receipt)
@@ -173,11 +219,11 @@ async def use_client() -> None:
         assert_type(await client.flush(1.0), bool)
         assert_type(client.statistics(), Statistics)
         await client.string_variation(user, "flag", None)  # type: ignore[arg-type]
-        await client.json_variation(user, "flag", object())  # type: ignore[call-overload]
         client.on_change(changed)
         assert_type(client.export_snapshot(), bytes)
         use_explanation(client.explain(user, "flag"))
         use_client_without_awaiting(client, user)
+        await use_json(client, user, {"columns": 3})
         assert_type(client.statistics().local_evaluation, LocalEvaluationStatistics | None)
     assert_type(await client.aclose(), DrainReport)
     Client(endpoint="localhost", api_key="key", tag="", local_evaluation=LocalEvaluation(polling_interval=5))
