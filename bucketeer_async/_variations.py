@@ -6,14 +6,17 @@ What becomes of an evaluation is left to `_flags/_evaluations.py`, the types of 
 from __future__ import annotations
 
 from collections.abc import Callable
+from enum import Enum
 from typing import Any, TypeVar, overload
 
 from bucketeer_async._flags._conversion import BOOL, FLOAT, INT, STRING, Json, json_kind
+from bucketeer_async._flags._enums import enum_kind
 from bucketeer_async._flags._evaluations import Evaluations, details
 from bucketeer_async._models import EvaluationDetails, User
 
 _D = TypeVar("_D")
 _P = TypeVar("_P")
+_E = TypeVar("_E", bound=Enum)
 
 
 class Variations:
@@ -116,6 +119,33 @@ class Variations:
         evaluations = self._evaluations
         result = evaluations.try_evaluate(user, feature_id, default, STRING)
         result = result or await evaluations.evaluate(user, feature_id, default, STRING)
+        return details(user, feature_id, result)
+
+    async def enum_variation(self, user: User, feature_id: str, default: _E) -> _E:
+        """Evaluate a flag for a user, and return the member of the default's enum that has the flag's value.
+
+        Text must be equal to the value of a member that is a str; for members with numbers or bools, it is read as by
+        `float_variation` and `bool_variation`, or as an int64 without a fraction.
+
+        Args:
+            user: The user.
+            feature_id: The flag.
+            default: A member of an enum with values of type str, bool, int or float. Returned if there is no value, or
+                no member has the value.
+
+        Raises:
+            TypeError: If the default is not a member of such an enum.
+            WrongLoopError: If the client was started on another event loop.
+        """
+        evaluations, kind = self._evaluations, enum_kind(default)
+        result = evaluations.try_evaluate(user, feature_id, default, kind)
+        return (result or await evaluations.evaluate(user, feature_id, default, kind))[0]
+
+    async def enum_variation_details(self, user: User, feature_id: str, default: _E) -> EvaluationDetails[_E]:
+        """As `enum_variation`, with the variation, the reason and the version of the flag."""
+        evaluations, kind = self._evaluations, enum_kind(default)
+        result = evaluations.try_evaluate(user, feature_id, default, kind)
+        result = result or await evaluations.evaluate(user, feature_id, default, kind)
         return details(user, feature_id, result)
 
     @overload

@@ -6,14 +6,17 @@ They share everything but the waiting with those in `_variations.py`: the values
 from __future__ import annotations
 
 from collections.abc import Callable
+from enum import Enum
 from typing import Any, TypeVar, overload
 
 from bucketeer_async._flags._conversion import BOOL, FLOAT, INT, STRING, Json, json_kind
+from bucketeer_async._flags._enums import enum_kind
 from bucketeer_async._flags._evaluations import Evaluations, details
 from bucketeer_async._models import EvaluationDetails, User
 
 _D = TypeVar("_D")
 _P = TypeVar("_P")
+_E = TypeVar("_E", bound=Enum)
 
 
 class NowaitVariations:
@@ -88,6 +91,21 @@ class NowaitVariations:
     def string_variation_details_nowait(self, user: User, feature_id: str, default: str) -> EvaluationDetails[str]:
         """As `string_variation_nowait`, with the variation, the reason and the version of the flag."""
         return details(user, feature_id, self._evaluations.evaluate_nowait(user, feature_id, default, STRING))
+
+    def enum_variation_nowait(self, user: User, feature_id: str, default: _E) -> _E:
+        """As `enum_variation`, with local evaluation: returns the value at once, from any thread.
+
+        Raises:
+            ConfigurationError: If the client has no local evaluation.
+            TypeError: If the default is not a member of an enum with values of type str, bool, int or float.
+        """
+        return self._evaluations.evaluate_nowait(user, feature_id, default, enum_kind(default))[0]
+
+    def enum_variation_details_nowait(self, user: User, feature_id: str, default: _E) -> EvaluationDetails[_E]:
+        """As `enum_variation_nowait`, with the variation, the reason and the version of the flag."""
+        return details(
+            user, feature_id, self._evaluations.evaluate_nowait(user, feature_id, default, enum_kind(default))
+        )
 
     @overload
     def json_variation_nowait(self, user: User, feature_id: str, default: None) -> Any: ...

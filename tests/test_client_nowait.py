@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
+from enum import Enum
 from typing import Any
 
 import httpx
@@ -24,6 +25,14 @@ from tests.test_client_local import Server, flag
 
 USER = User("user-1")
 
+
+class Colour(Enum):
+    """The colours of a button."""
+
+    RED = "red"
+    BLUE = "blue"
+
+
 FLAGS = [
     flag("bool", "true", "BOOLEAN"),
     flag("int", "42", "NUMBER"),
@@ -33,7 +42,14 @@ FLAGS = [
 ]
 
 #: The variation methods by their common beginning, with a default of each.
-DEFAULTS: dict[str, Any] = {"bool": False, "int": 0, "float": 0.5, "string": "red", "json": {"a": 0}}
+DEFAULTS: dict[str, Any] = {
+    "bool": False,
+    "int": 0,
+    "float": 0.5,
+    "string": "red",
+    "json": {"a": 0},
+    "enum": Colour.RED,
+}
 
 
 @pytest.fixture

@@ -1,9 +1,10 @@
-"""Values of an application's own types: what `parse` makes of JSON; the awaited methods, and those without awaiting."""
+"""Values of an application's own types: enums, and what `parse` makes of JSON; with awaiting and without."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from enum import Enum
 from types import MappingProxyType
 from typing import Any
 
@@ -36,16 +37,17 @@ def new_server() -> Server:
         flag("secret", '{"columns": "of-the-flag"}', "JSON"),
         flag("list", "[1, 2]", "JSON"),
         flag("text", "of-the-flag", "STRING"),
+        flag("colour", "blue", "STRING"),
     ]
     return server
 
 
 async def details_of(client: Client, kind: str, suffix: str, *arguments: Any, **named: Any) -> Any:
     """Call a variation method with details, and the one without; return the details."""
-    details = getattr(client, f"{kind}_variation_details{suffix}")(*arguments, **named)
-    value = getattr(client, f"{kind}_variation{suffix}")(*arguments, **named)
-    if inspect.isawaitable(details):
-        details, value = await details, await value
+    details, value = [
+        await found if inspect.isawaitable(found := getattr(client, name)(*arguments, **named)) else found
+        for name in (f"{kind}_variation_details{suffix}", f"{kind}_variation{suffix}")
+    ]
     assert value == details.value
     return details
 
@@ -87,6 +89,35 @@ async def test_what_parse_raises_is_a_wrong_type_and_its_text_is_in_the_details_
     assert "of-the-flag" not in caplog.text
     assert "user" not in caplog.text
     assert server.events == {**POLLED, ("EvaluationEvent", 0): 2, ("LatencyMetricsEvent", 100): 2}
+
+
+class Colour(Enum):
+    """The colours of a button."""
+
+    RED = "red"
+    BLUE = "blue"
+
+
+@each_way
+async def test_a_member_of_an_enum_has_the_value_of_the_flag(suffix: str) -> None:
+    server = new_server()
+    async with server.client() as client:
+        await client.wait_ready()
+
+        found = await details_of(client, "enum", suffix, USER, "colour", Colour.RED)
+        other = await details_of(client, "enum", suffix, USER, "text", Colour.RED)
+
+    assert (found.value, found.is_default) == (Colour.BLUE, False)
+    assert (other.value, other.is_default, other.reason.type) == (Colour.RED, True, ReasonType.ERROR_WRONG_TYPE)
+    assert other.error == "the value is not the value of a member of Colour"
+    assert server.events == {**POLLED, ("EvaluationEvent", 0): 4, ("LatencyMetricsEvent", 100): 4}
+
+
+@each_way
+async def test_the_default_of_an_enum_is_a_member(suffix: str) -> None:
+    async with new_server().client() as client:
+        with pytest.raises(TypeError, match="default must be a member of an Enum, not of type str"):
+            await details_of(client, "enum", suffix, USER, "colour", "red")
 
 
 class HostileError(Exception):

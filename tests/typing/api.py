@@ -152,7 +152,7 @@ def columns_of(value: Any) -> int:
     raise NotImplementedError
 
 
-async def use_json(client: Client, user: User, given: Mapping[str, int]) -> None:
+async def use_types(client: Client, user: User, given: Mapping[str, int]) -> None:
     assert_type(await client.json_variation(user, "flag", None), Any)
     assert_type(await client.json_variation(user, "flag", {"columns": 3}), dict[str, Any])
     assert_type(await client.json_variation(user, "flag", {}), dict[str, Any])
@@ -183,6 +183,13 @@ async def use_json(client: Client, user: User, given: Mapping[str, int]) -> None
     assert_type(
         client.json_variation_details_nowait(user, "flag", settings, parse=Settings.parse), EvaluationDetails[Settings]
     )
+    assert_type(await client.enum_variation(user, "flag", Level.LOW), Level)
+    assert_type(await client.enum_variation(user, "flag", default=Level.LOW), Level)
+    assert_type(await client.enum_variation_details(user, "flag", Level.LOW), EvaluationDetails[Level])
+    assert_type(client.enum_variation_nowait(user, "flag", Level.LOW), Level)
+    assert_type(client.enum_variation_details_nowait(user, "flag", Level.LOW), EvaluationDetails[Level])
+    await client.enum_variation(user, "flag", "LOW")  # type: ignore[type-var]
+    await client.enum_variation(user, "flag", Level)  # type: ignore[type-var]
     await client.json_variation(user, "flag", settings, parse="Settings")  # type: ignore[call-overload]
 
 
@@ -223,7 +230,7 @@ async def use_client() -> None:
         assert_type(client.export_snapshot(), bytes)
         use_explanation(client.explain(user, "flag"))
         use_client_without_awaiting(client, user)
-        await use_json(client, user, {"columns": 3})
+        await use_types(client, user, {"columns": 3})
         assert_type(client.statistics().local_evaluation, LocalEvaluationStatistics | None)
     assert_type(await client.aclose(), DrainReport)
     Client(endpoint="localhost", api_key="key", tag="", local_evaluation=LocalEvaluation(polling_interval=5))
