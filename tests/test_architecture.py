@@ -17,8 +17,9 @@ PAGE = PACKAGE.parent / "docs" / "architecture.md"
 #: From the top down. A module imports only from lines below its own; modules on one line do not know each other.
 LAYERS = """
 __init__
-api spool gateway
+api blocking spool gateway
 
+_client_thread
 _client
 _composition
 _client_life _disabled _from_env _variations _variations_nowait

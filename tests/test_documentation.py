@@ -72,4 +72,4 @@ async def test_block_runs(code: str, gateway: LocalGateway, tmp_path: Path, monk
             assert await (await client.post("/checkout/user-1")).json() == {"new": True}
         assert {event.kind for event in gateway.events} == set(EventKind)
     else:
-        assert "asyncio.run(main())" in code
+        assert "asyncio.run(main())" in code or "with ClientThread(client)" in code

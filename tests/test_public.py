@@ -17,10 +17,11 @@ import pytest
 
 import bucketeer_async
 import bucketeer_async.api
+import bucketeer_async.blocking
 import bucketeer_async.gateway
 from bucketeer_async import DrainReport, EventKind, Statistics
 
-MODULES = [bucketeer_async, bucketeer_async.api, bucketeer_async.gateway]
+MODULES = [bucketeer_async, bucketeer_async.api, bucketeer_async.blocking, bucketeer_async.gateway]
 
 #: Names that have moved and can still be imported from the root, until 1.0.
 MOVED = set(bucketeer_async.api.__all__)

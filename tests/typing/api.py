@@ -53,6 +53,7 @@ from bucketeer_async.api import (
     GetSegmentUsersResponse,
     RegisterEventsResponse,
 )
+from bucketeer_async.blocking import ClientThread
 
 
 def use_old_paths(
@@ -205,6 +206,16 @@ def use_client_without_awaiting(client: Client, user: User) -> None:
     client.bool_variation_nowait(user, "flag", None)  # type: ignore[arg-type]
 
 
+def use_client_thread(client: Client, user: User) -> None:
+    with ClientThread(client, ready_timeout=1) as thread:
+        assert_type(thread, ClientThread)
+        assert_type(thread.run(client.bool_variation(user, "flag", default=False)), bool)
+        assert_type(thread.run(client.json_variation(user, "flag", default=[])), list[Any])
+    assert_type(thread.close(timeout=5), DrainReport)
+    ClientThread("client")  # type: ignore[arg-type]
+    thread.run(client.bool_variation)  # type: ignore[arg-type]
+
+
 async def use_client() -> None:
     user = User("user")
     async with Client(endpoint="localhost", api_key="key", tag="tag", http=httpx.AsyncClient()) as client:
@@ -230,6 +241,7 @@ async def use_client() -> None:
         assert_type(client.export_snapshot(), bytes)
         use_explanation(client.explain(user, "flag"))
         use_client_without_awaiting(client, user)
+        use_client_thread(client, user)
         await use_types(client, user, {"columns": 3})
         assert_type(client.statistics().local_evaluation, LocalEvaluationStatistics | None)
     assert_type(await client.aclose(), DrainReport)
