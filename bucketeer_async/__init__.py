@@ -20,6 +20,7 @@ from bucketeer_async._errors import (
 )
 from bucketeer_async._events._processor import Processor
 from bucketeer_async._events._receipt import Receipt
+from bucketeer_async._hooks import Subscription
 from bucketeer_async._models import ApiId, Evaluation, EvaluationDetails, EventKind, Reason, ReasonType, User
 from bucketeer_async._options import ProcessorConfig, RetryPolicy
 from bucketeer_async._results import (
@@ -87,6 +88,7 @@ __all__ = [
     "SpoolStatistics",
     "Statistics",
     "StatusError",
+    "Subscription",
     "UndeliveredError",
     "User",
     "WrongLoopError",
@@ -186,6 +188,7 @@ for _cls in (
     SpoolStatistics,
     Statistics,
     StatusError,
+    Subscription,
     UndeliveredError,
     WrongLoopError,
 ):

@@ -20,6 +20,7 @@ from bucketeer_async._composition import LocalFlags, Parts
 from bucketeer_async._errors import ConfigurationError
 from bucketeer_async._events._receipt import Receipt
 from bucketeer_async._flags._evaluations import Evaluations
+from bucketeer_async._hooks import Subscription
 from bucketeer_async._lifecycle import NO_COPY
 from bucketeer_async._log import GuardedLogger, RateLimitedLog
 from bucketeer_async._models import User, check_text, check_user
@@ -262,21 +263,22 @@ class Client(Variations, NowaitVariations):
             self._events.statistics(),
             local_evaluation=None if self._local is None else self._local.statistics(),
             remote_evaluation=None if self._remote is None else self._remote.statistics(),
+            callback_errors=0 if self._local is None else self._local.callback_errors,
         )
 
     # Local evaluation
 
-    def on_change(self, callback: Callable[[FlagChanges], object]) -> None:
+    def on_change(self, callback: Callable[[FlagChanges], object]) -> Subscription:
         """Register a callback that is called after every poll that has changed flags, the first poll included.
 
         The callback is called on the event loop, once the new flags are in use, and must be short. What it raises is
-        logged.
+        logged and counted.
 
         Raises:
             ConfigurationError: If the client has no local evaluation.
             TypeError: If the callback is not callable, or is a coroutine function.
         """
-        self._local_flags().on_change(callback)
+        return self._local_flags().on_change(callback)
 
     def export_snapshot(self) -> bytes:
         """Return the flags and segments as of the export, for ``LocalEvaluation(bootstrap=...)``.

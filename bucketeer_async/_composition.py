@@ -19,6 +19,7 @@ from bucketeer_async._events._receipt import Receipt
 from bucketeer_async._flags._evaluations import EvaluationEvents, Evaluator, NowaitEvaluator
 from bucketeer_async._flags._own_metrics import OwnMetrics
 from bucketeer_async._flags._remote import RemoteEvaluator
+from bucketeer_async._hooks import Subscription
 from bucketeer_async._log import GuardedLogger
 from bucketeer_async._models import EventKind, User, check_tag
 from bucketeer_async._options import LocalEvaluation, ProcessorConfig, as_option, check_kind
@@ -40,8 +41,10 @@ class ClientEvents(EventsLife, EvaluationEvents, Protocol):
 class LocalFlags(NowaitEvaluator, Protocol):
     """The flags of a client with local evaluation, as the client shows them."""
 
+    @property
+    def callback_errors(self) -> int: ...
     def statistics(self) -> LocalEvaluationStatistics | None: ...
-    def on_change(self, callback: Callable[[FlagChanges], object]) -> None: ...
+    def on_change(self, callback: Callable[[FlagChanges], object]) -> Subscription: ...
     def export_snapshot(self) -> bytes: ...
     def explain(self, user: User, feature_id: str) -> _evaluation.Explanation: ...
 
@@ -110,7 +113,8 @@ def disabled(*, strict: bool) -> Parts:
     """Return the parts of a disabled client."""
     from bucketeer_async._disabled import DisabledEvaluator, DisabledProcessor  # noqa: PLC0415 - few are
 
-    evaluator, logger = DisabledEvaluator(), GuardedLogger(None)
+    logger = GuardedLogger(None)
+    evaluator = DisabledEvaluator(logger)
     events = DisabledProcessor(logger, strict=strict)
     return Parts(events=events, evaluator=evaluator, logger=logger, tag="", strict=strict, local=evaluator)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NoReturn
 
 from bucketeer_async._errors import NotReadyError
@@ -10,13 +11,23 @@ from bucketeer_async._events._bounds import Bounds
 from bucketeer_async._events._ledger import Ledger
 from bucketeer_async._events._receipt import Receipt
 from bucketeer_async._flags._reasons import DisabledError
+from bucketeer_async._hooks import Hook, Subscription
 from bucketeer_async._log import GuardedLogger
 from bucketeer_async._models import EventKind, User, check_user
-from bucketeer_async._results import DrainReport, RefusedReason, Statistics
+from bucketeer_async._results import DrainReport, FlagChanges, RefusedReason, Statistics
 
 
 class DisabledEvaluator:
-    """Evaluates no flag."""
+    """Evaluates no flag.
+
+    Attributes:
+        callback_errors: 0, because no callback is ever called.
+    """
+
+    callback_errors = 0
+
+    def __init__(self, logger: GuardedLogger) -> None:
+        self._on_change: Hook[FlagChanges] = Hook("on_change", logger)
 
     async def start(self) -> None:
         """Do nothing."""
@@ -41,8 +52,9 @@ class DisabledEvaluator:
     def statistics(self) -> None:
         """Return None, because there are no flags."""
 
-    def on_change(self, *_callback: object, **_named: object) -> None:
-        """Do nothing, because no flag ever changes."""
+    def on_change(self, callback: Callable[[FlagChanges], object]) -> Subscription:
+        """Check the callback, and never call it, because no flag ever changes."""
+        return self._on_change.register(callback)
 
     def export_snapshot(self) -> NoReturn:
         """Raise `NotReadyError`."""

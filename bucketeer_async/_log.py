@@ -83,6 +83,10 @@ class RateLimitedLog:
         """
         self._report(topic, logging.WARNING, _WARNING_INTERVAL, message, args, detail=detail)
 
+    def report_exception(self, topic: str, message: str, *args: object) -> None:
+        """Log the exception that is handled, with its traceback, at most once a minute per topic."""
+        self._report(topic, logging.ERROR, _WARNING_INTERVAL, message, args, exc_info=True)
+
     def report(self, topic: str, level: int, interval: float, message: str, *args: object) -> None:
         """Log a problem; while it lasts, log it again only after ``interval`` seconds or at a higher level."""
         self._report(topic, level, interval, message, args)
@@ -103,7 +107,15 @@ class RateLimitedLog:
             self._logger.info(message, self._clock() - ended.began_at, *args)
 
     def _report(
-        self, topic: str, level: int, interval: float, message: str, args: tuple[object, ...], *, detail: str = ""
+        self,
+        topic: str,
+        level: int,
+        interval: float,
+        message: str,
+        args: tuple[object, ...],
+        *,
+        detail: str = "",
+        exc_info: bool = False,
     ) -> None:
         now = self._clock()
         with self._lock:
@@ -117,7 +129,7 @@ class RateLimitedLog:
         if suppressed:
             message += " (and %d more times since the last line)"
             args = (*args, suppressed)
-        self._logger.log(level, message, *args)
+        self._logger.log(level, message, *args, exc_info=exc_info)
 
     def _key(self, topic: str, detail: str, now: float) -> tuple[str, str]:
         """Return the key of a problem: that of the topic alone if too many details are known already."""

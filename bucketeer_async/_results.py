@@ -179,6 +179,8 @@ class Statistics:
         spool: State of the spool as of its last write; None without a spool.
         local_evaluation: State of local evaluation; None unless a client evaluates flags locally.
         remote_evaluation: Counters of evaluations by the gateway; None unless a client has the gateway evaluate flags.
+        callback_errors: Exceptions that callbacks of a client's hooks have raised: of ``on_evaluation``, ``on_status``
+            and ``on_change``.
     """
 
     goal: EventCounts
@@ -193,6 +195,7 @@ class Statistics:
     spool: SpoolStatistics | None = None
     local_evaluation: LocalEvaluationStatistics | None = None
     remote_evaluation: RemoteEvaluationStatistics | None = None
+    callback_errors: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

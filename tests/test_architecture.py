@@ -28,6 +28,7 @@ _events _flags
 _evaluation _transport
 
 _lifecycle
+_hooks
 _background _retry _log _go_numbers _nesting
 
 _options

@@ -282,10 +282,29 @@ async def test_a_client_of_the_gateway_has_no_flags_to_export_or_watch() -> None
         client.explain(USER, "bool")
 
 
+async def test_a_callback_of_changes_can_be_cancelled_and_its_errors_are_counted() -> None:
+    server, seen = Server(), list[FlagChanges]()
+    async with server.client() as client:
+        subscription = client.on_change(seen.append)
+        failing = client.on_change(lambda _: {}["a bug of the application's"])
+        await client.wait_ready()
+        subscription.cancel()
+        failing.cancel()
+        server.flags = server.flags[:1]
+        await asyncio.sleep(100)
+
+        assert client.statistics().local_evaluation.flags == 1  # type: ignore[union-attr]
+        assert client.statistics().callback_errors == 1
+    assert [len(changes.added) for changes in seen] == [3]
+
+
 async def test_a_disabled_client_has_no_flags_and_hears_of_no_change() -> None:
     client = Client.disabled()
 
-    client.on_change(print)
+    client.on_change(print).cancel()
+    with pytest.raises(TypeError, match="on_change takes a function"):
+        client.on_change(None)  # type: ignore[arg-type]
+    assert client.statistics().callback_errors == 0
     assert client.statistics().local_evaluation is None
     with pytest.raises(NotReadyError, match="the client is disabled"):
         client.export_snapshot()

@@ -23,6 +23,7 @@ from bucketeer_async._evaluation import EvaluationCause, EvaluationError, Explan
 from bucketeer_async._flags import _snapshot_file
 from bucketeer_async._flags._own_metrics import OwnMetrics
 from bucketeer_async._flags._published import Coverage, PublishedFlags
+from bucketeer_async._hooks import Subscription
 from bucketeer_async._lifecycle import Lifecycle, State
 from bucketeer_async._log import GuardedLogger
 from bucketeer_async._models import ApiId, Evaluation, User
@@ -277,7 +278,7 @@ class LocalEvaluator:
 
     # Watching
 
-    def on_change(self, callback: Callable[[FlagChanges], object]) -> None:
+    def on_change(self, callback: Callable[[FlagChanges], object]) -> Subscription:
         """Register a callback that is called when flags have changed, the first ones included.
 
         It is called on the event loop, with the new flags in place, and must be short: the loop waits for it. Its
@@ -286,7 +287,12 @@ class LocalEvaluator:
         Raises:
             TypeError: If it is not callable, or a coroutine function.
         """
-        self._published.on_change(callback)
+        return self._published.on_change.register(callback)
+
+    @property
+    def callback_errors(self) -> int:
+        """Exceptions that callbacks of `on_change` have raised in this process."""
+        return self._published.on_change.errors
 
     def statistics(self) -> LocalEvaluationStatistics:
         """Return how fresh the flags are, and how many polls this process made; from any thread."""

@@ -15,9 +15,8 @@ from bucketeer_async._background import PerProcess, Progress
 from bucketeer_async._evaluation import Snapshot
 from bucketeer_async._flags._definitions import FlagDefinition, SegmentDefinition
 from bucketeer_async._flags._sync import CachedFlags, CachedSegments, changes, snapshot_of
+from bucketeer_async._hooks import Hook
 from bucketeer_async._log import GuardedLogger
-from bucketeer_async._models import shown
-from bucketeer_async._options import is_callback
 from bucketeer_async._results import FlagChanges, LocalEvaluationStatistics, SnapshotSource
 
 
@@ -70,6 +69,7 @@ class PublishedFlags:
     Attributes:
         current: The flags and segments of this moment, to be read from any thread; None before the first are published.
         clock: As in the arguments.
+        on_change: Called each time that published flags differ from those before.
     """
 
     def __init__(self, *, tag: str, logger: GuardedLogger, clock: Callable[[], float]) -> None:
@@ -77,7 +77,7 @@ class PublishedFlags:
         self.clock = clock
         self._tag = tag
         self._logger = logger
-        self._callbacks: list[Callable[[FlagChanges], object]] = []
+        self.on_change: Hook[FlagChanges] = Hook("on_change", logger)
         self._waiters = PerProcess(Progress)
 
     def publish(
@@ -101,9 +101,11 @@ class PublishedFlags:
             text = "flags can be evaluated: %d flags and %d segments, %s"
             self._logger.info(text, len(flags.flags), len(segments.segments), source)
         if before is not None or source is not SnapshotSource.BOOTSTRAP:  # to begin with saved flags is no change
-            self._call_back(changes(before.flags if before else {}, flags.flags, self._tag))
+            changed = changes(before.flags if before else {}, flags.flags, self._tag)
+            if changed:
+                self.on_change.call(changed)
 
-    # Waiting and watching
+    # Waiting
 
     async def wait(self) -> None:
         """Wait until other flags are published, or `wake_waiters` is called."""
@@ -112,25 +114,6 @@ class PublishedFlags:
     def wake_waiters(self) -> None:
         """Wake all callers of `wait`."""
         self._waiters.get().notify()
-
-    def on_change(self, callback: Callable[[FlagChanges], object]) -> None:
-        """Register a callback that is called each time that published flags differ from those before.
-
-        Raises:
-            TypeError: If it is not callable, or a coroutine function.
-        """
-        if not is_callback(callback):
-            raise TypeError(f"on_change takes a function that is not a coroutine, not {shown(callback)}")
-        self._callbacks.append(callback)
-
-    def _call_back(self, changed: FlagChanges) -> None:
-        for callback in self._callbacks if changed else ():
-            try:
-                callback(changed)
-            # Not a cancellation of this task, which would be raised by an await: a callback that called a future's
-            # result() raises the CancelledError of another task, and sys.exit() in it would end the polling.
-            except BaseException:
-                self._logger.exception("a callback of on_change raised an exception")
 
     # Statistics
 

@@ -35,6 +35,7 @@ from bucketeer_async import (
     ReasonType,
     Receipt,
     Statistics,
+    Subscription,
     User,
 )
 from bucketeer_async import Definitions as OldDefinitions
@@ -237,7 +238,9 @@ async def use_client() -> None:
         assert_type(await client.flush(1.0), bool)
         assert_type(client.statistics(), Statistics)
         await client.string_variation(user, "flag", None)  # type: ignore[arg-type]
-        client.on_change(changed)
+        assert_type(client.on_change(changed), Subscription)
+        client.on_change(changed).cancel()
+        assert_type(client.statistics().callback_errors, int)
         assert_type(client.export_snapshot(), bytes)
         use_explanation(client.explain(user, "flag"))
         use_client_without_awaiting(client, user)
