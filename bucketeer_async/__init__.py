@@ -22,6 +22,7 @@ from bucketeer_async._events._processor import Processor
 from bucketeer_async._events._receipt import Receipt
 from bucketeer_async._hooks import Subscription
 from bucketeer_async._models import ApiId, Evaluation, EvaluationDetails, EventKind, Reason, ReasonType, User
+from bucketeer_async._notices import CheckReport, ClientState, ClientStatus, FlagEvaluation
 from bucketeer_async._options import ProcessorConfig, RetryPolicy
 from bucketeer_async._results import (
     DrainCounts,
@@ -47,7 +48,10 @@ __all__ = [
     "ApiError",
     "ApiId",
     "BucketeerError",
+    "CheckReport",
     "Client",
+    "ClientState",
+    "ClientStatus",
     "ClosedError",
     "ConfigurationError",
     "ConnectionFailedError",
@@ -70,6 +74,7 @@ __all__ = [
     "Explanation",
     "Fate",
     "FlagChanges",
+    "FlagEvaluation",
     "LocalEvaluation",
     "LocalEvaluationStatistics",
     "NotReadyError",
@@ -161,6 +166,8 @@ for _cls in (
     ApiId,
     BucketeerError,
     Client,
+    ClientState,
+    ClientStatus,
     ClosedError,
     ConfigurationError,
     ConnectionFailedError,
@@ -173,6 +180,7 @@ for _cls in (
     EventKind,
     Fate,
     FlagChanges,
+    FlagEvaluation,
     LocalEvaluationStatistics,
     NotReadyError,
     Outcome,

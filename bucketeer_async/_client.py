@@ -24,6 +24,7 @@ from bucketeer_async._hooks import Subscription
 from bucketeer_async._lifecycle import NO_COPY
 from bucketeer_async._log import GuardedLogger, RateLimitedLog
 from bucketeer_async._models import User, check_text, check_user
+from bucketeer_async._notices import ClientStatus
 from bucketeer_async._options import LocalEvaluation, ProcessorConfig, check_kind
 from bucketeer_async._results import DrainReport, FlagChanges, Statistics
 from bucketeer_async._transport._api import ApiClient
@@ -105,7 +106,8 @@ class Client(Variations, NowaitVariations):
         self._events = composed.events
         self._local = composed.local
         self._remote = composed.remote
-        self._life = ClientLife(composed.events, composed.api, composed.evaluator)
+        self._status = composed.status
+        self._life = ClientLife(composed.events, composed.api, composed.evaluator, composed.status.note_life)
         log = RateLimitedLog(composed.logger, max_details=_LOGGED_FLAGS)
         self._evaluations = Evaluations(
             self._life.evaluator,
@@ -263,10 +265,21 @@ class Client(Variations, NowaitVariations):
             self._events.statistics(),
             local_evaluation=None if self._local is None else self._local.statistics(),
             remote_evaluation=None if self._remote is None else self._remote.statistics(),
-            callback_errors=0 if self._local is None else self._local.callback_errors,
+            callback_errors=self._status.hook.errors + (0 if self._local is None else self._local.callback_errors),
         )
 
-    # Local evaluation
+    # Hooks
+
+    def on_status(self, callback: Callable[[ClientStatus], object]) -> Subscription:
+        """Register a callback that is called when the state of the client changes, with the state and the reason.
+
+        If the client was started, the callback is called with the present status at once. It is called on the event
+        loop, and must be short. What it raises is logged and counted.
+
+        Raises:
+            TypeError: If the callback is not callable, or is a coroutine function.
+        """
+        return self._status.on_status(callback)
 
     def on_change(self, callback: Callable[[FlagChanges], object]) -> Subscription:
         """Register a callback that is called after every poll that has changed flags, the first poll included.
@@ -279,6 +292,8 @@ class Client(Variations, NowaitVariations):
             TypeError: If the callback is not callable, or is a coroutine function.
         """
         return self._local_flags().on_change(callback)
+
+    # Local evaluation
 
     def export_snapshot(self) -> bytes:
         """Return the flags and segments as of the export, for ``LocalEvaluation(bootstrap=...)``.

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from threading import get_ident
 from types import EllipsisType
 from typing import Protocol
@@ -40,9 +41,17 @@ class ClientLife:
         events: The processor.
         api: The API client; None if there is none.
         evaluator: The evaluator.
+        on_state: Called with each new state, on the event loop.
     """
 
-    def __init__(self, events: EventsLife, api: ApiClient | None, evaluator: Evaluator) -> None:
+    def __init__(
+        self,
+        events: EventsLife,
+        api: ApiClient | None,
+        evaluator: Evaluator,
+        on_state: Callable[[State], None] = lambda _: None,
+    ) -> None:
+        self._on_state = on_state
         self._events = events
         self._api = api
         self._evaluator = evaluator
@@ -51,7 +60,7 @@ class ClientLife:
 
     def _new_life(self) -> _Life:
         inherited = [life.lifecycle for life in self._life.inherited()]
-        return _Life(self._events, self._api, self._evaluator, inherited)
+        return _Life(self._events, self._api, self._evaluator, self._on_state, inherited)
 
     @property
     def state(self) -> State:
@@ -117,7 +126,9 @@ class ClientLife:
             life.lifecycle.begin_closing()
             if self._api is not None:
                 await self._api.aclose()
-            return await self._events.aclose()
+            report = await self._events.aclose()
+            self._on_state(State.CLOSED)
+            return report
         if limit is not None:
             life.limit(limit)
         life.lifecycle.begin_closing()
@@ -130,8 +141,14 @@ class _Life:
     """The part of a client's life that belongs to one process."""
 
     def __init__(
-        self, events: EventsLife, api: ApiClient | None, evaluator: Evaluator, inherited: Iterable[Lifecycle]
+        self,
+        events: EventsLife,
+        api: ApiClient | None,
+        evaluator: Evaluator,
+        on_state: Callable[[State], None],
+        inherited: Iterable[Lifecycle],
     ) -> None:
+        self._on_state = on_state
         self._events = events
         self._api = api
         self._evaluator = evaluator
@@ -142,7 +159,10 @@ class _Life:
             "client",
             task_name="bucketeer-client",
             prepare=self._prepare,
+            run=self._run,
             finish=self._finish,
+            conclude=partial(on_state, State.CLOSED),
+            on_closing=partial(on_state, State.CLOSING),
             inherited=inherited,
         )
 
@@ -157,8 +177,13 @@ class _Life:
         self._events._limit_drain(timeout)
 
     async def _prepare(self) -> None:
+        self._on_state(State.STARTING)
         await self._events.start()
         await self._evaluator.start()
+
+    async def _run(self) -> None:
+        self._on_state(State.RUNNING)
+        await self.lifecycle.until_closing()
 
     async def _finish(self) -> None:
         try:

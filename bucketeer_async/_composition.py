@@ -24,6 +24,7 @@ from bucketeer_async._log import GuardedLogger
 from bucketeer_async._models import EventKind, User, check_tag
 from bucketeer_async._options import LocalEvaluation, ProcessorConfig, as_option, check_kind
 from bucketeer_async._results import FlagChanges, LocalEvaluationStatistics, Statistics
+from bucketeer_async._status import Part, Status
 from bucketeer_async._transport._api import ApiClient
 
 _ERRORS_SHARE: Final = 0.1  # of the queue's capacity that error metrics may hold
@@ -58,6 +59,7 @@ class Parts(NamedTuple):
         logger: Where the client logs.
         tag: The tag of the flags; "" if the client is disabled.
         strict: Whether arguments of the wrong type raise.
+        status: Told what the other parts note.
         api: The connections under both; None if the client is disabled.
         local: The flags of local evaluation; None if the gateway evaluates.
         remote: Has the gateway evaluate; None if flags are evaluated locally.
@@ -68,6 +70,7 @@ class Parts(NamedTuple):
     logger: GuardedLogger
     tag: str
     strict: bool
+    status: Status
     api: ApiClient | None = None
     local: LocalFlags | None = None
     remote: RemoteEvaluator | None = None
@@ -91,22 +94,56 @@ def connected(
     config = _tagged(events, tag)
     mode = f"flags are evaluated {'by the gateway' if local_evaluation is None else 'locally'}"
     # The only pushes of the application are goals: what the client pushes by itself never raises.
-    processor = Processor(api, config, _strict_kinds=frozenset({EventKind.GOAL}), _mode=mode)
     logger = GuardedLogger(config.logger)
+    status = Status(logger)
+    processor = Processor(
+        api,
+        config,
+        _strict_kinds=frozenset({EventKind.GOAL}),
+        _mode=mode,
+        _on_circuit=status.outcomes_of(Part.EVENTS),
+    )
     metrics = OwnMetrics(processor, max_errors=max(int(config.queue_capacity * _ERRORS_SHARE), 1))
     if local_evaluation is None:
-        remote = RemoteEvaluator(api, tag=tag, timeout=timeout, metrics=metrics)
+        on_outcome = status.outcomes_of(Part.EVALUATIONS)
+        remote = RemoteEvaluator(api, tag=tag, timeout=timeout, metrics=metrics, on_outcome=on_outcome)
         return Parts(
-            events=processor, evaluator=remote, logger=logger, tag=tag, strict=config.strict, api=api, remote=remote
+            events=processor,
+            evaluator=remote,
+            logger=logger,
+            tag=tag,
+            strict=config.strict,
+            status=status,
+            api=api,
+            remote=remote,
         )
     # They are loaded with `LocalEvaluation`, or here where only the environment names local evaluation.
     from bucketeer_async._flags._local import LocalEvaluator  # noqa: PLC0415
     from bucketeer_async._flags._poller import FlagPoller  # noqa: PLC0415
 
     options = check_kind("Client.local_evaluation", local_evaluation, LocalEvaluation)
-    poller = partial(FlagPoller, api, options, tag=tag, metrics=metrics, logger=logger)
+    poller = partial(
+        FlagPoller,
+        api,
+        options,
+        tag=tag,
+        metrics=metrics,
+        logger=logger,
+        on_outcome=status.outcomes_of(Part.POLLS),
+        on_stale=status.note_stale,
+    )
     local = LocalEvaluator(poller, options.bootstrap, tag=tag, metrics=metrics, logger=logger)
-    return Parts(events=processor, evaluator=local, logger=logger, tag=tag, strict=config.strict, api=api, local=local)
+    status.is_ready = local.is_ready
+    return Parts(
+        events=processor,
+        evaluator=local,
+        logger=logger,
+        tag=tag,
+        strict=config.strict,
+        status=status,
+        api=api,
+        local=local,
+    )
 
 
 def disabled(*, strict: bool) -> Parts:
@@ -116,7 +153,15 @@ def disabled(*, strict: bool) -> Parts:
     logger = GuardedLogger(None)
     evaluator = DisabledEvaluator(logger)
     events = DisabledProcessor(logger, strict=strict)
-    return Parts(events=events, evaluator=evaluator, logger=logger, tag="", strict=strict, local=evaluator)
+    return Parts(
+        events=events,
+        evaluator=evaluator,
+        logger=logger,
+        tag="",
+        strict=strict,
+        status=Status(logger),
+        local=evaluator,
+    )
 
 
 def _tagged(events: object, tag: object) -> ProcessorConfig:

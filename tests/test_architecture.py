@@ -27,12 +27,13 @@ _client_life _disabled _from_env _variations _variations_nowait
 _events _flags
 _evaluation _transport
 
+_status
 _lifecycle
 _hooks
 _background _retry _log _go_numbers _nesting
 
 _options
-_results
+_results _notices
 _models
 _errors _dataclasses _process_id _version _proto
 """

@@ -28,6 +28,7 @@ MOVED = set(bucketeer_async.api.__all__)
 
 #: Public classes that show the module where they are defined: `typing.get_type_hints` looks their annotations up there.
 SHOWN_WHERE_DEFINED = {
+    "CheckReport",
     "EvaluationDetails",
     "EventCounts",
     "GetEvaluationResponse",

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from bucketeer_async._errors import ApiError, StatusError
 from bucketeer_async._events._circuit import Circuit, Permit
-from bucketeer_async._events._delivery_log import DeliveryLog
+from bucketeer_async._events._delivery_log import DeliveryLog, brief
 from bucketeer_async._events._ledger import Ledger
 from bucketeer_async._events._limits import ByteLimit
 from bucketeer_async._events._quarantine import Part, suspicion_of
@@ -79,6 +79,7 @@ class Delivery:
     Attributes:
         limit: Bytes of the events in one batch.
         longest_pause: Seconds of the longest backoff of single events; lowered when the processor closes.
+        last_error: Error of the latest post that failed as a whole, without the words of the server.
         suspects_in_flight: Batches from the quarantine that are being delivered.
     """
 
@@ -110,6 +111,7 @@ class Delivery:
         self.longest_pause = config.retry.maximum
         self._tasks: weakref.WeakSet[Any] = weakref.WeakSet()  # the flush tasks
         self.suspects_in_flight = 0
+        self.last_error = ""
         self._lone_refusals = 0
         self._is_abandoned = False
 
@@ -200,6 +202,7 @@ class Delivery:
                 self._note_size(part, part.size, number)
             self._read(records, answer)
         except ApiError as error:
+            self.last_error = brief(error)
             return error
         except NeverSentError:
             raise  # the drain has ended, say, while the connection was being made

@@ -6,6 +6,7 @@ One state machine over monotonic times, without an event loop. What an error mea
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Final
 
@@ -68,6 +69,7 @@ class Circuit:
         policy: The steps of the backoff.
         slots: Largest number of batches in flight while the gateway is available.
         rng: Source of the jitter.
+        on_change: Called when the circuit opens, and when it is closed again after that.
 
     Attributes:
         state: The state; for reading.
@@ -78,10 +80,13 @@ class Circuit:
         not_before: Time before which a ``Retry-After`` header forbids requests.
     """
 
-    def __init__(self, policy: RetryPolicy, *, slots: int, rng: random.Random) -> None:
+    def __init__(
+        self, policy: RetryPolicy, *, slots: int, rng: random.Random, on_change: Callable[[], None] = lambda: None
+    ) -> None:
         self._policy = policy
         self._slots = slots
         self._rng = rng
+        self._on_change = on_change
         self.state = CircuitState.CLOSED
         self.posting = 0
         self.opening = 0
@@ -146,6 +151,7 @@ class Circuit:
             self.state = CircuitState.CLOSED
             self._failures = 0
             self._limit = 1
+            self._on_change()
         self._limit = min(self._slots, self._limit + 1)
 
     def failed(self, permit: Permit, decision: Decision, now: float) -> bool:
@@ -162,6 +168,8 @@ class Circuit:
         self._failures += 1
         self.state = CircuitState.OPEN
         self._next_probe = max(self.not_before, now + self._pause(decision.pause_kind, now))
+        if opened:
+            self._on_change()
         return opened
 
     def _apply_retry_after(self, retry_after: float | None, now: float) -> None:

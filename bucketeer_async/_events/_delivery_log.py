@@ -38,7 +38,7 @@ class DeliveryLog:
         else:
             level, hint = logging.WARNING, "the gateway is failing or cannot be reached"
         text = "events cannot be delivered (%s): %s; they are kept and tried again"
-        self._log.report(_OUTAGE, level, _AGAIN, text, _brief(error), hint)
+        self._log.report(_OUTAGE, level, _AGAIN, text, brief(error), hint)
 
     def accepted(self, waiting: int) -> None:
         """Log the end of an outage, if there was one: the gateway has accepted a post."""
@@ -56,7 +56,7 @@ class DeliveryLog:
     def quarantined(self, error: ApiError, held: int) -> None:
         """Log that ``held`` events are in quarantine."""
         text = "%d events are in quarantine, because the gateway takes others and not these (%s); they are tried again"
-        self._log.report(_QUARANTINE, logging.WARNING, _AGAIN, text, held, _brief(error))
+        self._log.report(_QUARANTINE, logging.WARNING, _AGAIN, text, held, brief(error))
 
     def clocks_agree(self) -> None:
         """Log that the clock of this host is right again, if it was wrong."""
@@ -75,6 +75,6 @@ class DeliveryLog:
         )
 
 
-def _brief(error: ApiError) -> str:
+def brief(error: ApiError) -> str:
     """Return what happened, without the words of the server."""
     return f"status {error.status_code}" if isinstance(error, StatusError) else str(error)

@@ -53,6 +53,7 @@ class Pipeline:
         rng: Source of all jitter.
         mode: How the client that the processor is a part of evaluates flags; "" for a processor by itself.
         inherited: The lives of the processor in the processes from which this one was forked.
+        on_circuit: Called with the latest error, in words, when the circuit opens, and with "" when it is closed again.
 
     Attributes:
         life: State, start and end.
@@ -69,12 +70,15 @@ class Pipeline:
         rng: random.Random,
         mode: str = "",
         inherited: Iterable[Lifecycle] = (),
+        *,
+        on_circuit: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._client: ApiClient | None = client  # None once the pipeline is abandoned
         self._config = config
         self._rng = rng
         self._mode = mode
         self._owner = "client" if mode else "processor"
+        self._on_circuit = on_circuit
         self._logger = GuardedLogger(config.logger)
         self._log = RateLimitedLog(self._logger)
         self._losses = LossReporter(config.on_drop, self._logger, self._log)
@@ -97,7 +101,7 @@ class Pipeline:
             on_settled=self._on_settled,
             not_started=self.life.not_started,
         )
-        self.circuit = Circuit(config.retry, slots=config.num_flush_workers, rng=rng)
+        self.circuit = Circuit(config.retry, slots=config.num_flush_workers, rng=rng, on_change=self._on_circuit_change)
         self._new_spooler = _spooler_for(config.spool, self._log) if config.spool else None
         self.spooler: Spooler | None = None
         self.delivery: Delivery | None = None
@@ -252,6 +256,12 @@ class Pipeline:
             self._wakeups.notify()
         if self.delivery is not None:
             self._losses.report_drain(self._report, self._owner)
+
+    def _on_circuit_change(self) -> None:
+        if self.circuit.state is CircuitState.CLOSED:
+            self._on_circuit("")
+        else:
+            self._on_circuit((self.delivery and self.delivery.last_error) or "a post has failed")
 
     # What callers wait for
 

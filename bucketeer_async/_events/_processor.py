@@ -141,8 +141,8 @@ class Processor:
     """
 
     # The private arguments are for tests: the wall clock (Unix seconds), a maker of event ids, a maker of the source of
-    # jitter; in a forked child the makers are called again. The last two are for a client: the kinds of events whose
-    # pushes may raise, and how it evaluates flags.
+    # jitter; in a forked child the makers are called again. The last three are for a client: the kinds of events
+    # whose pushes may raise, how it evaluates flags, and what is called when the circuit opens or is closed again.
     def __init__(
         self,
         api_client: ApiClient,
@@ -153,6 +153,7 @@ class Processor:
         _new_rng: Callable[[], random.Random] = random.Random,
         _strict_kinds: Container[EventKind] = frozenset(EventKind),
         _mode: str = "",
+        _on_circuit: Callable[[str], None] = lambda _: None,
     ) -> None:
         if not hasattr(api_client, "lease"):  # not `isinstance`: a test may have a client of its own
             raise ConfigurationError(f"api_client must be an ApiClient, not {shown(api_client)}")
@@ -162,6 +163,7 @@ class Processor:
         self._now, self._new_ids, self._new_rng = _now, _new_ids, _new_rng
         self._strict_kinds: Container[EventKind] = _strict_kinds if config.strict else ()
         self._mode = _mode
+        self._on_circuit = _on_circuit
         self._life = PerProcess(self._new_life)
         self._lives = self._life.values
         self._life.get()  # an error of the configuration is raised now
@@ -177,7 +179,8 @@ class Processor:
             new_id=self._new_ids(),
         )
         inherited = [life.pipeline.life for life in self._life.inherited()]
-        return _Life(events, Pipeline(api, config, self._new_rng(), self._mode, inherited), self._strict_kinds)
+        pipeline = Pipeline(api, config, self._new_rng(), self._mode, inherited, on_circuit=self._on_circuit)
+        return _Life(events, pipeline, self._strict_kinds)
 
     @property
     def _pipeline(self) -> Pipeline:

@@ -164,6 +164,10 @@ class LocalEvaluator:
                 raise ClosedError("the local evaluator is not running, and no flags have arrived")
             await self._published.wait()
 
+    def is_ready(self) -> bool:
+        """Return whether flags can be evaluated; from any thread."""
+        return self._published.current is not None
+
     # The bootstrap
 
     async def _load_bootstrap(self) -> None:

@@ -35,6 +35,7 @@ _R = TypeVar("_R", GetFeatureFlagsResponse, GetSegmentUsersResponse)
 
 _REQUESTS: Final = 4  # for flags, in one poll: changes, all of the tag after doubts, the environment, the tag after all
 _LOG_INTERVAL: Final = 600.0  # seconds between two lines about one outage
+_STALE_INTERVALS: Final = 3  # polling intervals without a successful poll, after which flags are stale
 _LONGEST_ERROR: Final = 300  # characters
 _TOPIC: Final = "polling"
 _EXPECTED: Final = (ApiError, ClosedError)  # ClosedError: the application has closed the API client too early
@@ -51,6 +52,9 @@ class FlagPoller:
         tag: The tag of the flags; "" for all of the environment.
         metrics: Called with the outcome of every request. A request that the API client repeats counts once.
         logger: Where to log.
+        on_outcome: Called after each poll with its error, in words; "" if it succeeded.
+        on_stale: Called with the reason when no poll has succeeded for three intervals although there are flags, and
+            with "" after each poll that succeeded.
         work_clock: Monotonic seconds, by which the work of one turn of the loop is bounded.
 
     Attributes:
@@ -67,6 +71,8 @@ class FlagPoller:
         tag: str,
         metrics: OwnMetrics,
         logger: GuardedLogger,
+        on_outcome: Callable[[str], None] = lambda _: None,
+        on_stale: Callable[[str], None] = lambda _: None,
         work_clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.statistics = LocalEvaluationStatistics()
@@ -79,6 +85,9 @@ class FlagPoller:
         self._metrics = metrics
         self._logger = logger
         self._log = RateLimitedLog(logger, self._clock)
+        self._on_outcome = on_outcome
+        self._on_stale = on_stale
+        self._stale_timer: asyncio.TimerHandle | None = None
         self._work_clock = work_clock
         self._flags = CachedFlags()
         self._segments = CachedSegments()
@@ -92,9 +101,13 @@ class FlagPoller:
     async def run(self) -> None:
         """Go on from what is published already, and poll until cancelled."""
         self._resume()
-        while True:
-            seconds = await self._round()
-            await asyncio.sleep(seconds)
+        try:
+            self._set_stale_timer()
+            while True:
+                seconds = await self._round()
+                await asyncio.sleep(seconds)
+        finally:
+            self._clear_stale_timer()
 
     def _resume(self) -> None:
         current = self._published.current
@@ -120,7 +133,28 @@ class FlagPoller:
         self._failures = self._failures + 1 if errors else 0
         self._log_outcome()
         self._log_missing_yaml()
+        self._on_outcome(self.statistics.last_error)
+        if not errors:
+            self._set_stale_timer()
+            self._on_stale("")
         return pause(errors, self._failures, self._options, self._rng)
+
+    def _set_stale_timer(self) -> None:
+        """Count the flags as stale if no poll succeeds for three intervals from now on."""
+        self._clear_stale_timer()
+        seconds = _STALE_INTERVALS * self._options.polling_interval
+        self._stale_timer = asyncio.get_running_loop().call_later(seconds, self._note_stale, seconds)
+
+    def _clear_stale_timer(self) -> None:
+        if self._stale_timer is not None:
+            self._stale_timer.cancel()
+
+    def _note_stale(self, seconds: float) -> None:
+        if self._published.current is None:
+            self._set_stale_timer()  # no flags are not stale flags
+            return
+        error = self.statistics.last_error
+        self._on_stale(f"no poll has succeeded for {seconds:g} s" + (f": {error}" if error else ""))
 
     async def _poll(self) -> list[Exception]:
         errors = await self._poll_flags()

@@ -13,11 +13,11 @@ from functools import partial
 
 from bucketeer_async._background import PerProcess
 from bucketeer_async._dataclasses import dataclass, field
-from bucketeer_async._errors import ApiError, ConfigurationError, DecodeError
+from bucketeer_async._errors import ApiError, ConfigurationError, DecodeError, StatusError
 from bucketeer_async._flags._own_metrics import OwnMetrics
 from bucketeer_async._models import ApiId, Evaluation, User
 from bucketeer_async._results import RemoteEvaluationStatistics
-from bucketeer_async._retry import SecondTries
+from bucketeer_async._retry import SecondTries, refuses_key
 from bucketeer_async._transport._api import ApiClient
 from bucketeer_async._transport._http import Deadline
 from bucketeer_async._transport._responses import GetEvaluationResponse
@@ -66,6 +66,7 @@ class RemoteEvaluator:
         tag: The tag of the flags.
         timeout: Seconds that an evaluation may take, from the call to the last byte of the response.
         metrics: Called with the outcome of every evaluation that is not given up.
+        on_outcome: Called with the error of each of these evaluations, in words; "" if the gateway has responded.
 
     Raises:
         ConfigurationError: If the tag is empty.
@@ -78,6 +79,7 @@ class RemoteEvaluator:
         tag: str,
         timeout: float,
         metrics: OwnMetrics,
+        on_outcome: Callable[[str], None] = lambda _: None,
         _new_rng: Callable[[], random.Random] = random.Random,
     ) -> None:
         if not tag:
@@ -89,6 +91,7 @@ class RemoteEvaluator:
         self._tag = tag
         self._timeout = timeout
         self._metrics = metrics
+        self._on_outcome = on_outcome
         self._under_way = PerProcess(lambda: _UnderWay(_new_rng()))
 
     async def start(self) -> None:
@@ -146,21 +149,38 @@ class RemoteEvaluator:
         began = clock()
         deadline = Deadline(began + self._timeout, self._timeout)
         try:
-            try:
-                response = await self._try(user, feature_id, deadline, shared, under_way.throttle)
-            except ApiError as error:
-                pause = under_way.throttle.pause_after(error, deadline.at - clock())
-                if pause is None or not shared.callers:
-                    raise
-                shared.is_waiting = True
-                await asyncio.sleep(pause)
-                under_way.second_tries += 1
-                response = await self._try(user, feature_id, deadline, shared, under_way.throttle)
+            response = await self._response(user, feature_id, deadline, shared, under_way)
             self._metrics.completed(ApiId.GET_EVALUATION, clock() - began, response.size_byte)
             return _evaluation_of(feature_id, response)
         except ApiError as error:
             self._metrics.failed(ApiId.GET_EVALUATION, error)
             raise
+
+    async def _response(
+        self, user: User, feature_id: str, deadline: Deadline, shared: _Shared, under_way: _UnderWay
+    ) -> GetEvaluationResponse:
+        """Return the response to the first try or the second, and note whether there is one."""
+        try:
+            response = await self._tries(user, feature_id, deadline, shared, under_way)
+        except ApiError as error:
+            self._on_outcome("" if _is_about_the_flag(error) else _why(error))
+            raise
+        self._on_outcome("")
+        return response
+
+    async def _tries(
+        self, user: User, feature_id: str, deadline: Deadline, shared: _Shared, under_way: _UnderWay
+    ) -> GetEvaluationResponse:
+        try:
+            return await self._try(user, feature_id, deadline, shared, under_way.throttle)
+        except ApiError as error:
+            pause = under_way.throttle.pause_after(error, deadline.at - asyncio.get_running_loop().time())
+            if pause is None or not shared.callers:
+                raise
+        shared.is_waiting = True
+        await asyncio.sleep(pause)
+        under_way.second_tries += 1
+        return await self._try(user, feature_id, deadline, shared, under_way.throttle)
 
     async def _try(
         self, user: User, feature_id: str, deadline: Deadline, shared: _Shared, throttle: SecondTries
@@ -182,6 +202,15 @@ def _forget(under_way: _UnderWay, key: _Key, shared: _Shared, task: asyncio.Task
         del under_way.evaluations[key]
     if task is not None and not task.cancelled():
         task.exception()  # marks the exception as retrieved: every caller may be gone
+
+
+def _is_about_the_flag(error: ApiError) -> bool:
+    """Whether the gateway is well, and does not know the flag."""
+    return isinstance(error, StatusError) and error.status_code == 404 and error.code is not None
+
+
+def _why(error: ApiError) -> str:
+    return f"{error}" + ("; evaluation by the gateway needs a client key" if refuses_key(error) else "")
 
 
 def _evaluation_of(feature_id: str, response: GetEvaluationResponse) -> Evaluation:

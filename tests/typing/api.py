@@ -13,6 +13,8 @@ from bucketeer_async import (
     ApiClient,
     ApiId,
     Client,
+    ClientState,
+    ClientStatus,
     DecisiveStep,
     DrainReport,
     Drop,
@@ -109,6 +111,12 @@ async def use_api_client() -> None:
 
 def changed(changes: FlagChanges) -> None:
     assert_type(changes.added, frozenset[str])
+
+
+def use_status(status: ClientStatus) -> None:
+    assert_type(status.state, ClientState)
+    assert_type(status.reason, str)
+    assert_type(status.ok, bool)
 
 
 def use_explanation(explanation: Explanation) -> None:
@@ -238,6 +246,8 @@ async def use_client() -> None:
         assert_type(await client.flush(1.0), bool)
         assert_type(client.statistics(), Statistics)
         await client.string_variation(user, "flag", None)  # type: ignore[arg-type]
+        assert_type(client.on_status(use_status), Subscription)
+        client.on_status(changed)  # type: ignore[arg-type]
         assert_type(client.on_change(changed), Subscription)
         client.on_change(changed).cancel()
         assert_type(client.statistics().callback_errors, int)
