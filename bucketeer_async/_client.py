@@ -20,11 +20,12 @@ from bucketeer_async._composition import LocalFlags, Parts
 from bucketeer_async._errors import ConfigurationError
 from bucketeer_async._events._receipt import Receipt
 from bucketeer_async._flags._evaluations import Evaluations
-from bucketeer_async._hooks import Subscription
+from bucketeer_async._flags._observed import ObservedEvaluations
+from bucketeer_async._hooks import Hook, Subscription
 from bucketeer_async._lifecycle import NO_COPY
 from bucketeer_async._log import GuardedLogger, RateLimitedLog
 from bucketeer_async._models import User, check_text, check_user
-from bucketeer_async._notices import ClientStatus
+from bucketeer_async._notices import ClientStatus, FlagEvaluation
 from bucketeer_async._options import LocalEvaluation, ProcessorConfig, check_kind
 from bucketeer_async._results import DrainReport, FlagChanges, Statistics
 from bucketeer_async._transport._api import ApiClient
@@ -109,7 +110,7 @@ class Client(Variations, NowaitVariations):
         self._status = composed.status
         self._life = ClientLife(composed.events, composed.api, composed.evaluator, composed.status.note_life)
         log = RateLimitedLog(composed.logger, max_details=_LOGGED_FLAGS)
-        self._evaluations = Evaluations(
+        self._evaluations: Evaluations = Evaluations(
             self._life.evaluator,
             composed.events,
             log,
@@ -118,6 +119,7 @@ class Client(Variations, NowaitVariations):
             local=composed.local,
             require_running=self._life.require_running,
         )
+        self._on_evaluation: Hook[FlagEvaluation] = Hook("on_evaluation", composed.logger)
 
     @classmethod
     def from_env(
@@ -265,10 +267,27 @@ class Client(Variations, NowaitVariations):
             self._events.statistics(),
             local_evaluation=None if self._local is None else self._local.statistics(),
             remote_evaluation=None if self._remote is None else self._remote.statistics(),
-            callback_errors=self._status.hook.errors + (0 if self._local is None else self._local.callback_errors),
+            callback_errors=self._on_evaluation.errors
+            + self._status.hook.errors
+            + (0 if self._local is None else self._local.callback_errors),
         )
 
     # Hooks
+
+    def on_evaluation(self, callback: Callable[[FlagEvaluation], object]) -> Subscription:
+        """Register a callback that is called after every evaluation of a flag, with the value, its reason and the duration.
+
+        The callback is called before the variation method returns, on the event loop; for a variation that is not
+        awaited, in the thread of the call. It must be short. What it raises is logged and counted. It is not called for
+        an evaluation that raised or was cancelled.
+
+        Raises:
+            TypeError: If the callback is not callable, or is a coroutine function.
+        """
+        subscription = self._on_evaluation.register(callback)
+        if not isinstance(self._evaluations, ObservedEvaluations):
+            self._evaluations = ObservedEvaluations(self._evaluations, self._on_evaluation)
+        return subscription
 
     def on_status(self, callback: Callable[[ClientStatus], object]) -> Subscription:
         """Register a callback that is called when the state of the client changes, with the state and the reason.

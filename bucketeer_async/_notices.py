@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
@@ -46,7 +46,7 @@ class ClientStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlagEvaluation:
-    """An evaluation of a flag that has ended.
+    """An evaluation of a flag that has ended. Its repr has no user, and no value.
 
     Attributes:
         user: The user; None if the argument was not a `User`.
@@ -56,10 +56,10 @@ class FlagEvaluation:
         duration: Seconds that the evaluation took, with all its waiting.
     """
 
-    user: User | None
+    user: User | None = field(repr=False)
     feature_id: str
-    details: EvaluationDetails[object]
-    default: object
+    details: EvaluationDetails[object] = field(repr=False)
+    default: object = field(repr=False)
     duration: float
 
 

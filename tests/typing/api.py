@@ -28,6 +28,7 @@ from bucketeer_async import (
     ExplainedSegment,
     Explanation,
     FlagChanges,
+    FlagEvaluation,
     LocalEvaluation,
     LocalEvaluationStatistics,
     Outcome,
@@ -111,6 +112,15 @@ async def use_api_client() -> None:
 
 def changed(changes: FlagChanges) -> None:
     assert_type(changes.added, frozenset[str])
+
+
+def use_evaluation(evaluation: FlagEvaluation) -> None:
+    assert_type(evaluation.user, User | None)
+    assert_type(evaluation.feature_id, str)
+    assert_type(evaluation.details, EvaluationDetails[object])
+    assert_type(evaluation.details.value, object)
+    assert_type(evaluation.default, object)
+    assert_type(evaluation.duration, float)
 
 
 def use_status(status: ClientStatus) -> None:
@@ -246,6 +256,8 @@ async def use_client() -> None:
         assert_type(await client.flush(1.0), bool)
         assert_type(client.statistics(), Statistics)
         await client.string_variation(user, "flag", None)  # type: ignore[arg-type]
+        assert_type(client.on_evaluation(use_evaluation), Subscription)
+        client.on_evaluation(changed)  # type: ignore[arg-type]
         assert_type(client.on_status(use_status), Subscription)
         client.on_status(changed)  # type: ignore[arg-type]
         assert_type(client.on_change(changed), Subscription)
