@@ -15,6 +15,7 @@ from typing import Final, NoReturn, Self, SupportsFloat
 
 from bucketeer_async import _composition as parts
 from bucketeer_async import _evaluation
+from bucketeer_async._check import check
 from bucketeer_async._client_life import ClientLife
 from bucketeer_async._composition import LocalFlags, Parts
 from bucketeer_async._errors import ConfigurationError
@@ -25,7 +26,7 @@ from bucketeer_async._hooks import Hook, Subscription
 from bucketeer_async._lifecycle import NO_COPY
 from bucketeer_async._log import GuardedLogger, RateLimitedLog
 from bucketeer_async._models import User, check_text, check_user
-from bucketeer_async._notices import ClientStatus, FlagEvaluation
+from bucketeer_async._notices import CheckReport, ClientStatus, FlagEvaluation
 from bucketeer_async._options import LocalEvaluation, ProcessorConfig, check_kind
 from bucketeer_async._results import DrainReport, FlagChanges, Statistics
 from bucketeer_async._transport._api import ApiClient
@@ -107,6 +108,7 @@ class Client(Variations, NowaitVariations):
         self._events = composed.events
         self._local = composed.local
         self._remote = composed.remote
+        self._api = composed.api
         self._status = composed.status
         self._life = ClientLife(composed.events, composed.api, composed.evaluator, composed.status.note_life)
         log = RateLimitedLog(composed.logger, max_details=_LOGGED_FLAGS)
@@ -311,6 +313,28 @@ class Client(Variations, NowaitVariations):
             TypeError: If the callback is not callable, or is a coroutine function.
         """
         return self._local_flags().on_change(callback)
+
+    # Deployment
+
+    async def check(self, timeout: float = 5.0) -> CheckReport:
+        """Check that the gateway can be reached, and that the API key has the role that this client needs.
+
+        For deployments and startup probes; the client need not be started. No event is pushed, and no flag is requested.
+
+        Args:
+            timeout: Seconds that the check may take.
+
+        Raises:
+            ConfigurationError: If the gateway refuses the key, the endpoint is not a gateway's, or the client is
+                disabled. The text says what to change; so do those of the next two.
+            ConnectionFailedError: If the gateway cannot be reached; a `RequestTimeoutError` if the time ran out.
+            ApiError: If the gateway is failing.
+            ClosedError: If the client is closed.
+            WrongLoopError: If the client was first used on another event loop.
+        """
+        if self._api is None:
+            raise ConfigurationError("the client is disabled: there is no gateway to check; unset BUCKETEER_DISABLED")
+        return await check(self._api, "client" if self._local is None else "server", timeout)
 
     # Local evaluation
 

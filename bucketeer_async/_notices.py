@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
+from bucketeer_async._dataclasses import dataclass
 from bucketeer_async._models import EvaluationDetails, User
 
 

@@ -72,7 +72,8 @@ def _is_too_large(error: ApiError) -> bool:
     return error.status_code == 413 or over_limit
 
 
-def _is_undecodable(error: ApiError) -> bool:
+def refuses_body(error: ApiError) -> bool:
+    """Whether the gateway refused the body of the request; it had taken the API key before, or could not decode it."""
     return isinstance(error, StatusError) and error.status_code == 400 and error.code == _INVALID_ARGUMENT
 
 
@@ -108,7 +109,7 @@ _TABLE: Final[tuple[tuple[Callable[[ApiError], bool], Callable[[ApiError], Decis
     # what happened      what to do
     (_is_stale,          lambda _: Decision(action=Action.RESEND, maybe_stored=True)),
     (_is_too_large,      lambda _: Decision(action=Action.SPLIT_BYTES)),
-    (_is_undecodable,    lambda _: Decision(action=Action.SPLIT)),
+    (refuses_body,       lambda _: Decision(action=Action.SPLIT)),
     (_is_configuration,  _pause(PauseKind.CONFIGURATION)),
     (lambda _: True,     _pause(PauseKind.OUTAGE)),
 )

@@ -22,7 +22,7 @@ api blocking spool gateway
 _client_thread
 _client
 _composition
-_client_life _disabled _from_env _variations _variations_nowait
+_check _client_life _disabled _from_env _variations _variations_nowait
 
 _events _flags
 _evaluation _transport

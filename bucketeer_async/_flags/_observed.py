@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TypeVar, cast
 
 from bucketeer_async._flags._conversion import Kind
-from bucketeer_async._flags._evaluations import Evaluations, Result, details
+from bucketeer_async._flags._evaluations import Evaluations, NowaitEvaluator, Result, details
 from bucketeer_async._hooks import Hook
 from bucketeer_async._models import EvaluationDetails, User, check_user
 from bucketeer_async._notices import FlagEvaluation
@@ -40,10 +40,12 @@ class ObservedEvaluations(Evaluations):
         self._hook = hook
         self._clock = clock
 
-    def try_evaluate(self, user: User, feature_id: str, default: _T, kind: Kind[_T]) -> Result[_T] | None:
+    def try_evaluate(
+        self, user: User, feature_id: str, default: _T, kind: Kind[_T], local: NowaitEvaluator | None = None
+    ) -> Result[_T] | None:
         """As of `Evaluations`."""
         began = self._clock()
-        result = super().try_evaluate(user, feature_id, default, kind)
+        result = super().try_evaluate(user, feature_id, default, kind, local)
         if result is not None:
             self._report(user, feature_id, default, result, began)
         return result

@@ -350,6 +350,15 @@ class ApiClient:
         """
         return await self._call(self._request("/ping", None), _codec.decode_ping, self._deadline(timeout))
 
+    async def post_nothing(self, path: str, *, timeout: float | None = None) -> None:
+        """Post an empty JSON object to an endpoint, which refuses it (400) only once it has taken the API key.
+
+        Raises:
+            ApiError: If the response is not a JSON object with status 200: usually a `StatusError`.
+            ClosedError: If the client is closed.
+        """
+        await self._call(self._request(path, b"{}"), _codec.json_object, self._deadline(timeout))
+
     # One way for all requests
 
     # No frame that waits for a request keeps a body in a variable: error trackers keep the variables of a traceback.

@@ -5,18 +5,29 @@ Run it:  BUCKETEER_API_ENDPOINT=... BUCKETEER_API_KEY=... BUCKETEER_TAG=... pyth
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator
 
 from aiohttp import web
 
-from bucketeer_async import Client, User
+from bucketeer_async import Client, ClientStatus, User
 
 CLIENT = web.AppKey("client", Client)
+READY = web.AppKey("ready", asyncio.Event)
+
+logger = logging.getLogger("shop")
 
 
 async def flags(app: web.Application) -> AsyncIterator[None]:
     """Start the client with the application; deliver all events when the application stops."""
+
+    def note(status: ClientStatus) -> None:
+        if status.ok:
+            app[READY].set()  # once ready, always ready: see /ready
+        logger.log(logging.WARNING if status.reason else logging.INFO, "flags: %s %s", status.state, status.reason)
+
     async with Client.from_env() as client:
+        client.on_status(note)
         with contextlib.suppress(TimeoutError):  # serve defaults rather than nothing
             async with asyncio.timeout(5):
                 await client.wait_ready()
@@ -33,6 +44,12 @@ async def checkout(request: web.Request) -> web.Response:
     return web.json_response({"checkout": "new" if new else "old", "recorded": goal.accepted})
 
 
+async def ready(request: web.Request) -> web.Response:
+    """Return whether there have been flags; an outage of the gateway takes no instance out of the load balancer."""
+    is_ready = request.app[READY].is_set()
+    return web.json_response({"ready": is_ready}, status=200 if is_ready else 503)
+
+
 async def stats(request: web.Request) -> web.Response:
     """Return how many events were accepted, were delivered, and still wait."""
     total = request.app[CLIENT].statistics().total
@@ -43,7 +60,9 @@ async def stats(request: web.Request) -> web.Response:
 def create_app(_arguments: list[str] | None = None) -> web.Application:
     """Create the service."""
     app = web.Application()
+    app[READY] = asyncio.Event()
     app.cleanup_ctx.append(flags)
     app.router.add_post("/checkout/{user_id}", checkout)
+    app.router.add_get("/ready", ready)
     app.router.add_get("/stats", stats)
     return app

@@ -5,17 +5,27 @@ Run it:  BUCKETEER_API_ENDPOINT=... BUCKETEER_API_KEY=... BUCKETEER_TAG=... uvic
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 
-from bucketeer_async import Client, User
+from bucketeer_async import Client, ClientStatus, User
+
+logger = logging.getLogger("shop")
 
 
 @contextlib.asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Start the client with the application; deliver all events when the application stops."""
+
+    def note(status: ClientStatus) -> None:
+        app.state.ready = app.state.ready or status.ok  # once ready, always ready: see /ready
+        logger.log(logging.WARNING if status.reason else logging.INFO, "flags: %s %s", status.state, status.reason)
+
+    app.state.ready = False
     async with Client.from_env() as client:
+        client.on_status(note)
         with contextlib.suppress(TimeoutError):  # serve defaults rather than nothing
             async with asyncio.timeout(5):
                 await client.wait_ready()
@@ -34,6 +44,13 @@ async def checkout(user_id: str, request: Request) -> dict[str, bool | str]:
     new = await client.bool_variation(user, "new-checkout", False)
     goal = await client.track(user, "purchase", value=49.9)
     return {"checkout": "new" if new else "old", "recorded": goal.accepted}
+
+
+@app.get("/ready")
+async def ready(request: Request, response: Response) -> dict[str, bool]:
+    """Return whether there have been flags; an outage of the gateway takes no instance out of the load balancer."""
+    response.status_code = 200 if request.app.state.ready else 503
+    return {"ready": request.app.state.ready}
 
 
 @app.get("/stats")

@@ -37,9 +37,11 @@ async def test_a_service_does_what_the_flag_says_and_records_it(
         async with httpx.AsyncClient(base_url=url, timeout=20, trust_env=False) as client:
             answers = [(await client.post(f"/checkout/{user}")).json() for user in ("user-1", "user-7")]
             statistics = (await client.get("/stats")).json()
+            ready = await client.get("/ready")
         await child.end(signal.SIGTERM)
 
     assert answers == [{"checkout": "new", "recorded": True}, {"checkout": "old", "recorded": True}]
+    assert (ready.status_code, ready.json()) == (200, {"ready": True})
     assert statistics == {"accepted": 8, "delivered": 0, "waiting": 8}  # each: evaluation, latency, size, goal
     assert json.loads(figures.read_text())["statistics"]["total"]["delivered"] == 8
     shown = [each.event for each in gateway.events if each.kind is EventKind.EVALUATION]
@@ -75,7 +77,9 @@ async def test_a_service_starts_with_defaults_when_flags_are_late(
         url = await child.has_written(r"(http://[\d.:]+)")
         async with httpx.AsyncClient(base_url=url, timeout=20, trust_env=False) as client:
             answer = (await client.post("/checkout/user-1")).json()
+            ready = await client.get("/ready")
 
+    assert (ready.status_code, ready.json()) == (503, {"ready": False})
     assert answer == {"checkout": "old", "recorded": True}
 
 

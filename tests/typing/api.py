@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from enum import IntEnum
 from fractions import Fraction
-from typing import Any, Self, TypedDict, assert_type
+from typing import Any, Literal, Self, TypedDict, assert_type
 
 import httpx
 import httpx2
@@ -12,6 +12,7 @@ import httpx2
 from bucketeer_async import (
     ApiClient,
     ApiId,
+    CheckReport,
     Client,
     ClientState,
     ClientStatus,
@@ -121,6 +122,14 @@ def use_evaluation(evaluation: FlagEvaluation) -> None:
     assert_type(evaluation.details.value, object)
     assert_type(evaluation.default, object)
     assert_type(evaluation.duration, float)
+
+
+def use_report(report: CheckReport) -> None:
+    assert_type(report.role, Literal["client", "server"])
+    assert_type(report.endpoint, str)
+    assert_type(report.server_time, int)
+    assert_type(report.skew, float)
+    assert_type(report.latency, float)
 
 
 def use_status(status: ClientStatus) -> None:
@@ -256,6 +265,8 @@ async def use_client() -> None:
         assert_type(await client.flush(1.0), bool)
         assert_type(client.statistics(), Statistics)
         await client.string_variation(user, "flag", None)  # type: ignore[arg-type]
+        use_report(await client.check())
+        await client.check(timeout=1)
         assert_type(client.on_evaluation(use_evaluation), Subscription)
         client.on_evaluation(changed)  # type: ignore[arg-type]
         assert_type(client.on_status(use_status), Subscription)
