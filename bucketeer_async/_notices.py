@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
-from bucketeer_async._dataclasses import dataclass
+from bucketeer_async._dataclasses import dataclass, field
 from bucketeer_async._models import EvaluationDetails, User
 
 
