@@ -15,13 +15,11 @@ from typing import Final, NoReturn, Self, SupportsFloat
 
 from bucketeer_async import _composition as parts
 from bucketeer_async import _evaluation
-from bucketeer_async._check import check
 from bucketeer_async._client_life import ClientLife
 from bucketeer_async._composition import LocalFlags, Parts
 from bucketeer_async._errors import ConfigurationError
 from bucketeer_async._events._receipt import Receipt
 from bucketeer_async._flags._evaluations import Evaluations
-from bucketeer_async._flags._observed import ObservedEvaluations
 from bucketeer_async._hooks import Hook, Subscription
 from bucketeer_async._lifecycle import NO_COPY
 from bucketeer_async._log import GuardedLogger, RateLimitedLog
@@ -286,6 +284,8 @@ class Client(Variations, NowaitVariations):
         Raises:
             TypeError: If the callback is not callable, or is a coroutine function.
         """
+        from bucketeer_async._flags._observed import ObservedEvaluations  # noqa: PLC0415 - few applications observe
+
         subscription = self._on_evaluation.register(callback)
         if not isinstance(self._evaluations, ObservedEvaluations):
             self._evaluations = ObservedEvaluations(self._evaluations, self._on_evaluation)
@@ -332,6 +332,8 @@ class Client(Variations, NowaitVariations):
             ClosedError: If the client is closed.
             WrongLoopError: If the client was first used on another event loop.
         """
+        from bucketeer_async._check import check  # noqa: PLC0415 - deployments call it, and few others
+
         if self._api is None:
             raise ConfigurationError("the client is disabled: there is no gateway to check; unset BUCKETEER_DISABLED")
         return await check(self._api, "client" if self._local is None else "server", timeout)
