@@ -54,7 +54,7 @@ class Client(Variations, NowaitVariations):
             empty, for all flags.
         timeout: Seconds that one evaluation by the gateway may take, from waiting for a connection to the last byte. To
             wait less, cancel the call: ``async with asyncio.timeout(0.1)``.
-        events: Options of the delivery of events; their tag is the client's.
+        events: Options of the delivery of events, whose tag is the client's; None for the defaults.
         local_evaluation: Options of local evaluation, which polls the definitions of flags and evaluates them in this
             process; None has the gateway evaluate.
         source_id: As in `ApiClient`.
@@ -77,7 +77,7 @@ class Client(Variations, NowaitVariations):
         api_key: str,
         tag: str,
         timeout: float = 5.0,
-        events: ProcessorConfig = ProcessorConfig(),
+        events: ProcessorConfig | None = None,
         local_evaluation: LocalEvaluation | None = None,
         source_id: int = 0,
         sdk_version: str | None = None,
@@ -100,6 +100,7 @@ class Client(Variations, NowaitVariations):
             proxy=proxy,
             http=http,
         )
+        events = ProcessorConfig() if events is None else events
         self._compose(parts.connected(api, events, local_evaluation, tag=tag, timeout=timeout))
 
     def _compose(self, composed: Parts) -> None:
@@ -126,7 +127,7 @@ class Client(Variations, NowaitVariations):
         cls,
         environ: Mapping[str, str] | None = None,
         *,
-        events: ProcessorConfig = ProcessorConfig(),
+        events: ProcessorConfig | None = None,
         local_evaluation: LocalEvaluation | None = None,
         http: HttpClient | None = None,
     ) -> Self:
@@ -137,7 +138,7 @@ class Client(Variations, NowaitVariations):
 
         Args:
             environ: The variables; ``os.environ`` if None.
-            events: Options of events for which no variable is set.
+            events: Options of events for which no variable is set; None for the defaults.
             local_evaluation: Options of local evaluation for which no variable is set. If given, flags are evaluated
                 locally unless a variable says otherwise.
             http: As in `Client`.
@@ -150,7 +151,7 @@ class Client(Variations, NowaitVariations):
 
         environ = os.environ if environ is None else environ
         _environment.check(environ)
-        check_kind("events", events, ProcessorConfig)
+        events = check_kind("events", ProcessorConfig() if events is None else events, ProcessorConfig)
         _environment.warn_of_unknown(environ, GuardedLogger(events.logger))
         if _environment.switch(environ, _environment.DISABLED):
             return cls.disabled(strict=events.strict)

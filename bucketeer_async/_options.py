@@ -325,7 +325,7 @@ class LocalEvaluation:
     request_timeout: float = 30.0
     scope: Scope = "auto"
     bootstrap: str | os.PathLike[str] | bytes | None = field(default=None, repr=False)  # bytes contain ids of users
-    retry: RetryPolicy = RetryPolicy(initial=1.0, maximum=60.0)
+    retry: RetryPolicy = field(default_factory=lambda: RetryPolicy(initial=1.0, maximum=60.0))
 
     def __post_init__(self) -> None:
         for name in ("polling_interval", "full_refresh_interval", "request_timeout"):

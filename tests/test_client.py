@@ -759,7 +759,7 @@ def test_a_client_may_be_made_where_no_loop_runs() -> None:
         ({"tag": ""}, r"Client\.tag must not be empty: the gateway .* refuses"),
         ({"tag": None}, r"Client\.tag must be a str"),
         ({"tag": "a\nb"}, r"Client\.tag must be text without control characters"),
-        ({"events": None}, r"Client\.events must be a ProcessorConfig, not None"),
+        ({"events": 5}, r"Client\.events must be a ProcessorConfig, not 5"),
         ({"events": ProcessorConfig(tag="other")}, r"ProcessorConfig\.tag must be the client's, 'shop', .*'other'"),
         ({"timeout": 0}, r"ApiClient\.timeout must be more than 0"),
         ({"endpoint": ""}, r"ApiClient\.endpoint must be"),
