@@ -203,7 +203,8 @@ class _Life:
                     await self._client.wait_ready()
             self._started.set_result(None)
             await self._closing.wait()
-            self._report = await self._client.aclose()
+            for closer in self._closers:  # there may be more meanwhile
+                self._report = await closer
         finally:
             with self._lock:
                 self._has_ended = True

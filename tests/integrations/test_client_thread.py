@@ -7,6 +7,7 @@ import contextlib
 import copy
 import threading
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import CancelledError
 from typing import Any, TypeVar
 
 import httpx
@@ -204,6 +205,58 @@ async def test_a_start_that_fails_leaves_nothing() -> None:
         with pytest.raises(ConfigurationError, match="bootstrap"):
             thread.start()
         thread.close()
+
+    await in_a_program(program)
+
+
+async def test_without_a_thread_nothing_is_started(gateway: LocalGateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = new_client(gateway.url)
+    thread = ClientThread(client)
+
+    def fail(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    def program() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", fail)
+            with pytest.raises(ClosedError, match="a thread is needed and cannot be started"):
+                thread.start()
+        with thread:
+            assert client.bool_variation_nowait(USER, "new-checkout", default=False) is True
+
+    await in_a_program(program)
+
+
+class Failing(Client):
+    """A client with a bug."""
+
+    async def aclose(self, timeout: Any = ...) -> DrainReport:
+        await super().aclose(timeout)
+        raise KeyError("a bug")
+
+
+async def test_a_close_that_fails_says_so(gateway: LocalGateway) -> None:
+    client = Failing(endpoint=gateway.url, api_key="client-key", tag="shop")
+    thread = ClientThread(client)
+
+    def program() -> None:
+        thread.start()
+        for _ in range(2):
+            with pytest.raises(KeyError, match="a bug"):
+                thread.close()
+
+    await in_a_program(program)
+
+
+async def test_a_coroutine_that_was_cancelled_says_so(gateway: LocalGateway) -> None:
+    client = new_client(gateway.url)
+
+    async def cancelled() -> None:
+        raise asyncio.CancelledError
+
+    def program() -> None:
+        with ClientThread(client) as thread, pytest.raises(CancelledError):
+            thread.run(cancelled())
 
     await in_a_program(program)
 
