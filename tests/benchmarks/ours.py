@@ -209,7 +209,21 @@ async def evaluations(url: str, count: str) -> Rounds:
                 counts = client.statistics().total
                 assert counts.delivered - before.delivered == 2 * len(users), counts
                 figures |= {f"{flag}, on the caller": caller, f"{flag}, in all": caller + delivery}
-            yield figures
+            yield figures | await _without_awaiting(client, about["fixed"])
+
+
+async def _without_awaiting(client: Client, users: list[User]) -> dict[str, float]:
+    """Measure evaluations of the flag ``fixed`` without awaiting; an earlier revision has none."""
+    if not hasattr(client, "bool_variation_nowait"):
+        return {}
+
+    async def on_the_caller() -> None:
+        for user in users:
+            client.bool_variation_nowait(user, "fixed", False)
+
+    caller = await cpu_us(len(users), on_the_caller)
+    await client.flush()
+    return {"fixed, without awaiting": caller}
 
 
 async def remote(url: str, waves: str) -> Rounds:

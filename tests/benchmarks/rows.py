@@ -51,12 +51,17 @@ def row(
     if summary:
         found["summary"] = summary
     for key, name, other in (("beside", title, beside), ("before", "", (BEFORE.format(ours[0]), ours[1]))):
-        if other and other[0] in runs:
+        if other and other[1] in _figures(runs, other[0]):
             found[key] = {"title": name} | _figure(runs, other, pick)
             if found[key]["value"]:
                 found[key]["ratio"] = found["ours"]["value"] / found[key]["value"]
                 found[key]["neighbors"] = _neighbors(runs, ours, other)
     return found
+
+
+def _figures(runs: Runs, name: str) -> Iterable[str]:
+    """Return the names of what a contestant has measured; an earlier revision may have less to measure."""
+    return next((each for rounds in runs.get(name, ()) for each in rounds), {})
 
 
 def _figure(runs: Runs, source: Source, pick: Callable[[Iterable[float]], float]) -> dict[str, float]:

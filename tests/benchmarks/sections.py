@@ -147,11 +147,13 @@ def evaluations(bench: Bench) -> list[Row | None]:
     """Local `bool_variation`: CPU of the caller, and with the delivery of its two events."""
     with tempfile.TemporaryDirectory() as folder, _sink(*responses.canned(Path(folder), responses.small())) as url:
         runs = bench.short(bench.same("evaluations", url, bench.sizes.evaluations))
+    nowait = "`bool_variation_nowait`, fixed variation, on the caller"
     return [
-        row(runs, f"{words}, {part}", ("ours", f"{flag}, {part}"), (_LD, f"{flag}, {part}"),
-            summary=f"local evaluation, {words}, {part}" if flag in {"fixed", "rollout", "targeting"} else "")
-        for part in ("on the caller", "in all")
-        for flag, words in KINDS.items()
+        *(row(runs, f"{words}, {part}", ("ours", f"{flag}, {part}"), (_LD, f"{flag}, {part}"),
+              summary=f"local evaluation, {words}, {part}" if flag in {"fixed", "rollout", "targeting"} else "")
+          for part in ("on the caller", "in all")
+          for flag, words in KINDS.items()),
+        row(runs, nowait, ("ours", "fixed, without awaiting"), ("ours", "fixed, on the caller"), title="awaited"),
     ]  # fmt: skip
 
 
