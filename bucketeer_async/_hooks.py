@@ -85,14 +85,22 @@ class Hook(Generic[_T]):
         """Whether there are callbacks."""
         return bool(self._entries)
 
-    def register(self, callback: Callable[[_T], object]) -> Subscription:
-        """Register a callback; from any thread.
+    def check(self, callback: object) -> None:
+        """Do nothing if an object can be registered.
 
         Raises:
             TypeError: If it is not callable, or a coroutine function.
         """
         if not is_callback(callback):
             raise TypeError(f"{self._name} takes a function that is not a coroutine, not {shown(callback)}")
+
+    def register(self, callback: Callable[[_T], object]) -> Subscription:
+        """Register a callback; from any thread.
+
+        Raises:
+            TypeError: If it is not callable, or a coroutine function.
+        """
+        self.check(callback)
         subscription = Subscription(self._entries)
         self._entries[subscription] = _Entry(callback)
         return subscription

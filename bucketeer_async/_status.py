@@ -36,9 +36,10 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from enum import Enum
-from functools import partial
+from functools import partial, update_wrapper
 from threading import get_ident
 
 from bucketeer_async._background import PerProcess
@@ -68,6 +69,22 @@ class _Facts:
         self.stale = ""  # why the flags are stale
         self.was_ready = False
         self.status: ClientStatus | None = None
+        self.untold: deque[ClientStatus] = deque()
+        self.is_telling = False
+
+
+class _OncePerStatus:
+    """A callback that is not called with the status of the call before: a late subscriber may come during a change."""
+
+    def __init__(self, callback: Callable[[ClientStatus], object]) -> None:
+        update_wrapper(self, callback, assigned=["__qualname__"], updated=())
+        self._callback = callback
+        self._last: ClientStatus | None = None
+
+    def __call__(self, status: ClientStatus) -> None:
+        if status is not self._last:
+            self._last = status
+            self._callback(status)
 
 
 class Status:
@@ -92,7 +109,8 @@ class Status:
         Raises:
             TypeError: If it is not callable, or a coroutine function.
         """
-        subscription, facts = self.hook.register(callback), self._facts.get()
+        self.hook.check(callback)
+        subscription, facts = self.hook.register(_OncePerStatus(callback)), self._facts.get()
         loop = facts.loop
         if loop is None or facts.thread == get_ident() or not loop.is_running():
             self._tell(subscription)
@@ -140,7 +158,13 @@ class Status:
             return
         facts.status = status
         facts.was_ready = facts.was_ready or status.state is ClientState.READY
-        self.hook.call(status)
+        facts.untold.append(status)
+        if facts.is_telling:  # a callback has caused this
+            return
+        facts.is_telling = True
+        while facts.untold:
+            self.hook.call(facts.untold.popleft())
+        facts.is_telling = False
 
 
 def _status_of(facts: _Facts, is_ready: Callable[[], bool]) -> ClientStatus | None:

@@ -218,6 +218,34 @@ async def test_a_subscriber_on_another_thread_is_called_on_the_loop() -> None:
     assert threads == [threading.get_ident()]
 
 
+async def test_a_subscriber_on_another_thread_is_told_each_status_once() -> None:
+    facts, late = Facts(), list[ClientStatus]()
+    facts.start()
+    other = threading.Thread(target=facts.status.on_status, args=[late.append])
+    other.start()
+    other.join()
+    facts.events("status 503")
+    await asyncio.sleep(0)
+
+    assert [each.state for each in late] == [FAILING]
+
+
+async def test_a_callback_that_causes_another_status_is_told_it_next_and_in_order() -> None:
+    facts, after = Facts(), list[ClientState]()
+
+    def end_failure(status: ClientStatus) -> None:
+        if status.state is FAILING:
+            facts.events("")
+
+    facts.status.on_status(end_failure)
+    facts.status.on_status(lambda status: after.append(status.state))
+    facts.start()
+    facts.events("status 503")
+
+    assert after == [STARTING, READY, FAILING, RECOVERED]
+    assert facts.states == after
+
+
 async def test_a_forked_child_has_no_status_and_the_callbacks_of_its_parent() -> None:
     facts, late = Facts(), list[ClientStatus]()
     facts.start()
