@@ -71,7 +71,7 @@ class Pipeline:
         mode: str = "",
         inherited: Iterable[Lifecycle] = (),
         *,
-        on_circuit: Callable[[str], None] = lambda _: None,
+        on_circuit: Callable[[str], None] | None = None,
     ) -> None:
         self._client: ApiClient | None = client  # None once the pipeline is abandoned
         self._config = config
@@ -258,10 +258,10 @@ class Pipeline:
             self._losses.report_drain(self._report, self._owner)
 
     def _on_circuit_change(self) -> None:
-        if self.circuit.state is CircuitState.CLOSED:
-            self._on_circuit("")
-        else:
-            self._on_circuit((self.delivery and self.delivery.last_error) or "a post has failed")
+        if self._on_circuit is None or self.delivery is None:
+            return
+        is_closed = self.circuit.state is CircuitState.CLOSED
+        self._on_circuit("" if is_closed else self.delivery.last_error or "a post has failed")
 
     # What callers wait for
 
@@ -320,7 +320,7 @@ class Pipeline:
         if self._lease is not None:
             with contextlib.suppress(RuntimeError):  # a caller may wait for it on the loop that is gone
                 self._lease.release()
-        self._client = self._lease = self.delivery = self._collector = None
+        self._client = self._lease = self.delivery = self._collector = self._on_circuit = None
         self.life.abandon()
         if lost:
             self._logger.warning("a processor went away without aclose(): %d events were abandoned", lost)

@@ -153,7 +153,7 @@ class Processor:
         _new_rng: Callable[[], random.Random] = random.Random,
         _strict_kinds: Container[EventKind] = frozenset(EventKind),
         _mode: str = "",
-        _on_circuit: Callable[[str], None] = lambda _: None,
+        _on_circuit: Callable[[str], None] | None = None,
     ) -> None:
         if not hasattr(api_client, "lease"):  # not `isinstance`: a test may have a client of its own
             raise ConfigurationError(f"api_client must be an ApiClient, not {shown(api_client)}")
