@@ -66,6 +66,19 @@ async def test_every_answer_is_reported_with_its_details(*, local: bool) -> None
     assert state.counts()["evaluation"]["accepted"] == 4
 
 
+async def test_an_evaluation_without_awaiting_is_reported_once_in_the_thread_of_the_call() -> None:
+    seen: list[tuple[int, str, object]] = []
+    async with client_of(shop(), local=True) as client:
+        await client.wait_ready()
+        client.on_evaluation(lambda each: seen.append((threading.get_ident(), each.feature_id, each.details.value)))
+        client.bool_variation_nowait(USER, "new-checkout", default=False)
+        caller = threading.Thread(target=client.string_variation_nowait, args=(USER, "colour", "green"))
+        caller.start()
+        caller.join()
+
+    assert seen == [(threading.get_ident(), "new-checkout", True), (caller.ident, "colour", "red")]
+
+
 async def test_arguments_that_are_no_user_or_flag_are_reported_as_none() -> None:
     seen: list[FlagEvaluation] = []
     async with client_of(shop(), local=True) as client:
