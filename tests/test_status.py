@@ -380,17 +380,17 @@ async def test_one_bad_event_is_no_failing_client() -> None:
     async def poisoned(request: httpx.Request) -> httpx.Response:
         body = json.loads(await request.aread())
         if any(b"poison" in json.dumps(each).encode() for each in body.get("events", [])):
-            return httpx.Response(500, json={})
+            return httpx.Response(400, json={"code": 3, "message": "proto: a bad event"})
         return await Gateway.handle_async_request(gateway, request)
 
     gateway.handle_async_request = poisoned  # type: ignore[method-assign]
     async with gateway.client(local=False, told=told) as client:
         for goal in ("purchase", "poison", "purchase", "purchase"):
             client.track_nowait(USER, goal)
-        await asyncio.sleep(30)
+        await client.flush(30)
 
+        assert client.statistics().goal.rejected == 1
         assert [each.state for each in told] == [STARTING, READY]
-        await client.aclose(0)
 
 
 async def test_the_third_evaluation_in_a_row_that_the_gateway_fails_is_told() -> None:
