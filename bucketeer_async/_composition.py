@@ -103,7 +103,9 @@ def connected(
         _mode=mode,
         _on_circuit=status.outcomes_of(Part.EVENTS),
     )
-    metrics = OwnMetrics(processor, max_errors=max(int(config.queue_capacity * _ERRORS_SHARE), 1))
+    metrics = OwnMetrics(
+        processor if config.metrics else None, max_errors=max(int(config.queue_capacity * _ERRORS_SHARE), 1)
+    )
     if local_evaluation is None:
         on_outcome = status.outcomes_of(Part.EVALUATIONS)
         remote = RemoteEvaluator(api, tag=tag, timeout=timeout, metrics=metrics, on_outcome=on_outcome)

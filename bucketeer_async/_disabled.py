@@ -114,9 +114,9 @@ class DisabledProcessor:
         """Refuse the push."""
         return self._refuse(EventKind.EVALUATION)
 
-    def push_latency_metrics_event_nowait(self, *_event: object, **_named: object) -> Receipt:
+    def _record_latency(self, _duration: object) -> None:
         """Refuse the push."""
-        return self._refuse(EventKind.METRICS)
+        self._refuse(EventKind.METRICS)
 
     def _record_local_evaluation(self, *_event: object, **_named: object) -> None:
         """Refuse both pushes."""

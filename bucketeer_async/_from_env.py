@@ -42,6 +42,15 @@ def _count(value: str) -> int:
         raise ValueError("an integer") from None
 
 
+def _names(value: str) -> frozenset[str] | str:
+    if value == "all":
+        return value
+    names = frozenset(name.strip() for name in value.split(","))
+    if "" in names:
+        raise ValueError("names that are separated by commas, or all")
+    return names
+
+
 Readers = Mapping[str, tuple[str, Callable[[str], Any]]]
 
 _REQUIRED: Final = ("BUCKETEER_API_ENDPOINT", "BUCKETEER_API_KEY")
@@ -65,6 +74,8 @@ EVENTS: Final[Readers] = {
     "BUCKETEER_FLUSH_SIZE": ("flush_size", _count),
     "BUCKETEER_DRAIN_TIMEOUT": ("drain_timeout", _seconds),
     "BUCKETEER_SPOOL": ("spool", Spool),
+    "BUCKETEER_PRIVATE_ATTRIBUTES": ("private_attributes", _names),
+    "BUCKETEER_METRICS": ("metrics", _switch),
 }
 
 #: Options of `LocalEvaluation` by variable.

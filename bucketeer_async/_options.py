@@ -6,12 +6,12 @@ import inspect
 import logging
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final, Literal, TypeVar, get_args
 
 from bucketeer_async._dataclasses import dataclass, field
 from bucketeer_async._errors import ConfigurationError
-from bucketeer_async._models import check_tag, shown
+from bucketeer_async._models import check_tag, check_text, shown
 from bucketeer_async._results import Drop
 
 _T = TypeVar("_T")
@@ -106,6 +106,20 @@ def _is_path(value: object) -> bool:
         return isinstance(path, str) and path != "" and "\0" not in path and bool(os.fsencode(path))
     except UnicodeEncodeError:  # a lone surrogate
         return False
+
+
+def _private_attributes(names: object) -> frozenset[str] | Literal["all"]:
+    """Return the names of private attributes as a copy that cannot be changed, or ``"all"``."""
+    if isinstance(names, str) and names == "all":
+        return "all"
+    if isinstance(names, str | bytes) or not isinstance(names, Collection):
+        raise ConfigurationError(
+            f'ProcessorConfig.private_attributes must be a collection of names, such as {{"email"}}, or "all", '
+            f"not {shown(names)}"
+        )
+    for name in names:
+        as_option(check_text, "a name in ProcessorConfig.private_attributes", name)
+    return frozenset(names)
 
 
 def check_timeout(timeout: object) -> float | None:
@@ -226,6 +240,11 @@ class ProcessorConfig:
         retry: The backoff between two tries.
         spool: The spool in which undelivered events outlive the process; None for no spool.
         strict: Whether a push with invalid input raises an exception instead of being refused.
+        private_attributes: Names of the attributes of users that are left out of events, or ``"all"``. They are used for
+            targeting all the same: in this process with local evaluation, and otherwise by the gateway, to which
+            requests for evaluations send all attributes. The id of a user is always sent.
+        metrics: Whether the SDK pushes metrics events of its own: latencies, sizes and errors of evaluations and polls.
+            The ``push_*_metrics_event`` methods of a `Processor` are the application's, and push in any case.
         on_drop: Called with a `Drop` for every event that will not be delivered, on a separate thread. An exception of
             the callback is logged, and a slow callback delays no event.
         logger: The logger; None for ``logging.getLogger("bucketeer_async")``.
@@ -249,6 +268,8 @@ class ProcessorConfig:
     retry: RetryPolicy = field(default_factory=RetryPolicy)  # a default value would be hashed at import
     spool: Spool | None = None
     strict: bool = False
+    private_attributes: Collection[str] | Literal["all"] = ()
+    metrics: bool = True
     on_drop: Callable[[Drop], None] | None = None
     logger: logging.Logger | None = None
 
@@ -270,6 +291,8 @@ class ProcessorConfig:
             )
         check_kind("ProcessorConfig.retry", self.retry, RetryPolicy)
         check_kind("ProcessorConfig.strict", self.strict, bool)
+        check_kind("ProcessorConfig.metrics", self.metrics, bool)
+        object.__setattr__(self, "private_attributes", _private_attributes(self.private_attributes))
         if self.spool is not None:
             check_kind("ProcessorConfig.spool", self.spool, Spool)
         if self.logger is not None:

@@ -102,6 +102,19 @@ async def test_flags_are_evaluated_here_with_a_latency_and_an_event_each() -> No
     assert "/get_evaluation" not in server.paths
 
 
+async def test_without_metrics_only_evaluation_events_are_sent() -> None:
+    server = Server()
+    async with server.client(events=ProcessorConfig(metrics=False)) as client:
+        await client.wait_ready()
+        for _ in range(101):  # one of them gives the loop its turn
+            assert await client.bool_variation(USER, "bool", False)
+        assert await client.int_variation(USER, "bool", 7) == 7
+        assert await client.bool_variation(USER, "missing", True)
+
+    assert server.events == {("EvaluationEvent", 0): 103}
+    assert client.statistics().metrics.pushed == 0
+
+
 @pytest.mark.parametrize("error", [RuntimeError, SystemExit, asyncio.CancelledError])
 async def test_a_log_filter_that_raises_ends_no_poll(error: type[BaseException]) -> None:
     server = Server()

@@ -34,6 +34,8 @@ def test_every_variable_is_read() -> None:
         "BUCKETEER_FLUSH_SIZE": "50",
         "BUCKETEER_DRAIN_TIMEOUT": "8",
         "BUCKETEER_SPOOL": "/var/spool/shop",
+        "BUCKETEER_PRIVATE_ATTRIBUTES": "email, phone",
+        "BUCKETEER_METRICS": "off",
     }
 
     assert environ.keys() == {*CLIENT, *EVENTS}
@@ -52,7 +54,10 @@ def test_every_variable_is_read() -> None:
         flush_size=50,
         drain_timeout=8.0,
         spool=Spool("/var/spool/shop"),
+        private_attributes={"email", "phone"},
+        metrics=False,
     )
+    assert options({"BUCKETEER_PRIVATE_ATTRIBUTES": "all"}, EVENTS) == {"private_attributes": "all"}
 
 
 def test_an_empty_variable_counts_as_not_set() -> None:
@@ -64,6 +69,7 @@ def test_an_empty_variable_counts_as_not_set() -> None:
     [
         ("BUCKETEER_TIMEOUT", "soon", "a number of seconds"),
         ("BUCKETEER_FLUSH_SIZE", "1.5", "an integer"),
+        ("BUCKETEER_PRIVATE_ATTRIBUTES", "email,,phone", "names that are separated by commas, or all"),
         ("BUCKETEER_ALLOW_HTTP", "maybe", "1, true, yes or on, or 0, false, no or off"),
     ],
 )

@@ -226,6 +226,16 @@ def test_details_tell_a_default_by_the_reason(reason: ReasonType) -> None:
         ({"logger": "name"}, r"ProcessorConfig\.logger must be a Logger"),
         ({"tag": "line\nbreak"}, r"ProcessorConfig\.tag must be text without control characters"),
         ({"tag": " "}, r"ProcessorConfig\.tag must be text without control characters that is not blank"),
+        ({"metrics": 0}, r"ProcessorConfig\.metrics must be a bool, not 0"),
+        (
+            {"private_attributes": "email"},
+            r"ProcessorConfig\.private_attributes must be a collection of names, .*'email'",
+        ),
+        (
+            {"private_attributes": None},
+            r"ProcessorConfig\.private_attributes must be a collection of names, .* not None",
+        ),
+        ({"private_attributes": [5]}, r"a name in ProcessorConfig\.private_attributes must be a str, not int"),
         ({"spool": "folder"}, r"ProcessorConfig\.spool must be a Spool"),
     ],
     ids=lambda value: None if isinstance(value, str) else ",".join(f"{key}={each!r}" for key, each in value.items()),

@@ -9,6 +9,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Container
+from functools import partial
 from threading import get_ident
 from types import EllipsisType, TracebackType
 from typing import Final, NoReturn, Self, SupportsFloat, TypeVarTuple
@@ -18,6 +19,7 @@ from bucketeer_async._errors import ConfigurationError
 from bucketeer_async._events._encoder import EventFactory, IdPool, TooLargeError, UnreportedError
 from bucketeer_async._events._intake import Intake
 from bucketeer_async._events._pipeline import Pipeline
+from bucketeer_async._events._private import PrivateEventFactory
 from bucketeer_async._events._receipt import Receipt
 from bucketeer_async._lifecycle import NO_COPY, State
 from bucketeer_async._models import ApiId, Evaluation, EventKind, ReasonType, User, shown, words_of
@@ -45,6 +47,7 @@ class _Life:
         events: Encodes the events.
         pipeline: Delivers them.
         strict_kinds: The kinds of events whose pushes raise if they are invalid.
+        is_plain: Whether a local evaluation always has both of its events.
     """
 
     __slots__ = (
@@ -58,11 +61,15 @@ class _Life:
         "_turn_at_bytes",
         "events",
         "intake",
+        "is_plain",
         "pipeline",
     )
 
-    def __init__(self, events: EventFactory, pipeline: Pipeline, strict_kinds: Container[EventKind]) -> None:
+    def __init__(
+        self, events: EventFactory, pipeline: Pipeline, strict_kinds: Container[EventKind], *, is_plain: bool
+    ) -> None:
         self.events = events
+        self.is_plain = is_plain
         self.pipeline = pipeline
         self.intake: Intake = pipeline.ledger.intake
         self._lifecycle = pipeline.life
@@ -122,6 +129,11 @@ class _Life:
         return receipt
 
 
+def _factory_of(config: ProcessorConfig) -> Callable[..., EventFactory]:
+    private = config.private_attributes
+    return partial(PrivateEventFactory, private) if private else EventFactory
+
+
 class Processor:
     """Takes evaluation, goal and metrics events, and delivers them in batches, in the background.
 
@@ -171,7 +183,7 @@ class Processor:
 
     def _new_life(self) -> _Life:
         api, config = self._api_client, self._config
-        events = EventFactory(
+        events = _factory_of(config)(
             tag=config.tag,
             source_id=api.source_id,
             sdk_version=api.sdk_version,
@@ -181,7 +193,7 @@ class Processor:
         )
         inherited = [life.pipeline.life for life in self._life.inherited()]
         pipeline = Pipeline(api, config, self._new_rng(), self._mode, inherited, on_circuit=self._on_circuit)
-        return _Life(events, pipeline, self._strict_kinds)
+        return _Life(events, pipeline, self._strict_kinds, is_plain=config.metrics)
 
     @property
     def _pipeline(self) -> Pipeline:
@@ -306,6 +318,10 @@ class Processor:
     def _record_local_evaluation(self, user: User, evaluation: Evaluation, nanoseconds: int) -> None:
         """Push both events of a local evaluation: its latency, and the evaluation; from any thread."""
         life = self._lives.get(known[0]) or self._life.get()
+        if not life.is_plain:
+            self._record_latency(nanoseconds)
+            self.push_evaluation_event_nowait(user, evaluation)
+            return
         try:
             latency = life.events.local_latency(nanoseconds)
             body = life.events.evaluation(user, evaluation)
@@ -314,6 +330,11 @@ class Processor:
             self.push_evaluation_event_nowait(user, evaluation)
         else:
             life.intake.admit_both(_METRICS, latency, _EVALUATION, body)
+
+    def _record_latency(self, nanoseconds: int) -> None:
+        """Push the latency of a local evaluation, if metrics are wanted; from any thread."""
+        if self._config.metrics:
+            self.push_latency_metrics_event_nowait(nanoseconds / 1e9, ApiId.SDK_GET_VARIATION)
 
     async def push_default_evaluation_event(
         self, user: User, feature_id: str, reason: ReasonType = ReasonType.CLIENT

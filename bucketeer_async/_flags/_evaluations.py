@@ -16,7 +16,6 @@ from bucketeer_async._flags._conversion import Kind, ParseError, WrongTypeError
 from bucketeer_async._flags._reasons import DisabledError, reason_for
 from bucketeer_async._log import RateLimitedLog
 from bucketeer_async._models import (
-    ApiId,
     Evaluation,
     EvaluationDetails,
     Reason,
@@ -64,7 +63,7 @@ class EvaluationEvents(Protocol):
 
     def push_evaluation_event_nowait(self, user: User, evaluation: Evaluation) -> object: ...
     def push_default_evaluation_event_nowait(self, user: User, feature_id: str, reason: ReasonType) -> object: ...
-    def push_latency_metrics_event_nowait(self, duration: float, api_id: ApiId) -> object: ...
+    def _record_latency(self, nanoseconds: int) -> None: ...
     def _record_local_evaluation(self, user: User, evaluation: Evaluation, nanoseconds: int) -> None: ...
 
 
@@ -177,7 +176,7 @@ class Evaluations:
             value = kind.convert(evaluation.variation_value)
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller wants to go on
             if found is not None:
-                self._events.push_latency_metrics_event_nowait(found[1] / 1e9, ApiId.SDK_GET_VARIATION)
+                self._events._record_latency(found[1])
             return self._default(user, feature_id, default, error)
         self._events._record_local_evaluation(user, evaluation, nanoseconds)
         return value, evaluation, ""

@@ -37,12 +37,12 @@ class OwnMetrics:
     makes no event.
 
     Args:
-        events: The processor.
+        events: The processor; None for no metrics events.
         max_errors: Error events that may wait for delivery; and one more for each thread that meets an error at the
             same moment.
     """
 
-    def __init__(self, events: MetricsEvents, *, max_errors: int) -> None:
+    def __init__(self, events: MetricsEvents | None, *, max_errors: int) -> None:
         self._events = events
         self._max_errors = max_errors
         # Events that wait in the parent are never settled in a forked child.
@@ -56,13 +56,15 @@ class OwnMetrics:
             duration: Seconds.
             size_byte: Bytes received; None for an operation without a response.
         """
+        if self._events is None:
+            return
         self._events.push_latency_metrics_event_nowait(duration, api_id)
         if size_byte is not None:
             self._events.push_size_metrics_event_nowait(size_byte, api_id)
 
     def failed(self, api_id: ApiId, error: BaseException) -> None:
         """Push the error of an operation, unless too many errors wait already, or no event reports it."""
-        if refuses_key(error):
+        if self._events is None or refuses_key(error):
             return
         waiting = self._waiting_errors.get()
         # An event is taken out before its outcome is read: any other thread, or a signal handler, may do the same.

@@ -51,6 +51,13 @@ async def test_a_refused_key_is_neither_pushed_nor_told_again(status: int, caplo
     assert not caplog.messages
 
 
+async def test_without_a_processor_nothing_is_pushed() -> None:
+    metrics = OwnMetrics(None, max_errors=2)
+
+    metrics.completed(ApiId.GET_EVALUATION, 0.25, 1234)
+    metrics.failed(ApiId.GET_EVALUATION, KeyError())
+
+
 async def test_only_so_many_errors_wait_and_what_is_delivered_makes_room() -> None:
     client = FakeClient()
     async with Processor(client) as processor:
