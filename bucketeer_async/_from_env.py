@@ -74,6 +74,7 @@ EVENTS: Final[Readers] = {
     "BUCKETEER_FLUSH_SIZE": ("flush_size", _count),
     "BUCKETEER_DRAIN_TIMEOUT": ("drain_timeout", _seconds),
     "BUCKETEER_SPOOL": ("spool", Spool),
+    "BUCKETEER_EVALUATION_WINDOW": ("evaluation_window", _seconds),
     "BUCKETEER_PRIVATE_ATTRIBUTES": ("private_attributes", _names),
     "BUCKETEER_METRICS": ("metrics", _switch),
 }

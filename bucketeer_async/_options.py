@@ -240,6 +240,9 @@ class ProcessorConfig:
         retry: The backoff between two tries.
         spool: The spool in which undelivered events outlive the process; None for no spool.
         strict: Whether a push with invalid input raises an exception instead of being refused.
+        evaluation_window: Seconds, more than 0, in which an evaluation event is refused as ``duplicate`` if it repeats the
+            last one that was accepted of the same user and flag: the same version of the flag, variation, and type of
+            reason. Goals, and evaluation events about a default, are never refused so. None for no window.
         private_attributes: Names of the attributes of users that are left out of events, or ``"all"``. They are used for
             targeting all the same: in this process with local evaluation, and otherwise by the gateway, to which
             requests for evaluations send all attributes. The id of a user is always sent.
@@ -268,6 +271,7 @@ class ProcessorConfig:
     retry: RetryPolicy = field(default_factory=RetryPolicy)  # a default value would be hashed at import
     spool: Spool | None = None
     strict: bool = False
+    evaluation_window: float | None = None
     private_attributes: Collection[str] | Literal["all"] = ()
     metrics: bool = True
     on_drop: Callable[[Drop], None] | None = None
@@ -281,6 +285,8 @@ class ProcessorConfig:
             check_seconds(f"ProcessorConfig.{name}", getattr(self, name))
         if self.drain_timeout is not None:
             check_seconds("ProcessorConfig.drain_timeout", self.drain_timeout, zero=True)
+        if self.evaluation_window is not None:
+            check_seconds("ProcessorConfig.evaluation_window", self.evaluation_window)
         self._check_limits()
 
     def _check_values(self) -> None:

@@ -42,6 +42,8 @@ class RefusedReason(StrEnum):
     """The error has no metrics event: status 401 or 403."""
     DISABLED = "disabled"
     """The client is disabled."""
+    DUPLICATE = "duplicate"
+    """The evaluation event repeats the user's last one of this flag, within ``evaluation_window``."""
 
 
 class DroppedReason(StrEnum):

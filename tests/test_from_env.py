@@ -34,6 +34,7 @@ def test_every_variable_is_read() -> None:
         "BUCKETEER_FLUSH_SIZE": "50",
         "BUCKETEER_DRAIN_TIMEOUT": "8",
         "BUCKETEER_SPOOL": "/var/spool/shop",
+        "BUCKETEER_EVALUATION_WINDOW": "600",
         "BUCKETEER_PRIVATE_ATTRIBUTES": "email, phone",
         "BUCKETEER_METRICS": "off",
     }
@@ -54,6 +55,7 @@ def test_every_variable_is_read() -> None:
         flush_size=50,
         drain_timeout=8.0,
         spool=Spool("/var/spool/shop"),
+        evaluation_window=600.0,
         private_attributes={"email", "phone"},
         metrics=False,
     )

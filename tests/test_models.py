@@ -226,6 +226,8 @@ def test_details_tell_a_default_by_the_reason(reason: ReasonType) -> None:
         ({"logger": "name"}, r"ProcessorConfig\.logger must be a Logger"),
         ({"tag": "line\nbreak"}, r"ProcessorConfig\.tag must be text without control characters"),
         ({"tag": " "}, r"ProcessorConfig\.tag must be text without control characters that is not blank"),
+        ({"evaluation_window": 0}, r"ProcessorConfig\.evaluation_window must be more than 0 seconds, not 0"),
+        ({"evaluation_window": True}, r"ProcessorConfig\.evaluation_window must be a finite number of seconds"),
         ({"metrics": 0}, r"ProcessorConfig\.metrics must be a bool, not 0"),
         (
             {"private_attributes": "email"},

@@ -118,7 +118,7 @@ class EventFactory:
             TypeError: If an argument has the wrong type.
         """
         if type(evaluation) is not Evaluation:
-            evaluation = _checked_evaluation(evaluation)
+            evaluation = checked_evaluation(evaluation)
         shared = evaluation._prototype or evaluation  # noqa: SLF001 - the caches of this module
         return self._evaluation(user, shared._encoded or _evaluation_json(shared))  # noqa: SLF001
 
@@ -312,8 +312,14 @@ def _user_json(user: User) -> str:
     return encoded
 
 
-def _checked_evaluation(evaluation: object) -> Evaluation:
-    """Return a copy of what is an `Evaluation` but not of that very class, as `_user_json` does with users."""
+def checked_evaluation(evaluation: object) -> Evaluation:
+    """Return an `Evaluation`; a copy of what is not of that very class, as `check_user` does with users.
+
+    Raises:
+        TypeError: If it is anything else.
+    """
+    if type(evaluation) is Evaluation:
+        return evaluation
     if not isinstance(evaluation, Evaluation):
         raise TypeError(f"evaluation must be an Evaluation, not {type(evaluation).__name__}")
     return Evaluation(**{each.name: getattr(evaluation, each.name) for each in fields(Evaluation)})

@@ -17,7 +17,8 @@ from bucketeer_async._events._counters import Counters
 from bucketeer_async._events._epochs import Epochs
 from bucketeer_async._events._quarantine import Quarantine, suspicion_of
 from bucketeer_async._events._receipt import Origin, Receipt
-from bucketeer_async._models import EventKind
+from bucketeer_async._events._window import EvaluationWindow
+from bucketeer_async._models import Evaluation, EventKind, User
 from bucketeer_async._results import DroppedReason, Fate, Outcome, RefusedReason
 
 DISPLACED: Final = Outcome(Fate.DROPPED, DroppedReason.DISPLACED)
@@ -53,6 +54,7 @@ class Intake:
         on_lost: Called with every refused record.
         on_due: See `Ledger`.
         not_started: The message of the refusals before the intake is open.
+        window: Refuses evaluation events that repeat the last one; None if none are.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Intake:
         on_lost: Callable[[Receipt], None],
         on_due: Callable[[], None],
         not_started: str,
+        window: EvaluationWindow | None,
     ) -> None:
         self._bounds = bounds
         self._queue = bounds.queue
@@ -87,6 +90,7 @@ class Intake:
         self._keep: Callable[[Receipt], None] | None = None
         self._is_open = False
         self._why_closed = not_started
+        self._window = window
         self._watched = self._watched_bytes = math.inf
         self._look_at: float = _AT_ONCE  # of what was ever appended: a push beyond one of the two looks closely
         self._look_at_bytes: float = _AT_ONCE
@@ -104,12 +108,16 @@ class Intake:
         self._now, self._is_over = clock_of(loop), loop.is_closed
         self._keep = keep
         self._is_open = True
+        if self._window is not None:
+            self._window.open(self._now)
         self._why_closed = ""
 
     def close(self) -> None:
         """Refuse every push from now on; what another thread is pushing meanwhile is either in or out afterwards."""
         with self._lock:
             self._is_open = False
+            if self._window is not None:
+                self._window.is_open = False
             self._look_at = _AT_ONCE
 
     def watch(self, waiting: float, waiting_bytes: float) -> None:
@@ -170,12 +178,20 @@ class Intake:
             if self.try_admit(kind, body) is None:
                 self.refuse(kind, RefusedReason.QUEUE_FULL)
 
-    def _admit_closely(self, kind: EventKind, body: bytes) -> Receipt | None:
-        """As `try_admit`, where something may be out of the ordinary."""
+    def try_admit_evaluation(self, user: User, evaluation: Evaluation, body: bytes) -> Receipt | None:
+        """As `try_admit`, for an evaluation event that is refused if it repeats the last one, or else remembered."""
+        return self._admit_closely(EventKind.EVALUATION, body, (user, evaluation))
+
+    def _admit_closely(
+        self, kind: EventKind, body: bytes, said: tuple[User, Evaluation] | None = None
+    ) -> Receipt | None:
+        """As `try_admit`, where something may be out of the ordinary; with what an evaluation event says."""
         size = len(body)
         displaced: Sequence[Receipt] = ()
         refused: RefusedReason | None = RefusedReason.NOT_RUNNING
         with self._lock:
+            if said is not None and self._window is not None and (duplicate := self._window.refuse(*said)) is not None:
+                return duplicate
             if self._is_open and not self._is_over():
                 admission = self._bounds.admission(kind, size, self._quarantine)
                 if admission is Admission.WAIT:
@@ -186,14 +202,20 @@ class Intake:
             if refused is None:
                 receipt = Receipt(self._origin(kind, self._now()), body)
                 is_due = self._enqueue(kind, receipt, size)
+                if said is not None and self._window is not None:
+                    self._window.remember(*said, receipt)
         if refused is not None:
             return self.refuse(kind, refused, self._why_closed)
         self._report(displaced)
+        self._tell_admitted(receipt, is_due=is_due)
+        return receipt
+
+    def _tell_admitted(self, record: Receipt, *, is_due: bool) -> None:
+        """Have an accepted record kept, and sent if something is due; without the lock."""
         if self._keep is not None:
-            self._keep(receipt)
+            self._keep(record)
         if is_due:
             self._on_due()
-        return receipt
 
     def _origin(self, kind: EventKind, now: float) -> Origin:
         """Return the origin of a push; pushes of a burst share one."""
@@ -265,8 +287,6 @@ class Intake:
                     self._look_at = _AT_ONCE
         if dropped:
             self._report([record])
-        elif self._keep is not None:
-            self._keep(record)
-        if is_due:
-            self._on_due()
+        else:
+            self._tell_admitted(record, is_due=is_due)
         return True

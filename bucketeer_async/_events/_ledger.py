@@ -22,13 +22,15 @@ from bucketeer_async._events._encoder import EVENT_ID
 from bucketeer_async._events._epochs import Epochs
 from bucketeer_async._events._intake import DISPLACED, EXPIRED, Intake
 from bucketeer_async._events._quarantine import ANY_OPENING, Part
-from bucketeer_async._events._receipt import Receipt, wake_waiter
+from bucketeer_async._events._receipt import Origin, Receipt, wake_waiter
+from bucketeer_async._events._window import EvaluationWindow
 from bucketeer_async._models import EventKind
 from bucketeer_async._results import (
     DroppedReason,
     EventCounts,
     Fate,
     Outcome,
+    RefusedReason,
     SpoolStatistics,
     Statistics,
 )
@@ -53,6 +55,7 @@ class Ledger:
     Args:
         bounds: How much may be held.
         lifetime: Seconds after which a record expires.
+        window: Seconds in which evaluation events that repeat the last one are refused; None for no window.
         on_lost: Called with every refused, rejected and dropped record, on the thread where that happened.
         on_due: Called when a record comes to an empty queue, or when so many wait as `watch` says, on the thread where
             that happened. It is decided under the lock, so no push goes unseen between two others.
@@ -65,6 +68,7 @@ class Ledger:
         posts: The counters of posts; whoever posts counts, under the lock.
         bounds: How much is held; for reading.
         queue: The queue of ``bounds``, with the waiting records; for reading their number, bytes and next time due.
+        window: Refuses evaluation events that repeat the last one; None if none are.
         quarantine: The waiting suspects; for reading when the next of them is due.
     """
 
@@ -73,6 +77,7 @@ class Ledger:
         bounds: Bounds,
         *,
         lifetime: float,
+        window: float | None = None,
         on_lost: Callable[[Receipt], None],
         on_due: Callable[[], None],
         on_settled: Callable[[Sequence[Receipt]], None],
@@ -89,6 +94,10 @@ class Ledger:
         self.lock = threading.RLock()
         self._in_flight: set[Receipt] = set()
         self._counters = {kind: Counters() for kind in EventKind}
+        self.window: EvaluationWindow | None = None
+        if window is not None:
+            duplicate = Receipt(Origin(EventKind.EVALUATION, None, -math.inf, 0), b"")
+            self.window = EvaluationWindow(window, lock=self.lock, receipt=duplicate)
         self._epochs = Epochs()
         self.intake = Intake(
             bounds,
@@ -102,6 +111,7 @@ class Ledger:
             on_lost=on_lost,
             on_due=on_due,
             not_started=not_started,
+            window=self.window,
         )
 
     # In
@@ -345,6 +355,8 @@ class Ledger:
     def counts(self) -> dict[EventKind, EventCounts]:
         """Return a consistent copy of all counters."""
         with self.lock:
+            if self.window is not None:
+                self._counters[EventKind.EVALUATION].refused[RefusedReason.DUPLICATE] = self.window.refused
             return {kind: counters.frozen(self.quarantine.counts[kind]) for kind, counters in self._counters.items()}
 
     def statistics(self, circuit: str = "closed", spool: SpoolStatistics | None = None) -> Statistics:

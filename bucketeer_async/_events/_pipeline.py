@@ -96,6 +96,7 @@ class Pipeline:
         self.ledger = Ledger(
             Bounds(config.queue_capacity, config.queue_max_bytes, config.overflow),
             lifetime=config.event_lifetime,
+            window=config.evaluation_window,
             on_lost=self._losses.report,
             on_due=self._wakeups.due,
             on_settled=self._on_settled,
@@ -291,6 +292,10 @@ class Pipeline:
         if self._collector is not None:
             self._collector.send_at_once()
         await self._wakeups.wait_for_room()
+
+    def leave_room(self) -> None:
+        """Have the next waiting push look for room, because one that waited was refused."""
+        self._wakeups.leave_room()
 
     def is_behind(self) -> bool:
         """Whether batches are on their way to a gateway that is well: if much waits, pushes are faster than it."""

@@ -16,13 +16,14 @@ from typing import Final, NoReturn, Self, SupportsFloat, TypeVarTuple
 
 from bucketeer_async._background import PerProcess
 from bucketeer_async._errors import ConfigurationError
-from bucketeer_async._events._encoder import EventFactory, IdPool, TooLargeError, UnreportedError
+from bucketeer_async._events._encoder import EventFactory, IdPool, TooLargeError, UnreportedError, checked_evaluation
 from bucketeer_async._events._intake import Intake
 from bucketeer_async._events._pipeline import Pipeline
 from bucketeer_async._events._private import PrivateEventFactory
 from bucketeer_async._events._receipt import Receipt
+from bucketeer_async._events._window import EvaluationWindow
 from bucketeer_async._lifecycle import NO_COPY, State
-from bucketeer_async._models import ApiId, Evaluation, EventKind, ReasonType, User, shown, words_of
+from bucketeer_async._models import ApiId, Evaluation, EventKind, ReasonType, User, check_user, shown, words_of
 from bucketeer_async._options import ProcessorConfig, check_kind, check_timeout
 from bucketeer_async._process_id import known
 from bucketeer_async._results import DrainReport, RefusedReason, Statistics
@@ -63,6 +64,7 @@ class _Life:
         "intake",
         "is_plain",
         "pipeline",
+        "window",
     )
 
     def __init__(
@@ -72,6 +74,7 @@ class _Life:
         self.is_plain = is_plain
         self.pipeline = pipeline
         self.intake: Intake = pipeline.ledger.intake
+        self.window = pipeline.ledger.window
         self._lifecycle = pipeline.life
         self._bounds = pipeline.ledger.bounds
         self._queue = pipeline.ledger.queue
@@ -114,19 +117,59 @@ class _Life:
             return None
         return self.intake.try_admit(kind, body)
 
-    async def push_after_waiting(self, kind: EventKind, body: bytes) -> Receipt:
-        """Accept or refuse an awaited push once the loop had its turn, the delivery keeps up, and there is room."""
+    async def push_after_waiting(
+        self, kind: EventKind, body: bytes, said: tuple[User, Evaluation] | None = None
+    ) -> Receipt:
+        """Accept or refuse an awaited push once the loop had its turn, the delivery keeps up, and there is room.
+
+        Args:
+            kind: The class of the event.
+            body: The event.
+            said: What an evaluation event says, if there is a window.
+        """
         bounds, queue, pipeline = self._bounds, self._queue, self.pipeline
         if self._pushes >= _PUSHES_PER_TURN or queue.appended_bytes >= self._turn_at_bytes:
             self._pushes, self._turn_at_bytes = 0, queue.appended_bytes + _BYTES_PER_TURN
             await asyncio.sleep(0)
         if bounds.is_half_full() and pipeline.is_behind():
             await pipeline.progress(_BRAKE_PAUSE)
-        while (receipt := self.intake.try_admit(kind, body)) is None:
+        while (
+            receipt := self.intake.try_admit_evaluation(*said, body) if said else self.intake.try_admit(kind, body)
+        ) is None:
             await pipeline.wait_for_room()
+        if not receipt.accepted:
+            pipeline.leave_room()
         self._brake_at = bounds.settled + bounds.half_capacity
         self._brake_at_bytes = min(bounds.settled_bytes + bounds.half_max_bytes, self._turn_at_bytes)
         return receipt
+
+    async def push_within_window(self, window: EvaluationWindow, user: User, evaluation: Evaluation) -> Receipt:
+        """Accept an awaited evaluation event, or refuse it, also because it repeats the last one."""
+        lifecycle = self._lifecycle
+        if get_ident() != lifecycle.thread or not lifecycle.is_loop_running():
+            lifecycle.require_loop()
+        self._pushes += 1
+        if (duplicate := window.refuse(user, evaluation)) is not None:
+            if self._pushes >= _PUSHES_PER_TURN:
+                self._pushes = 0
+                await asyncio.sleep(0)
+            return duplicate
+        try:
+            user, evaluation = check_user(user), checked_evaluation(evaluation)
+            body = self.events.evaluation(user, evaluation)
+        except Exception as error:
+            return self.refuse(_EVALUATION, error)
+        return await self.push_after_waiting(_EVALUATION, body, (user, evaluation))
+
+    def push_within_window_nowait(self, user: User, evaluation: Evaluation) -> Receipt:
+        """As `push_within_window`, from any thread."""
+        try:
+            user, evaluation = check_user(user), checked_evaluation(evaluation)
+            body = self.events.evaluation(user, evaluation)
+        except Exception as error:
+            return self.refuse(_EVALUATION, error)
+        receipt = self.intake.try_admit_evaluation(user, evaluation, body)
+        return receipt or self.intake.refuse(_EVALUATION, RefusedReason.QUEUE_FULL)
 
 
 def _factory_of(config: ProcessorConfig) -> Callable[..., EventFactory]:
@@ -193,7 +236,7 @@ class Processor:
         )
         inherited = [life.pipeline.life for life in self._life.inherited()]
         pipeline = Pipeline(api, config, self._new_rng(), self._mode, inherited, on_circuit=self._on_circuit)
-        return _Life(events, pipeline, self._strict_kinds, is_plain=config.metrics)
+        return _Life(events, pipeline, self._strict_kinds, is_plain=config.metrics and pipeline.ledger.window is None)
 
     @property
     def _pipeline(self) -> Pipeline:
@@ -300,6 +343,8 @@ class Processor:
     async def push_evaluation_event(self, user: User, evaluation: Evaluation) -> Receipt:
         """Record that ``user`` got ``evaluation``."""
         life = self._lives.get(known[0]) or self._life.get()
+        if life.window is not None:
+            return await life.push_within_window(life.window, user, evaluation)
         try:
             body = life.events.evaluation(user, evaluation)
         except Exception as error:
@@ -309,6 +354,8 @@ class Processor:
     def push_evaluation_event_nowait(self, user: User, evaluation: Evaluation) -> Receipt:
         """As `push_evaluation_event`, from any thread."""
         life = self._lives.get(known[0]) or self._life.get()
+        if life.window is not None:
+            return life.window.refuse(user, evaluation) or life.push_within_window_nowait(user, evaluation)
         try:
             body = life.events.evaluation(user, evaluation)
         except Exception as error:

@@ -70,5 +70,9 @@ class Wakeups:
         try:
             await self._room.wait()
         except asyncio.CancelledError:
-            self._room.notify(self._count_room())  # the push may have been woken for room that it leaves to the next
+            self.leave_room()
             raise
+
+    def leave_room(self) -> None:
+        """Wake the next callers, because one may have been woken for room that it does not take."""
+        self._room.notify(self._count_room())

@@ -99,7 +99,7 @@ async def use_processor() -> None:
         assert_type(processor.statistics(), Statistics)
     assert_type(await processor.aclose(1.0), DrainReport)
     ProcessorConfig(overflow="block")  # type: ignore[arg-type]
-    ProcessorConfig(private_attributes={"email", "phone"}, metrics=False)
+    ProcessorConfig(private_attributes={"email", "phone"}, metrics=False, evaluation_window=600)
     ProcessorConfig(private_attributes="all")
     User(5)  # type: ignore[arg-type]
 
