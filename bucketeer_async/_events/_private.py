@@ -42,7 +42,7 @@ class PrivateEventFactory(EventFactory):
             TypeError: If the argument is not a `User`.
         """
         kept = self._copies.get(id(user))
-        if kept is not None and kept[0] is user:
+        if kept is not None:
             return kept[1]
         whole = check_user(user)
         attributes, private = whole.attributes, self._private

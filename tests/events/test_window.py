@@ -279,6 +279,9 @@ async def test_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None
         assert [push(number) for number in (1, 2, 3, 4, 1)] == [True] * 5
         assert [push(number) for number in (3, 4, 1)] == [False] * 3
         assert len(window._last) == 3
+        assert events.push_evaluation_event_nowait(User("3"), evaluation("B")).accepted  # and not the oldest any more
+        assert push(5)
+        assert is_duplicate(events.push_evaluation_event_nowait(User("3"), evaluation("B")))
         await anyio.sleep(61.0)
         assert push(5)
         assert push(6)
