@@ -97,7 +97,7 @@ class Ledger:
         self.window: EvaluationWindow | None = None
         if window is not None:
             duplicate = Receipt(Origin(EventKind.EVALUATION, None, -math.inf, 0), b"")
-            self.window = EvaluationWindow(window, lock=self.lock, receipt=duplicate)
+            self.window = EvaluationWindow(window, duplicate)
         self._epochs = Epochs()
         self.intake = Intake(
             bounds,
@@ -356,7 +356,7 @@ class Ledger:
         """Return a consistent copy of all counters."""
         with self.lock:
             if self.window is not None:
-                self._counters[EventKind.EVALUATION].refused[RefusedReason.DUPLICATE] = self.window.refused
+                self._counters[EventKind.EVALUATION].refused[RefusedReason.DUPLICATE] = self.window.refused()
             return {kind: counters.frozen(self.quarantine.counts[kind]) for kind, counters in self._counters.items()}
 
     def statistics(self, circuit: str = "closed", spool: SpoolStatistics | None = None) -> Statistics:

@@ -143,17 +143,20 @@ class _Life:
         self._brake_at_bytes = min(bounds.settled_bytes + bounds.half_max_bytes, self._turn_at_bytes)
         return receipt
 
-    async def push_within_window(self, window: EvaluationWindow, user: User, evaluation: Evaluation) -> Receipt:
-        """Accept an awaited evaluation event, or refuse it, also because it repeats the last one."""
+    def try_refuse(self, window: EvaluationWindow, user: User, evaluation: Evaluation) -> Receipt | None:
+        """Refuse an awaited evaluation event that repeats the last one; None if it does not, or has to wait first.
+
+        Raises:
+            WrongLoopError: On another event loop than the processor's.
+        """
         lifecycle = self._lifecycle
         if get_ident() != lifecycle.thread or not lifecycle.is_loop_running():
             lifecycle.require_loop()
         self._pushes += 1
-        if (duplicate := window.refuse(user, evaluation)) is not None:
-            if self._pushes >= _PUSHES_PER_TURN:
-                self._pushes = 0
-                await asyncio.sleep(0)
-            return duplicate
+        return window.refuse(user, evaluation) if self._pushes < _PUSHES_PER_TURN else None
+
+    async def push_within_window(self, user: User, evaluation: Evaluation) -> Receipt:
+        """Accept or refuse an awaited evaluation event that `try_refuse` has not refused."""
         try:
             user, evaluation = check_user(user), checked_evaluation(evaluation)
             body = self.events.evaluation(user, evaluation)
@@ -162,7 +165,7 @@ class _Life:
         return await self.push_after_waiting(_EVALUATION, body, (user, evaluation))
 
     def push_within_window_nowait(self, user: User, evaluation: Evaluation) -> Receipt:
-        """As `push_within_window`, from any thread."""
+        """Accept or refuse an evaluation event that the window has not refused; from any thread."""
         try:
             user, evaluation = check_user(user), checked_evaluation(evaluation)
             body = self.events.evaluation(user, evaluation)
@@ -343,8 +346,8 @@ class Processor:
     async def push_evaluation_event(self, user: User, evaluation: Evaluation) -> Receipt:
         """Record that ``user`` got ``evaluation``."""
         life = self._lives.get(known[0]) or self._life.get()
-        if life.window is not None:
-            return await life.push_within_window(life.window, user, evaluation)
+        if (window := life.window) is not None:
+            return life.try_refuse(window, user, evaluation) or await life.push_within_window(user, evaluation)
         try:
             body = life.events.evaluation(user, evaluation)
         except Exception as error:
@@ -354,8 +357,8 @@ class Processor:
     def push_evaluation_event_nowait(self, user: User, evaluation: Evaluation) -> Receipt:
         """As `push_evaluation_event`, from any thread."""
         life = self._lives.get(known[0]) or self._life.get()
-        if life.window is not None:
-            return life.window.refuse(user, evaluation) or life.push_within_window_nowait(user, evaluation)
+        if (window := life.window) is not None:
+            return window.refuse(user, evaluation) or life.push_within_window_nowait(user, evaluation)
         try:
             body = life.events.evaluation(user, evaluation)
         except Exception as error:
