@@ -39,7 +39,9 @@ _errors _dataclasses _process_id _version _proto
 """
 LEVEL = {name: -number for number, line in enumerate(LAYERS.split("\n")) for name in line.split()}
 FOLDERS = sorted(path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists() and path.name != "_proto")
-GATEWAY_MAY_USE = {"_background", "_errors", "_evaluation", "_models", "_nesting", "_proto", "_results", "gateway"}
+GATEWAY_MAY_USE = {
+    *("_background", "_errors", "_evaluation", "_models", "_nesting", "_options", "_proto", "_results", "gateway")
+}
 
 
 def modules() -> dict[str, list[Path]]:

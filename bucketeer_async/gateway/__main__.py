@@ -13,6 +13,7 @@ import uvicorn
 from bucketeer_async._errors import ConfigurationError
 from bucketeer_async.gateway._app import create_app
 from bucketeer_async.gateway._flag_file import FlagFile
+from bucketeer_async.gateway._linker import Linking
 from bucketeer_async.gateway._server import listen
 from bucketeer_async.gateway._state import DEFAULT_KEYS, GatewayKey, GatewayState
 
@@ -25,14 +26,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--client-key", action="append", default=[], help="add a client key (default: client-key)")
     parser.add_argument("--server-key", action="append", default=[], help="add a server key (default: server-key)")
     parser.add_argument(
-        "--flags", metavar="FILE", help="a JSON or YAML file of flags and segments, which is reloaded when it changes"
+        "--flags",
+        metavar="FILE",
+        help="a JSON or YAML file of flags, segments and experiments, reloaded when it changes",
+    )
+    parser.add_argument(
+        "--link-first",
+        choices=["evaluations", "goals"],
+        default="evaluations",
+        help="the events that experiments take as soon as they arrive (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--link-delay",
+        metavar="SECONDS",
+        type=float,
+        default=0.0,
+        help="how much later experiments take the others (default: %(default)s)",
     )
     options = parser.parse_args(arguments)
     keys = {key: GatewayKey(role="SDK_CLIENT") for key in options.client_key}
     keys |= {key: GatewayKey(role="SDK_SERVER") for key in options.server_key}
     try:
+        linking = Linking(first=options.link_first, delay=options.link_delay)
+        state = GatewayState(keys=keys or DEFAULT_KEYS, linking=linking)
         with contextlib.suppress(KeyboardInterrupt):
-            asyncio.run(_serve(GatewayState(keys=keys or DEFAULT_KEYS), options.host, options.port, options.flags))
+            asyncio.run(_serve(state, options.host, options.port, options.flags))
     except ConfigurationError as error:
         parser.error(str(error))
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import html
 import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, Final
 
 from starlette.applications import Starlette
@@ -18,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 from bucketeer_async._nesting import parse_json
 from bucketeer_async.gateway._endpoints import ENDPOINTS, handle
 from bucketeer_async.gateway._json import UnprintableError
+from bucketeer_async.gateway._linker import Experiment, GoalCounts
 from bucketeer_async.gateway._state import Fault, GatewayState
 from bucketeer_async.gateway._validation import RefusedRequestError
 
@@ -40,6 +44,7 @@ def create_app(state: GatewayState, *, any_host: bool = False) -> Starlette:
         routes=[
             Route("/_dev/", dev.page, methods=["GET"]),
             Route("/_dev/state", dev.state, methods=["GET"]),
+            Route("/_dev/experiments", dev.experiments, methods=["GET"]),
             Route("/_dev/faults", dev.faults, methods=["GET", "POST", "DELETE"]),
             Route("/_dev/flags/{feature_id:path}", dev.flag, methods=["PATCH"]),
             Mount("/", app=_Gateway(state)),
@@ -131,6 +136,19 @@ class _DevEndpoints:
             }
         )
 
+    async def experiments(self, _request: Request) -> Response:
+        counts = self._state.experiments()
+        return JSONResponse(
+            {
+                "experiments": [
+                    _experiment_json(each)
+                    | {"variations": {key: asdict(goals) for key, goals in counts[each.id].items()}}
+                    for each in self._state.environment.experiments.values()
+                ],
+                "linking": asdict(self._state.linking),
+            }
+        )
+
     async def page(self, _request: Request) -> Response:
         counts = "".join(
             f"<tr><td>{kind}<td>{count['accepted']}<td>{count['unique']}"
@@ -142,6 +160,12 @@ class _DevEndpoints:
             f"<td>{_served_text(served.get(flag, {}))}"
             for flag, stored in self._state.environment.flags.items()
         )
+        experiments = "".join(
+            f"<tr><td>{html.escape(each)}<td>{html.escape(variation) or 'no evaluation'}"
+            f"<td>{goals.linked}<td>{goals.waiting}<td>{_discarded_text(goals.discarded)}"
+            for each, counts in self._state.experiments().items()
+            for variation, goals in (counts or {"": GoalCounts()}).items()
+        )
         events = "".join(
             f"<li><code>{html.escape(json.dumps(each.event, ensure_ascii=False))}</code>"
             for each in self._state.newest(_SHOWN)
@@ -152,6 +176,8 @@ class _DevEndpoints:
             f"<table><tr><th>class<th>accepted<th>unique ids{counts}</table>"
             f"<h2>Flags</h2><p>{html.escape(self._state.flags_problem)}</p>"
             f"<table><tr><th>flag<th>version<th>status<th>served{flags}</table>"
+            "<h2>Goals of experiments</h2>"
+            f"<table><tr><th>experiment<th>variation<th>linked<th>waiting<th>discarded{experiments}</table>"
             f"<h2>Newest events</h2><ol>{events}</ol>"
         )
 
@@ -187,6 +213,21 @@ def _fault_json(fault: Fault) -> dict[str, Any]:
 
 def _flag_json(fields: dict[str, Any]) -> dict[str, Any]:
     return {"id": fields["id"], "version": fields["version"], "status": _flag_status(fields)}
+
+
+def _experiment_json(experiment: Experiment) -> dict[str, Any]:
+    return {
+        "id": experiment.id,
+        "featureId": experiment.feature_id,
+        "featureVersion": experiment.feature_version,
+        "goalIds": experiment.goal_ids,
+        "startAt": experiment.start_at,
+        "stopAt": None if experiment.stop_at == math.inf else experiment.stop_at,
+    }
+
+
+def _discarded_text(discarded: Mapping[str, int]) -> str:
+    return ", ".join(f"{reason} {count}" for reason, count in discarded.items()) or "0"
 
 
 def _served_text(counts: dict[str, int]) -> str:

@@ -1,11 +1,14 @@
-"""A short form for definitions of flags; everything else can be written in the server's JSON form."""
+"""Short forms for definitions of flags and experiments; everything else can be written in the server's JSON form."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from types import MappingProxyType
 from typing import Any, Final
+
+from bucketeer_async._errors import ConfigurationError
 
 _SWITCH: Final[Mapping[str, object]] = MappingProxyType({"on": True, "off": False})
 
@@ -48,6 +51,48 @@ def flag(
         "defaultStrategy": _strategy(ids[0] if default is None else default),
         "offVariation": ids[-1] if off is None else off,
     } | fields
+
+
+def experiment(
+    experiment_id: str,
+    *,
+    feature_id: str,
+    goal_ids: Iterable[str],
+    feature_version: int = 1,
+    start: datetime | int = 0,
+    stop: datetime | int | None = None,
+) -> dict[str, Any]:
+    """Return the definition of an experiment, for ``LocalGateway(experiments=[...])`` or ``set_experiment``.
+
+    Args:
+        experiment_id: Id of the experiment.
+        feature_id: Id of the flag whose variations are compared.
+        goal_ids: Ids of the goals that are counted.
+        feature_version: Version of the flag; evaluations of other versions do not belong to the experiment. A new flag
+            has version 1.
+        start: Time of the first evaluation and goal that belong to the experiment: a datetime with a time zone, or Unix
+            seconds.
+        stop: Time of the last ones, as ``start``; None for no end.
+
+    Raises:
+        ConfigurationError: If a datetime has no time zone.
+    """
+    return {
+        "id": experiment_id,
+        "featureId": feature_id,
+        "featureVersion": feature_version,
+        "goalIds": list(goal_ids),
+        "startAt": _seconds("start", start),
+        "stopAt": None if stop is None else _seconds("stop", stop),
+    }
+
+
+def _seconds(name: str, time: datetime | int) -> int:
+    if not isinstance(time, datetime):
+        return time
+    if time.tzinfo is None:
+        raise ConfigurationError(f"{name} must have a time zone: {time.isoformat()} has none")
+    return int(time.timestamp())
 
 
 def _kind(values: Iterable[object]) -> str:

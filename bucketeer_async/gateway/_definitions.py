@@ -1,4 +1,4 @@
-"""Definitions of flags and segments in the server's JSON form: validation, and completion of omitted fields.
+"""Definitions of flags, segments and experiments in the server's JSON form: validation; completion of omitted fields.
 
 Like the server's console, this gateway rejects a flag that names a variation which the flag does not have.
 """
@@ -76,6 +76,16 @@ def _complete_member(value: Any, path: str) -> Definition:
 _SEGMENT: Final = message(
     segmentId=TEXT, users=repeated(Shape(_complete_member, dict)), updatedAt=SECONDS, rules=repeated(_RULE)
 )
+_EXPERIMENT: Final = message(
+    id=TEXT,
+    name=TEXT,
+    description=TEXT,
+    featureId=TEXT,
+    featureVersion=INT32,
+    goalIds=repeated(TEXT),
+    startAt=SECONDS,
+    stopAt=SECONDS,
+)
 
 
 def complete_flag(fields: Mapping[str, Any]) -> Definition:
@@ -113,6 +123,27 @@ def complete_segment(fields: Mapping[str, Any]) -> Definition:
     return segment
 
 
+def complete_experiment(fields: Mapping[str, Any]) -> Definition:
+    """Return the definition of an experiment with all fields; a ``stopAt`` of 0 means that it has no end.
+
+    Raises:
+        ConfigurationError: If the definition is invalid; the message names the experiment and the field.
+    """
+    with _error_context("experiment", fields, "id"):
+        experiment: Definition = _EXPERIMENT.complete(fields, "")
+        for name in ("id", "featureId", "featureVersion", "goalIds"):
+            _require(experiment[name], name)
+        for index, goal_id in enumerate(experiment["goalIds"]):
+            _require(goal_id, f"goalIds[{index}]")
+            if goal_id in experiment["goalIds"][:index]:
+                raise ConfigurationError(f"goalIds[{index}] {goal_id!r} is a duplicate")
+        if int(experiment["stopAt"]) and int(experiment["stopAt"]) <= int(experiment["startAt"]):
+            raise ConfigurationError(
+                f"stopAt must be later than startAt, {experiment['startAt']}, not {experiment['stopAt']}"
+            )
+    return experiment
+
+
 def complete_all(
     definitions: Any, where: str, complete: Callable[[Mapping[str, Any]], Definition], key: str
 ) -> dict[str, Definition]:
@@ -121,7 +152,7 @@ def complete_all(
     Args:
         definitions: A list of definitions.
         where: Name of the list in error messages.
-        complete: `complete_flag` or `complete_segment`.
+        complete: `complete_flag`, `complete_segment` or `complete_experiment`.
         key: Name of the field with the id.
 
     Raises:

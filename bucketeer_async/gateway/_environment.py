@@ -1,17 +1,26 @@
-"""The flags and segments of a gateway; versions and times of updates advance as on the server.
+"""The flags, segments and experiments of a gateway; versions and times of updates advance as on the server.
 
 An `Environment` is immutable: each change returns a new one.
 """
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
+from bucketeer_async._errors import ConfigurationError
 from bucketeer_async._evaluation import Flag, Segment, Snapshot, compile_flag, compile_segment
-from bucketeer_async.gateway._definitions import Definition, complete_all, complete_flag, complete_segment
+from bucketeer_async.gateway._definitions import (
+    Definition,
+    complete_all,
+    complete_experiment,
+    complete_flag,
+    complete_segment,
+)
+from bucketeer_async.gateway._linker import Experiment, compile_experiment
 
 MEMORY: Final = 30 * 86_400  # seconds; the age limit of changes in a response, and of archived flags
 
@@ -74,18 +83,23 @@ def _content(fields: Definition) -> Definition:
 
 
 class Environment:
-    """The flags and segments of a gateway at one time.
+    """The flags, segments and experiments of a gateway at one time.
 
     Args:
         flags: The flags by id, including flags that the server would not load.
         segments: The segments by id.
+        experiments: The experiments by id.
     """
 
     def __init__(
-        self, flags: Mapping[str, Stored[Flag]] | None = None, segments: Mapping[str, Stored[Segment]] | None = None
+        self,
+        flags: Mapping[str, Stored[Flag]] | None = None,
+        segments: Mapping[str, Stored[Segment]] | None = None,
+        experiments: Mapping[str, Experiment] | None = None,
     ) -> None:
         self.flags: Mapping[str, Stored[Flag]] = flags or {}
         self.segments: Mapping[str, Stored[Segment]] = segments or {}
+        self.experiments: Mapping[str, Experiment] = experiments or {}
         self._snapshot: Snapshot | None = None
         self._complete_until: float = -math.inf  # when the snapshot's oldest archived flag is no longer loaded
 
@@ -97,7 +111,7 @@ class Environment:
         """
         flag = complete_flag(fields)
         stored = store(flag, self.flags.get(flag["id"]), now, compile_flag)
-        return Environment({**self.flags, flag["id"]: stored}, self.segments)
+        return Environment({**self.flags, flag["id"]: stored}, self.segments, self.experiments)
 
     def without_flag(self, feature_id: str) -> Environment:
         """Return an environment without a flag; responses to polls do not mention the deletion.
@@ -107,7 +121,7 @@ class Environment:
         """
         flags = dict(self.flags)
         del flags[feature_id]
-        return Environment(flags, self.segments)
+        return Environment(flags, self.segments, self.experiments)
 
     def with_segment(self, fields: Mapping[str, Any], now: int) -> Environment:
         """Return an environment in which a segment is created or replaced.
@@ -117,7 +131,7 @@ class Environment:
         """
         segment = complete_segment(fields)
         stored = store(segment, self.segments.get(segment["segmentId"]), now, compile_segment)
-        return Environment(self.flags, {**self.segments, segment["segmentId"]: stored})
+        return Environment(self.flags, {**self.segments, segment["segmentId"]: stored}, self.experiments)
 
     def without_segment(self, segment_id: str) -> Environment:
         """Return an environment without a segment.
@@ -127,19 +141,44 @@ class Environment:
         """
         segments = dict(self.segments)
         del segments[segment_id]
-        return Environment(self.flags, segments)
+        return Environment(self.flags, segments, self.experiments)
 
-    def replaced(self, flags: Any, segments: Any, now: int) -> Environment:
-        """Return an environment of only these flags and segments; an unchanged definition keeps its version and time.
+    def with_experiment(self, fields: Mapping[str, Any]) -> Environment:
+        """Return an environment in which an experiment is created or replaced.
+
+        Raises:
+            ConfigurationError: If the definition is invalid; the message names the experiment and the field.
+        """
+        experiment = complete_experiment(fields)
+        _check_flag_of(experiment, self.flags)
+        experiments = {**self.experiments, experiment["id"]: compile_experiment(experiment)}
+        return Environment(self.flags, self.segments, experiments)
+
+    def without_experiment(self, experiment_id: str) -> Environment:
+        """Return an environment without an experiment.
+
+        Raises:
+            KeyError: If the experiment does not exist.
+        """
+        experiments = dict(self.experiments)
+        del experiments[experiment_id]
+        return Environment(self.flags, self.segments, experiments)
+
+    def replaced(self, flags: Any, segments: Any, experiments: Any, now: int) -> Environment:
+        """Return an environment of only these definitions; one that is unchanged keeps its version and time.
 
         Raises:
             ConfigurationError: If a definition is invalid; the message names the definition and the field.
         """
         new_flags = complete_all(flags, "flags", complete_flag, "id")
         new_segments = complete_all(segments, "segments", complete_segment, "segmentId")
+        new_experiments = complete_all(experiments, "experiments", complete_experiment, "id")
+        for experiment in new_experiments.values():
+            _check_flag_of(experiment, new_flags)
         return Environment(
             {key: store(each, self.flags.get(key), now, compile_flag) for key, each in new_flags.items()},
             {key: store(each, self.segments.get(key), now, compile_segment) for key, each in new_segments.items()},
+            {key: compile_experiment(each) for key, each in new_experiments.items()},
         )
 
     def loaded(self, now: int) -> list[Stored[Flag]]:
@@ -158,6 +197,17 @@ class Environment:
             self._snapshot = Snapshot(flags, {key: segment.compiled for key, segment in self.segments.items()})
             self._complete_until = MEMORY + _oldest_archived(loaded)
         return self._snapshot
+
+
+def _check_flag_of(experiment: Definition, flags: Iterable[str]) -> None:
+    feature_id = experiment["featureId"]
+    if feature_id not in (known := set(flags)):
+        close = difflib.get_close_matches(feature_id, known, 1)
+        suggestion = f"; did you mean {close[0]}?" if close else ""
+        raise ConfigurationError(
+            f"experiment {experiment['id']!r}: featureId must be the id of a flag of this gateway, "
+            f"not {feature_id!r}{suggestion}"
+        )
 
 
 def _is_loaded(flag: Stored[Flag], now: int) -> bool:

@@ -19,13 +19,13 @@ from bucketeer_async.gateway._shapes import ANYTHING, message, repeated
 from bucketeer_async.gateway._state import GatewayState
 
 _LOGGER: Final = logging.getLogger("bucketeer_async.gateway")
-_FILE: Final = message(flags=repeated(ANYTHING), segments=repeated(ANYTHING))
+_FILE: Final = message(flags=repeated(ANYTHING), segments=repeated(ANYTHING), experiments=repeated(ANYTHING))
 
 
 class FlagFile:
-    """A JSON or YAML file that defines the flags and segments of a gateway.
+    """A JSON or YAML file that defines the flags, segments and experiments of a gateway.
 
-    The file defines all flags and segments: a reload undoes changes that were made by other means. An invalid file does
+    The file defines all of them: a reload undoes changes that were made by other means. An invalid file does
     not change the state; the error is logged once, and is available as ``state.flags_problem``.
 
     Args:
@@ -101,7 +101,7 @@ def _signature(path: Path) -> object:
 def _load_environment(environment: Environment, path: Path, now: int) -> Environment:
     try:
         content = _FILE.complete(_read(path), "")
-        return environment.replaced(content["flags"], content["segments"], now)
+        return environment.replaced(content["flags"], content["segments"], content["experiments"], now)
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
 

@@ -15,6 +15,7 @@ import uvicorn
 from bucketeer_async._background import BackgroundTask
 from bucketeer_async.gateway._app import create_app
 from bucketeer_async.gateway._flag_file import FlagFile
+from bucketeer_async.gateway._linker import Linking
 from bucketeer_async.gateway._state import DEFAULT_KEYS, Fault, GatewayKey, GatewayState, RecordedEvent
 
 
@@ -43,14 +44,16 @@ class LocalGateway:
         keys: The valid API keys. By default, ``"client-key"`` and ``"server-key"``.
         flags: Definitions of the flags, as for `GatewayState`.
         segments: Definitions of the segments, as for `GatewayState`.
-        flags_file: Path of a JSON or YAML file ``{"flags": [...], "segments": [...]}``, instead of ``flags`` and
-            ``segments``. The file is loaded by ``async with``, which raises a `ConfigurationError` if the file is
-            invalid, and reloaded when it changes.
+        experiments: Definitions of the experiments, as for `GatewayState`.
+        linking: How goals are linked to experiments.
+        flags_file: Path of a JSON or YAML file ``{"flags": [...], "segments": [...], "experiments": [...]}``, instead
+            of these three arguments. The file is loaded by ``async with``, which raises a `ConfigurationError` if the
+            file is invalid, and reloaded when it changes.
         port: The port; 0 for a free port.
 
     Raises:
         ConfigurationError: If a definition is invalid; the message names the definition and the field.
-        ValueError: If ``flags_file`` is combined with ``flags`` or ``segments``.
+        ValueError: If ``flags_file`` is combined with ``flags``, ``segments`` or ``experiments``.
     """
 
     def __init__(
@@ -59,12 +62,16 @@ class LocalGateway:
         keys: Mapping[str, GatewayKey] = DEFAULT_KEYS,
         flags: Sequence[Mapping[str, Any]] = (),
         segments: Sequence[Mapping[str, Any]] = (),
+        experiments: Sequence[Mapping[str, Any]] = (),
+        linking: Linking = Linking(),
         flags_file: str | PathLike[str] | None = None,
         port: int = 0,
     ) -> None:
-        if flags_file is not None and (flags or segments):
-            raise ValueError("flags_file defines all flags and segments: give either flags and segments, or flags_file")
-        self.state: GatewayState = GatewayState(keys=keys, flags=flags, segments=segments)
+        if flags_file is not None and (flags or segments or experiments):
+            raise ValueError("flags_file defines all flags, segments and experiments: give either these, or flags_file")
+        self.state: GatewayState = GatewayState(
+            keys=keys, flags=flags, segments=segments, experiments=experiments, linking=linking
+        )
         self._file = None if flags_file is None else FlagFile(flags_file, self.state)
         self._port = port
         self._socket: socket.socket | None = None

@@ -1,4 +1,4 @@
-"""The state of the gateway: keys, flags and segments, accepted events, and simulated faults."""
+"""The state of the gateway: keys, definitions, accepted events and what became of them, and simulated faults."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from typing import Any, Final
 from google.protobuf import json_format
 
 from bucketeer_async._models import EventKind, shown
+from bucketeer_async._options import check_kind
 from bucketeer_async._proto._pool import POOL, message_class
 from bucketeer_async.gateway._environment import Environment
+from bucketeer_async.gateway._linker import GoalCounts, Linker, Linking, UserEvaluation, UserGoal
 
 _WINDOW: Final = 100_000  # events that are stored
 _ANY: Final = message_class("google.protobuf.Any")
@@ -135,11 +137,14 @@ class GatewayState:
         flags: Definitions of the flags: ``bucketeer.feature.Feature`` in JSON, for example from `flag`.
         segments: Definitions of the segments: ``bucketeer.feature.SegmentUsers`` in JSON, where an entry of ``users``
             may be the id of a user.
+        experiments: Definitions of the experiments, for example from `experiment`.
+        linking: How goals are linked to experiments.
         window: Number of the newest accepted events that are stored. Older events are only counted.
         now: Returns the Unix time, in seconds.
 
     Attributes:
-        environment: The current flags and segments.
+        environment: The current flags, segments and experiments.
+        linking: How goals are linked to experiments; not to be changed.
         flags_problem: Why the current flag file is invalid; "" if it is valid or the gateway has no flag file.
 
     Raises:
@@ -152,18 +157,22 @@ class GatewayState:
         keys: Mapping[str, GatewayKey] = DEFAULT_KEYS,
         flags: Sequence[Mapping[str, Any]] = (),
         segments: Sequence[Mapping[str, Any]] = (),
+        experiments: Sequence[Mapping[str, Any]] = (),
+        linking: Linking = Linking(),
         window: int = _WINDOW,
         now: Callable[[], float] = time.time,
     ) -> None:
         self.keys: dict[str, GatewayKey] = dict(keys)
         self.now: Callable[[], float] = now
-        self.environment: Environment = Environment().replaced(flags, segments, int(now()))
+        self.environment: Environment = Environment().replaced(flags, segments, experiments, int(now()))
+        self.linking: Final = check_kind("linking", linking, Linking)
         self.flags_problem: str = ""
         self.requests: Counter[str] = Counter()
         self._events: deque[RecordedEvent] = deque(maxlen=window)
         self._accepted: Counter[EventKind] = Counter()
         self._ids: dict[EventKind, set[str]] = {kind: set() for kind in EventKind}
         self._served: Counter[tuple[str, str]] = Counter()
+        self._linker = Linker(linking)
         self._faults: list[tuple[Fault, float]] = []
         self._random = random.Random(0)  # noqa: S311 - not used for security
 
@@ -224,6 +233,22 @@ class GatewayState:
         """
         self.environment = self.environment.without_segment(segment_id)
 
+    def set_experiment(self, fields: Mapping[str, Any]) -> None:
+        """Create or replace an experiment. If it changes, it begins without results.
+
+        Raises:
+            ConfigurationError: If the definition is invalid; the message names the experiment and the field.
+        """
+        self.environment = self.environment.with_experiment(fields)
+
+    def remove_experiment(self, experiment_id: str) -> None:
+        """Delete an experiment and its results.
+
+        Raises:
+            KeyError: If the experiment does not exist.
+        """
+        self.environment = self.environment.without_experiment(experiment_id)
+
     @property
     def events(self) -> list[RecordedEvent]:
         """The newest accepted events, oldest first."""
@@ -234,14 +259,21 @@ class GatewayState:
         return list(itertools.islice(reversed(self._events), count))
 
     def record(self, events: Iterable[RecordedEvent]) -> None:
-        """Store and count accepted events."""
+        """Store and count the accepted events of one post, and link their goals to experiments."""
+        new = []
         for event in events:
             self._events.append(event)
             self._accepted[event.kind] += 1
             ids = self._ids[event.kind]
-            if event.kind is EventKind.EVALUATION and event.id not in ids:
+            if event.id not in ids:
+                ids.add(event.id)
+                new.append(event)
+        for event in new:
+            if event.kind is EventKind.EVALUATION:
                 self._served[event.message.feature_id, event.message.variation_id] += 1
-            ids.add(event.id)
+        if self.environment.experiments:
+            self._linker.define(self.environment.experiments)
+            self._linker.take((_for_linker(event) for event in new if event.kind is not EventKind.METRICS), self.now())
 
     def forget_events(self) -> None:
         """Delete all accepted events, and reset their counters."""
@@ -249,6 +281,7 @@ class GatewayState:
         self._accepted.clear()
         self._ids = {kind: set() for kind in EventKind}
         self._served.clear()
+        self._linker.forget()
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return counters by kind of event: ``accepted`` events, and ``unique`` event ids."""
@@ -263,6 +296,15 @@ class GatewayState:
         for (feature_id, variation_id), count in self._served.items():
             flags.setdefault(feature_id, {})[variation_id] = count
         return flags
+
+    def experiments(self) -> dict[str, dict[str, GoalCounts]]:
+        """Return what became of goal events by experiment id and variation id.
+
+        The variation id is "" for goals for which no evaluation of the user was found.
+        """
+        self._linker.define(self.environment.experiments)
+        self._linker.advance(self.now())
+        return self._linker.counts()
 
     def fail(self, fault: Fault) -> None:
         """Simulate a fault from now on. If several faults of a path are active, the oldest one applies."""
@@ -293,3 +335,11 @@ class GatewayState:
     def fails_event(self, fault: Fault | None) -> bool:
         """Return, at random, whether a partial fault rejects an event."""
         return fault is not None and self._random.random() < fault.partial
+
+
+def _for_linker(event: RecordedEvent) -> UserEvaluation | UserGoal:
+    message = event.message
+    user_id = message.user_id or message.user.id
+    if event.kind is EventKind.GOAL:
+        return UserGoal(message.timestamp, user_id, message.goal_id)
+    return UserEvaluation(message.timestamp, user_id, message.feature_id, message.feature_version, message.variation_id)

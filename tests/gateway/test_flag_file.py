@@ -15,13 +15,19 @@ from typing import Any
 
 import pytest
 
-from bucketeer_async import ApiClient, ConfigurationError, User
-from bucketeer_async.gateway import GatewayState, LocalGateway, flag
+from bucketeer_async import ApiClient, ConfigurationError, EventKind, User
+from bucketeer_async._proto._pool import message_class
+from bucketeer_async.gateway import GatewayState, GoalCounts, LocalGateway, RecordedEvent, experiment, flag
 from bucketeer_async.gateway._flag_file import FlagFile
 
 EXAMPLE = Path(__file__).parent.parent.parent / "docs" / "examples" / "flags.yaml"
 TIME = 1_800_000_000
 TIMES = itertools.count(1_000_000_000)
+EXPERIMENT = experiment("e", feature_id="a", goal_ids=["goal"])
+EVALUATION = message_class("bucketeer.event.client.EvaluationEvent")(
+    timestamp=TIME, feature_id="a", feature_version=1, variation_id="on", user_id="user"
+)
+GOAL = message_class("bucketeer.event.client.GoalEvent")(timestamp=TIME, goal_id="goal", user_id="user")
 
 
 class Turns:
@@ -46,8 +52,8 @@ class Turns:
         await self._asleep.wait()
 
 
-def write(path: Path, *flags: dict[str, Any], segments: Any = ()) -> None:
-    write_text(path, json.dumps({"flags": flags, "segments": segments}))
+def write(path: Path, *flags: dict[str, Any], segments: Any = (), experiments: Any = ()) -> None:
+    write_text(path, json.dumps({"flags": flags, "segments": segments, "experiments": experiments}))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -103,6 +109,17 @@ async def test_a_file_that_does_not_change_is_not_read(path: Path, state: Gatewa
         assert state.environment.flags.keys() == {"b"}
 
 
+async def test_a_change_of_the_file_is_a_change_of_the_experiments(path: Path, state: GatewayState) -> None:
+    write(path, flag("a"), experiments=[EXPERIMENT, EXPERIMENT | {"id": "f"}])
+    async with followed(path, state) as turns:
+        assert state.experiments() == {"e": {}, "f": {}}
+        state.record([RecordedEvent("1", EventKind.EVALUATION, EVALUATION), RecordedEvent("2", EventKind.GOAL, GOAL)])
+        write(path, flag("a", enabled=False), experiments=[EXPERIMENT | {"stopAt": TIME}, EXPERIMENT | {"id": "f"}])
+        await turns.turn()
+
+        assert state.experiments() == {"e": {}, "f": {"on": GoalCounts(linked=1)}}
+
+
 def break_syntax(path: Path) -> None:
     write_text(path, '{"flags": [')
 
@@ -111,11 +128,19 @@ def break_flag(path: Path) -> None:
     write(path, flag("a", default="maybe"))
 
 
+def break_experiment(path: Path) -> None:
+    write(path, flag("b"), experiments=[EXPERIMENT])
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
         (break_syntax, "flags.json: Expecting value: line 1 column 12"),
         (break_flag, "flags.json: flags[0]: flag 'a': defaultStrategy.fixedStrategy.variation must be one of off, on"),
+        (
+            break_experiment,
+            "flags.json: experiment 'e': featureId must be the id of a flag of this gateway, not 'a'",
+        ),
         (Path.unlink, "flags.json: No such file or directory"),
     ],
 )
@@ -149,6 +174,8 @@ async def test_a_broken_file_changes_nothing_and_says_once_what_is_wrong(
         ("flags.json", "[]", "the content must be an object, not list"),
         ("flags.json", '{"flag": []}', "flag is not a field; did you mean flags?"),
         ("flags.json", '{"flags": {}}', "flags must be a list, not dict"),
+        ("flags.json", '{"experiments": {}}', "experiments must be a list, not dict"),
+        ("flags.json", '{"experiments": [{"id": "e"}]}', "experiments[0]: experiment 'e': featureId is missing"),
         ("flags.json", "[" * 500, "Expecting value"),
         ("flags.json", "[" * 501 + "]" * 501, "the content is nested more than 500 levels deep"),
         ("flags.json", "[" * 100_000, "the content is nested more than 500 levels deep"),
@@ -218,9 +245,12 @@ async def test_the_example_is_served() -> None:
                 answers = [await api.get_evaluation(user, each, tag="shop") for each in ("new-checkout", "banner")]
                 served[user.id] = [answer.evaluation.variation_id for answer in answers if answer.evaluation]
 
+    assert gateway.state.experiments() == {"checkout-test": {}}
     assert served == {"alice": ["on", "loud"], "user-7": ["off", "plain"], "x": ["on", "loud"]}
 
 
 def test_a_file_stands_for_all_definitions(path: Path) -> None:
-    with pytest.raises(ValueError, match="give either flags and segments, or flags_file"):
+    with pytest.raises(ValueError, match="give either these, or flags_file"):
         LocalGateway(flags=[flag("a")], flags_file=path)
+    with pytest.raises(ValueError, match="give either these, or flags_file"):
+        LocalGateway(experiments=[EXPERIMENT], flags_file=path)
