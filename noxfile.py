@@ -114,6 +114,13 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def experiments(session: nox.Session) -> None:
+    """Simulate which goals of experiments the server counts; write the tables of the page about experiments."""
+    session.install("-e", ".[gateway]", *group("test"))
+    session.run("python", "-m", "tests.experiments")
+
+
+@nox.session
 def protos(session: nox.Session) -> None:
     """Generate the protobuf messages; with `-- --check`, only compare them."""
     session.install(*group("protos"))
