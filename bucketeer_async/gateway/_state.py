@@ -165,7 +165,7 @@ class GatewayState:
         self.keys: dict[str, GatewayKey] = dict(keys)
         self.now: Callable[[], float] = now
         self.environment: Environment = Environment().replaced(flags, segments, experiments, int(now()))
-        self.linking: Final = check_kind("linking", linking, Linking)
+        self.linking: Final[Linking] = check_kind("linking", linking, Linking)
         self.flags_problem: str = ""
         self.requests: Counter[str] = Counter()
         self._events: deque[RecordedEvent] = deque(maxlen=window)

@@ -151,7 +151,7 @@ async def posts(scenario: Scenario) -> list[Post]:
             elif not window.is_duplicate(action.user, evaluation := variations[action.user.id], elapsed()):
                 await processor.push_evaluation_event(action.user, evaluation)
     total = processor.statistics().total
-    assert total.delivered == total.pushed, "events were lost"
+    assert total.delivered == total.accepted, "events were lost"
     return found
 
 

@@ -114,6 +114,13 @@ async def test_a_goal_of_the_second_of_the_evaluation_is_linked(worlds: Worlds) 
     assert world.counts() == {"on": linked()}
 
 
+async def test_of_two_evaluations_of_a_second_the_last_one_counts(worlds: Worlds) -> None:
+    world = worlds()
+    await world.post(evaluation(0, "on"), evaluation(0, "off"), goal(0))
+
+    assert world.counts() == {"off": linked()}
+
+
 async def test_users_do_not_share_evaluations(worlds: Worlds) -> None:
     world = worlds()
     await world.post(evaluation(5, "on", "a"), evaluation(0, "off", "b"), goal(3, "a"), goal(3, "b"), at=9)
@@ -236,6 +243,7 @@ async def test_a_goal_of_two_experiments_waits_as_a_whole(worlds: Worlds) -> Non
 async def test_a_goal_outside_one_experiment_is_counted_there_once(worlds: Worlds) -> None:
     world = worlds(DEFINITION, experiment("over", feature_id="flag", goal_ids=["goal"], stop=BEGIN))
     await world.post(goal(1), at=1)
+    assert world.state.experiments() == {"test": {"": waiting()}, "over": {"": discarded("after_stop")}}
     world.now = 86_401
 
     assert world.state.experiments() == {"test": {"": discarded("gave_up")}, "over": {"": discarded("after_stop")}}

@@ -59,6 +59,7 @@ from bucketeer_async.api import (
     RegisterEventsResponse,
 )
 from bucketeer_async.blocking import ClientThread
+from bucketeer_async.gateway import GatewayState, GoalCounts, Linking, experiment
 
 
 def use_old_paths(
@@ -286,3 +287,10 @@ async def use_client() -> None:
     Client(endpoint="localhost", api_key="key", tag="", local_evaluation=LocalEvaluation(polling_interval=5))
     assert_type(Client.from_env({}, events=ProcessorConfig()), Client)
     assert_type(Client.disabled(), Client)
+
+
+def use_experiments(state: GatewayState) -> None:
+    assert_type(state.experiments(), dict[str, dict[str, GoalCounts]])
+    assert_type(state.linking, Linking)
+    state.set_experiment(experiment("test", feature_id="flag", goal_ids=["goal"]))
+    Linking(first="events")  # type: ignore[arg-type]
