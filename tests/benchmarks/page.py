@@ -96,13 +96,13 @@ def _summary(environment: Mapping[str, Any]) -> str:
         beside = each.get("beside", {})
         compared = _compared(each, "beside") if beside.get("title") == "LaunchDarkly" else ["", "", ""]
         rows.append([each["summary"], _value(each, "ours"), *compared])
-    parts = [_table(["", "bucketeer_async", *_head("LaunchDarkly")], rows)]
+    parts = [table(["", "bucketeer_async", *_head("LaunchDarkly")], rows)]
     if any("before" in each for each in found):
         revisions = sorted({section["before"] for section in _ordered(environment) if section["before"]})
         changed = [
             [each["summary"], _value(each, "ours"), *_compared(each, "before")] for each in found if "before" in each
         ]
-        parts.append(_table(["compared with an earlier revision", "now", *_head(" or ".join(revisions))], changed))
+        parts.append(table(["compared with an earlier revision", "now", *_head(" or ".join(revisions))], changed))
     parts.append(_versions(environment))
     return "\n\n".join(parts)
 
@@ -126,7 +126,7 @@ def _details(title: str, environment: Mapping[str, Any]) -> str:
 def _rows(beside: str, rows: Sequence[Mapping[str, Any]]) -> str:
     with_before = any("before" in each for each in rows)
     head = ["", "bucketeer_async", *(_head(beside) if beside else []), *(_head("before") if with_before else [])]
-    return _table(
+    return table(
         head,
         [
             [
@@ -170,6 +170,6 @@ def _ordered(environment: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [environment["sections"][name] for name in _SECTIONS if name in environment["sections"]]
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

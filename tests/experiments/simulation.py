@@ -93,27 +93,6 @@ def outages(scenario: Scenario) -> list[tuple[float, float]]:
     return [(begin, begin + scenario.outage) for begin in begins]
 
 
-class SimulatedWindow:
-    """The option ``ProcessorConfig.evaluation_window``, until it exists: which evaluation events are duplicates.
-
-    An evaluation that says the same as the user's last one is a duplicate within the window, and does not prolong it.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._last: dict[tuple[str, str], tuple[tuple[int, str, ReasonType], float]] = {}
-
-    def is_duplicate(self, user: User, evaluation: Evaluation, now: float) -> bool:
-        """Return whether an evaluation is a duplicate; remember it if it is not."""
-        key = (user.id, evaluation.feature_id)
-        says = (evaluation.feature_version, evaluation.variation_id, evaluation.reason.type)
-        said, began = self._last.get(key, (None, 0.0))
-        if says == said and now - began < self._seconds:
-            return True
-        self._last[key] = (says, now)
-        return False
-
-
 def served(user: User) -> Evaluation:
     """Return what a user is served: always the same variation, as in a rollout."""
     variation = VARIATIONS[random.Random(user.id).randrange(len(VARIATIONS))]
@@ -136,11 +115,10 @@ async def posts(scenario: Scenario) -> list[Post]:
         found.append(Post(BEGIN + elapsed(), [parsed(event["event"]) for event in events]))
         return FakeAnswer()
 
-    window = SimulatedWindow(scenario.window)
     variations = {action.user.id: served(action.user) for action in traffic(scenario)}
     async with Processor(
         FakeClient(answer),  # type: ignore[arg-type] # all that a processor uses of it
-        ProcessorConfig(flush_interval=scenario.batches, logger=SILENT),
+        ProcessorConfig(flush_interval=scenario.batches, evaluation_window=scenario.window or None, logger=SILENT),
         _now=lambda: BEGIN + elapsed(),
         _new_rng=lambda: random.Random(scenario.seed),
     ) as processor:
@@ -148,8 +126,8 @@ async def posts(scenario: Scenario) -> list[Post]:
             await asyncio.sleep(action.time - elapsed())
             if action.is_goal:
                 await processor.push_goal_event(action.user, GOAL)
-            elif not window.is_duplicate(action.user, evaluation := variations[action.user.id], elapsed()):
-                await processor.push_evaluation_event(action.user, evaluation)
+            else:
+                await processor.push_evaluation_event(action.user, variations[action.user.id])
     total = processor.statistics().total
     assert total.delivered == total.accepted, "events were lost"
     return found

@@ -6,10 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from bucketeer_async import Evaluation, Reason, ReasonType, User
 from bucketeer_async.gateway import Linking
 from tests.experiments import page
-from tests.experiments.simulation import BEGIN, Scenario, SimulatedWindow, UserGoal, link, outages, run, traffic
+from tests.experiments.simulation import BEGIN, Scenario, UserGoal, link, outages, run, traffic
 
 SMALL = Scenario(users=4, pause=(1.0, 5.0), duration=300.0)
 SLOW = list(page.TRAFFIC)[-1]  # the fewest events
@@ -76,19 +75,3 @@ def test_an_experiment_that_starts_in_a_window_discards_goals() -> None:
     assert fates["linked"] == 0
     assert fates["gave_up"] > 0
     assert fates["before_start"] > 0
-
-
-def test_a_duplicate_says_the_same_within_the_window() -> None:
-    window = SimulatedWindow(60.0)
-
-    def is_duplicate(now: float, variation: str = "on", version: int = 1, user: str = "user") -> bool:
-        reason = Reason(ReasonType.DEFAULT)
-        evaluation = Evaluation(
-            feature_id="flag", feature_version=version, variation_id=variation, reason=reason, user_id=user
-        )
-        return window.is_duplicate(User(user), evaluation, now)
-
-    assert [is_duplicate(0), is_duplicate(1), is_duplicate(59.9)] == [False, True, True]
-    assert [is_duplicate(60), is_duplicate(61)] == [False, True]
-    assert [is_duplicate(62, "off"), is_duplicate(63), is_duplicate(64, version=2)] == [False, False, False]
-    assert [is_duplicate(65, user="another"), is_duplicate(65, version=2)] == [False, True]
