@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import typing
 
+from bucketeer_async._bound_client import BoundClient
 from bucketeer_async._client import Client
 from bucketeer_async._errors import (
     ApiError,
@@ -20,6 +21,7 @@ from bucketeer_async._errors import (
 )
 from bucketeer_async._events._processor import Processor
 from bucketeer_async._events._receipt import Receipt
+from bucketeer_async._flags._user_evaluations import UserEvaluations
 from bucketeer_async._hooks import Subscription
 from bucketeer_async._models import ApiId, Evaluation, EvaluationDetails, EventKind, Reason, ReasonType, User
 from bucketeer_async._notices import CheckReport, ClientState, ClientStatus, FlagEvaluation
@@ -47,6 +49,7 @@ __all__ = [
     "ApiClient",
     "ApiError",
     "ApiId",
+    "BoundClient",
     "BucketeerError",
     "CheckReport",
     "Client",
@@ -96,6 +99,7 @@ __all__ = [
     "Subscription",
     "UndeliveredError",
     "User",
+    "UserEvaluations",
     "WrongLoopError",
     "__version__",
 ]
@@ -164,6 +168,7 @@ for _cls in (
     ApiClient,
     ApiError,
     ApiId,
+    BoundClient,
     BucketeerError,
     Client,
     ClientState,
@@ -198,6 +203,7 @@ for _cls in (
     StatusError,
     Subscription,
     UndeliveredError,
+    UserEvaluations,
     WrongLoopError,
 ):
     _cls.__module__ = __name__

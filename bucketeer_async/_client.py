@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from types import EllipsisType, TracebackType
 from typing import Final, NoReturn, Self, SupportsFloat
 
 from bucketeer_async import _composition as parts
 from bucketeer_async import _evaluation
+from bucketeer_async._bound_client import BoundClient
 from bucketeer_async._client_life import ClientLife
 from bucketeer_async._composition import LocalFlags, Parts
 from bucketeer_async._errors import ConfigurationError
 from bucketeer_async._events._receipt import Receipt
 from bucketeer_async._flags._evaluations import Evaluations
+from bucketeer_async._flags._user_evaluations import UserEvaluations, evaluate_all
 from bucketeer_async._hooks import Hook, Subscription
 from bucketeer_async._lifecycle import NO_COPY
 from bucketeer_async._log import GuardedLogger, RateLimitedLog
@@ -272,6 +274,34 @@ class Client(Variations, NowaitVariations):
             + self._status.hook.errors
             + (0 if self._local is None else self._local.callback_errors),
         )
+
+    # One user
+
+    def for_user(self, user: User) -> BoundClient:
+        """Return a client for one user: ``await bound.bool("new-checkout", default=False)``.
+
+        Nothing is evaluated yet, and nothing raised: what is not a `User` is so at each call of the bound client.
+        """
+        return BoundClient(user, lambda: self._evaluations, self._events)
+
+    async def evaluate_all(self, user: User, only: Iterable[str] | None = None) -> UserEvaluations:
+        """Evaluate all flags of a user at one moment, for synchronous code.
+
+        With local evaluation, all flags are evaluated by the same definitions; otherwise, the gateway evaluates them in
+        one request. Evaluation events are pushed when a flag is accessed, not before. If the flags cannot be evaluated,
+        every access returns its default, and the details say why.
+
+        Args:
+            user: The user.
+            only: The ids of the flags that are wanted, all others are left out; None for all. With local evaluation only
+                these are evaluated; the gateway evaluates and sends all.
+
+        Raises:
+            TypeError: If ``only`` is a str, or contains anything but str.
+            ValueError: If ``only`` contains an empty id.
+            WrongLoopError: If the client was started on another event loop.
+        """
+        return await evaluate_all(self._evaluations, user, only)
 
     # Hooks
 

@@ -46,6 +46,10 @@ class DisabledEvaluator:
         """Raise `DisabledError`."""
         raise DisabledError("the client is disabled")
 
+    async def evaluate_all(self, *_arguments: object, **_named: object) -> NoReturn:
+        """Raise `DisabledError`."""
+        raise DisabledError("the client is disabled")
+
     async def aclose(self) -> None:
         """Do nothing."""
 

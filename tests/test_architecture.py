@@ -21,7 +21,7 @@ api blocking spool gateway
 
 _client_thread
 _client
-_composition
+_bound_client _composition
 _check _client_life _disabled _from_env _variations _variations_nowait
 
 _events _flags

@@ -6,14 +6,16 @@ Evaluating a flag is left to an `Evaluator` (`_local.py` or `_remote.py`), the c
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol, TypeVar, cast
 
 from bucketeer_async._errors import BucketeerError, ConfigurationError, StatusError, WrongLoopError
 from bucketeer_async._evaluation import EvaluationCause, EvaluationError
 from bucketeer_async._flags._conversion import Kind, ParseError, WrongTypeError
 from bucketeer_async._flags._reasons import DisabledError, reason_for
+from bucketeer_async._flags._user_flags import UserFlags
 from bucketeer_async._log import RateLimitedLog
 from bucketeer_async._models import (
     Evaluation,
@@ -38,17 +40,25 @@ _NO_LOCAL_EVALUATION: Final = (
 )
 
 
+class ImmediateEvaluator(Protocol):
+    """Evaluates flags without ever having to be awaited."""
+
+    def try_evaluate(self, user: User, feature_id: str) -> tuple[Evaluation, int]: ...
+
+
 class Evaluator(Protocol):
     """Evaluates flags: over the gateway, in this process, or not at all.
 
     ``try_evaluate`` returns None if an evaluation has to be awaited, or else the evaluation, and the nanoseconds that
-    it took. All other metrics events are pushed by the evaluator.
+    it took. All other metrics events are pushed by the evaluator. ``evaluate_all`` returns what it is given if
+    nothing has changed since.
     """
 
     async def start(self) -> None: ...
     async def wait_ready(self) -> None: ...
     def try_evaluate(self, user: User, feature_id: str) -> tuple[Evaluation, int] | None: ...
     async def evaluate(self, user: User, feature_id: str) -> Evaluation: ...
+    async def evaluate_all(self, user: User, only: frozenset[str] | None, before: UserFlags) -> UserFlags: ...
     async def aclose(self) -> None: ...
 
 
@@ -103,6 +113,12 @@ def details(user: User, feature_id: str, result: Result[_T]) -> EvaluationDetail
         variation_id=source.variation_id,
         variation_name=source.variation_name,
     )
+
+
+class ImmediateEvaluations(Protocol):
+    """The part of `Evaluations` by an evaluator that never has to be awaited."""
+
+    def try_evaluate(self, user: User, feature_id: str, default: _T, kind: Kind[_T]) -> Result[_T]: ...
 
 
 class Evaluations:
@@ -205,6 +221,48 @@ class Evaluations:
         result = self.try_evaluate(user, feature_id, default, kind, self._local)
         assert result is not None  # noqa: S101 - there is nothing to await
         return result
+
+    # All flags of a user
+
+    def check_strictly(self, user: User) -> None:
+        """Do nothing if the user is a `User`, or the client is not strict.
+
+        Raises:
+            TypeError: Otherwise.
+        """
+        if self._strict:
+            check_user(user)
+
+    async def evaluate_all(self, user: User, only: frozenset[str] | None, before: UserFlags) -> UserFlags:
+        """Return all flags of a user; pushes no event of an evaluation.
+
+        Args:
+            user: The user.
+            only: The flags that are wanted; None for all.
+            before: The last evaluations of the same user; returned if they are still up to date.
+
+        Raises:
+            TypeError: If the user is not a `User`.
+            Exception: Whatever prevented the evaluation.
+        """
+        return await self._evaluator().evaluate_all(check_user(user), only, before)
+
+    def over(
+        self, evaluator: ImmediateEvaluator, events: Callable[[EvaluationEvents], EvaluationEvents]
+    ) -> ImmediateEvaluations:
+        """Return evaluations by another evaluator, which are logged and checked as these.
+
+        Args:
+            evaluator: The other evaluator.
+            events: Called with the processor of these evaluations; returns the one of the others.
+        """
+        other = copy.copy(self)
+        # Of an evaluator, `try_evaluate` uses no more.
+        other._evaluator = cast("Callable[[], Evaluator]", lambda: evaluator)  # noqa: SLF001 - of this class
+        other._events = events(self._events)  # noqa: SLF001 - likewise
+        return cast("ImmediateEvaluations", other)
+
+    # Defaults
 
     def _default(self, user: User, feature_id: str, default: _T, error: Exception) -> Result[_T]:
         """Return the default because of an error; push the event that is due, and log why.

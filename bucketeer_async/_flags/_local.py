@@ -9,11 +9,13 @@ The source and the tasks belong to one process, and have to be started in each. 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
@@ -22,7 +24,8 @@ from bucketeer_async._errors import ClosedError, ConfigurationError, NotReadyErr
 from bucketeer_async._evaluation import EvaluationCause, EvaluationError, Explanation, evaluate
 from bucketeer_async._flags import _snapshot_file
 from bucketeer_async._flags._own_metrics import OwnMetrics
-from bucketeer_async._flags._published import Coverage, PublishedFlags
+from bucketeer_async._flags._published import Coverage, Published, PublishedFlags
+from bucketeer_async._flags._user_flags import UserFlags
 from bucketeer_async._hooks import Subscription
 from bucketeer_async._lifecycle import Lifecycle, State
 from bucketeer_async._log import GuardedLogger
@@ -30,6 +33,7 @@ from bucketeer_async._models import ApiId, Evaluation, User
 from bucketeer_async._results import FlagChanges, LocalEvaluationStatistics, SnapshotSource
 
 _EVALUATIONS_PER_TURN: Final = 100  # of those that never wait, between two turns of the loop
+_ALL_PER_TURN: Final = 500  # likewise, of those of one `evaluate_all`
 _PARSED_ON_THE_LOOP: Final = 256 * 1024  # bytes; a larger bootstrap is parsed in a thread
 
 
@@ -245,7 +249,7 @@ class LocalEvaluator:
         """As `try_evaluate`, from any thread, and never None."""
         began = self._latency_clock()
         try:
-            evaluation = self.evaluate_nowait(user, feature_id)
+            evaluation = self._evaluate(self._published.current, user, feature_id)
         except Exception as error:
             if not (isinstance(error, EvaluationError) and error.cause is EvaluationCause.NOT_READY):
                 self._metrics.failed(ApiId.SDK_GET_VARIATION, error)
@@ -259,13 +263,52 @@ class LocalEvaluator:
             EvaluationError: If the flag has no variation for the user. The cause is ``NOT_READY`` before the first
                 flags have arrived.
         """
-        current = self._published.current
+        return self._evaluate(self._published.current, user, feature_id)
+
+    def _evaluate(self, current: Published | None, user: User, feature_id: str) -> Evaluation:
         if current is None:
             raise EvaluationError(EvaluationCause.NOT_READY, feature_id, "no flags have arrived yet")
         try:
             return evaluate(current.snapshot, user, feature_id, self._tag).of_all()
         except EvaluationError as error:
             raise error.with_traceback(None) from None  # the frames of the evaluation have the user's id
+
+    async def evaluate_all(self, user: User, only: frozenset[str] | None, before: UserFlags) -> UserFlags:
+        """Return the variations of all flags for a user, by the flags of this moment; without metrics events.
+
+        Args:
+            user: The user.
+            only: The flags to evaluate; None for all that have the tag.
+            before: Returned if it was made of the same flags.
+        """
+        current = self._published.current
+        if current is None:
+            return UserFlags({}, partial(self._evaluate, None, user))
+        if before.version is current.snapshot:
+            return before
+        feature_ids = list(only) if only is not None else self._tagged(current)
+        evaluations: dict[str, Evaluation] = {}
+        for start in range(0, len(feature_ids), _ALL_PER_TURN):
+            if self._evaluations >= _EVALUATIONS_PER_TURN:
+                self._evaluations = 0
+                await asyncio.sleep(0)
+            some = feature_ids[start : start + _ALL_PER_TURN]
+            self._evaluations += len(some)
+            await in_turns(self._evaluate_each(current, user, some, evaluations), self._work_clock)
+        return UserFlags(evaluations, partial(self._evaluate, current, user), current.snapshot)
+
+    def _tagged(self, current: Published) -> list[str]:
+        return [each.id for each in current.flags.values() if not self._tag or self._tag in each.tags]
+
+    def _evaluate_each(
+        self, current: Published, user: User, feature_ids: Sequence[str], evaluations: dict[str, Evaluation]
+    ) -> Generator[None, None, None]:
+        snapshot, tag = current.snapshot, self._tag
+        for feature_id in feature_ids:
+            # Whatever an evaluation raises is raised again when the flag is asked for.
+            with contextlib.suppress(Exception):
+                evaluations[feature_id] = evaluate(snapshot, user, feature_id, tag).of_all()
+            yield
 
     def explain(self, user: User, feature_id: str) -> Explanation:
         """Return why `evaluate_nowait` returns what it does; from any thread, without an event and without a log line.

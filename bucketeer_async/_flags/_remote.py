@@ -1,4 +1,4 @@
-"""RemoteEvaluator: has the gateway evaluate flags, one request per evaluation, and a second one if the first fails.
+"""RemoteEvaluator: has the gateway evaluate one flag or all, one request each, and a second one if the first fails.
 
 The value or the default, and its event, are left to `_evaluations.py`, the request itself to `_transport`, and which
 failure is worth a second try to `_retry.py`.
@@ -8,25 +8,49 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import partial
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from bucketeer_async._background import PerProcess
 from bucketeer_async._dataclasses import dataclass, field
 from bucketeer_async._errors import ApiError, ConfigurationError, DecodeError, StatusError
 from bucketeer_async._flags._own_metrics import OwnMetrics
+from bucketeer_async._flags._user_flags import UserFlags, received
 from bucketeer_async._models import ApiId, Evaluation, User
 from bucketeer_async._results import RemoteEvaluationStatistics
 from bucketeer_async._retry import SecondTries, refuses_key
 from bucketeer_async._transport._api import ApiClient
 from bucketeer_async._transport._http import Deadline
-from bucketeer_async._transport._responses import GetEvaluationResponse
+from bucketeer_async._transport._responses import GetEvaluationResponse, GetEvaluationsResponse
 
-_Key = tuple[User, str]
+_T = TypeVar("_T")
+_R = TypeVar("_R", GetEvaluationResponse, GetEvaluationsResponse)
+_R_co = TypeVar("_R_co", GetEvaluationResponse, GetEvaluationsResponse, covariant=True)
+
+
+class _Send(Protocol[_R_co]):
+    """Sends a request, and returns the response."""
+
+    async def __call__(self, *, deadline: Deadline, on_connection: Callable[[], None]) -> _R_co: ...
+
+
+class _Operation(NamedTuple, Generic[_R, _T]):
+    """What the gateway is asked for.
+
+    Attributes:
+        api_id: The operation, for metrics events.
+        send: Sends the request.
+        read: Returns the result in a response, or raises a `DecodeError`.
+    """
+
+    api_id: ApiId
+    send: _Send[_R]
+    read: Callable[[_R], _T]
 
 
 @dataclass(slots=True, eq=False)
-class _Shared:
+class _Shared(Generic[_T]):
     """An evaluation under way, shared by all callers that ask for the same.
 
     Attributes:
@@ -35,7 +59,7 @@ class _Shared:
         is_waiting: Whether no request is on the wire: the evaluation waits for a connection, or for its second try.
     """
 
-    task: asyncio.Task[Evaluation] = field(init=False)
+    task: asyncio.Task[_T] = field(init=False)
     callers: int = 0
     is_waiting: bool = True
 
@@ -48,7 +72,7 @@ class _UnderWay:
     """The evaluations of one process."""
 
     def __init__(self, rng: random.Random) -> None:
-        self.evaluations: dict[_Key, _Shared] = {}
+        self.evaluations: dict[Hashable, _Shared[Any]] = {}
         self.throttle = SecondTries(rng)
         self.second_tries = 0
         self.given_up = 0
@@ -115,9 +139,34 @@ class RemoteEvaluator:
             ApiError: If the request failed, or the response has no evaluation of this flag.
             ClosedError: If the API client is closed.
         """
-        key = (user, feature_id)
+        send = partial(self._api.request_evaluation, user, feature_id, tag=self._tag)
+        operation = _Operation(ApiId.GET_EVALUATION, send, partial(_evaluation_of, feature_id))
+        return await self._result((user, feature_id), operation)
+
+    async def evaluate_all(self, user: User, only: frozenset[str] | None, before: UserFlags) -> UserFlags:
+        """Return the gateway's evaluations of all flags of the tag.
+
+        Args:
+            user: The user.
+            only: The flags to keep of the response; None for all.
+            before: Returned if the gateway says that its evaluations are up to date.
+
+        Raises:
+            ApiError: If the request failed.
+            ClosedError: If the API client is closed.
+        """
+        version = before.version if isinstance(before.version, str) else ""
+        # Without the time of the last response, the gateway sends either nothing new or everything. The changes since
+        # then would leave out flags that were deleted, disabled, or have lost the tag.
+        send = partial(self._api.request_evaluations, user, tag=self._tag, user_evaluations_id=version)
+        operation = _Operation(ApiId.GET_EVALUATIONS, send, lambda response: response)
+        response = await self._result((user, version, ApiId.GET_EVALUATIONS), operation)
+        return before if version and response.user_evaluations_id == version else received(response, only)
+
+    async def _result(self, key: Hashable, operation: _Operation[_R, _T]) -> _T:
+        """Return the result of an operation; callers with the same key at the same time share it."""
         under_way = self._under_way.get()
-        shared = under_way.evaluations.get(key) or self._begin(under_way, key)
+        shared: _Shared[_T] = under_way.evaluations.get(key) or self._begin(under_way, key, operation)
         shared.callers += 1
         try:
             # Not a shield, which reports a failure that nobody waits for any more to the loop, from Python 3.14 on.
@@ -136,32 +185,32 @@ class RemoteEvaluator:
         while evaluations := self._under_way.get().evaluations:
             await asyncio.wait([shared.task for shared in evaluations.values()])
 
-    def _begin(self, under_way: _UnderWay, key: _Key) -> _Shared:
-        shared = _Shared()
-        evaluation = self._evaluate(*key, shared, under_way)
+    def _begin(self, under_way: _UnderWay, key: Hashable, operation: _Operation[_R, _T]) -> _Shared[_T]:
+        shared = _Shared[_T]()
+        evaluation = self._evaluate(operation, shared, under_way)
         shared.task = asyncio.get_running_loop().create_task(evaluation, name="bucketeer-evaluation")
         under_way.evaluations[key] = shared
         shared.task.add_done_callback(partial(_forget, under_way, key, shared))
         return shared
 
-    async def _evaluate(self, user: User, feature_id: str, shared: _Shared, under_way: _UnderWay) -> Evaluation:
+    async def _evaluate(self, operation: _Operation[_R, _T], shared: _Shared[_T], under_way: _UnderWay) -> _T:
         clock = asyncio.get_running_loop().time
         began = clock()
         deadline = Deadline(began + self._timeout, self._timeout)
         try:
-            response = await self._response(user, feature_id, deadline, shared, under_way)
-            self._metrics.completed(ApiId.GET_EVALUATION, clock() - began, response.size_byte)
-            return _evaluation_of(feature_id, response)
+            response = await self._response(operation, deadline, shared, under_way)
+            self._metrics.completed(operation.api_id, clock() - began, response.size_byte)
+            return operation.read(response)
         except ApiError as error:
-            self._metrics.failed(ApiId.GET_EVALUATION, error)
+            self._metrics.failed(operation.api_id, error)
             raise
 
     async def _response(
-        self, user: User, feature_id: str, deadline: Deadline, shared: _Shared, under_way: _UnderWay
-    ) -> GetEvaluationResponse:
+        self, operation: _Operation[_R, _T], deadline: Deadline, shared: _Shared[_T], under_way: _UnderWay
+    ) -> _R:
         """Return the response to the first try or the second, and note whether there is one."""
         try:
-            response = await self._tries(user, feature_id, deadline, shared, under_way)
+            response = await self._tries(operation, deadline, shared, under_way)
         except ApiError as error:
             self._on_outcome("" if _is_about_the_flag(error) else _why(error))
             raise
@@ -169,10 +218,10 @@ class RemoteEvaluator:
         return response
 
     async def _tries(
-        self, user: User, feature_id: str, deadline: Deadline, shared: _Shared, under_way: _UnderWay
-    ) -> GetEvaluationResponse:
+        self, operation: _Operation[_R, _T], deadline: Deadline, shared: _Shared[_T], under_way: _UnderWay
+    ) -> _R:
         try:
-            return await self._try(user, feature_id, deadline, shared, under_way.throttle)
+            return await self._try(operation, deadline, shared, under_way.throttle)
         except ApiError as error:
             pause = under_way.throttle.pause_after(error, deadline.at - asyncio.get_running_loop().time())
             if pause is None or not shared.callers:
@@ -180,15 +229,13 @@ class RemoteEvaluator:
         shared.is_waiting = True
         await asyncio.sleep(pause)
         under_way.second_tries += 1
-        return await self._try(user, feature_id, deadline, shared, under_way.throttle)
+        return await self._try(operation, deadline, shared, under_way.throttle)
 
     async def _try(
-        self, user: User, feature_id: str, deadline: Deadline, shared: _Shared, throttle: SecondTries
-    ) -> GetEvaluationResponse:
+        self, operation: _Operation[_R, _T], deadline: Deadline, shared: _Shared[_T], throttle: SecondTries
+    ) -> _R:
         try:
-            response = await self._api.request_evaluation(
-                user, feature_id, tag=self._tag, deadline=deadline, on_connection=shared.note_connection
-            )
+            response = await operation.send(deadline=deadline, on_connection=shared.note_connection)
         except ApiError as error:
             if not shared.is_waiting:  # otherwise the gateway had no part in the failure
                 throttle.note_failure(error)
@@ -197,7 +244,7 @@ class RemoteEvaluator:
         return response
 
 
-def _forget(under_way: _UnderWay, key: _Key, shared: _Shared, task: asyncio.Task[Evaluation] | None = None) -> None:
+def _forget(under_way: _UnderWay, key: Hashable, shared: _Shared[Any], task: asyncio.Task[Any] | None = None) -> None:
     if under_way.evaluations.get(key) is shared:
         del under_way.evaluations[key]
     if task is not None and not task.cancelled():

@@ -231,11 +231,7 @@ class ApiClient:
                 sdk_version=self._sdk_version,
             ),
         )
-        try:
-            async with asyncio.timeout_at(deadline.at):  # bounds the decoding of a large answer, too
-                return await self._call(request, _codec.decode_get_evaluation, deadline, on_connection)
-        except TimeoutError as error:
-            raise RequestTimeoutError(f"the request took longer than {deadline.seconds:g} s") from error
+        return await self._bounded(request, _codec.decode_get_evaluation, deadline, on_connection)
 
     async def get_evaluations(
         self,
@@ -263,6 +259,39 @@ class ApiClient:
             ApiError: If there was no usable answer.
             ClosedError: If the client is closed.
         """
+        return await self.request_evaluations(
+            user,
+            tag=tag,
+            user_evaluations_id=user_evaluations_id,
+            evaluated_at=evaluated_at,
+            user_attributes_updated=user_attributes_updated,
+            deadline=self._deadline(timeout),
+        )
+
+    async def request_evaluations(
+        self,
+        user: User,
+        *,
+        tag: str,
+        user_evaluations_id: str = "",
+        evaluated_at: int = 0,
+        user_attributes_updated: bool = False,
+        deadline: Deadline,
+        on_connection: Callable[[], None] | None = None,
+    ) -> GetEvaluationsResponse:
+        """Have the gateway evaluate all flags of a tag, as `get_evaluations` and `RemoteEvaluator` do.
+
+        Args:
+            user: As in `get_evaluations`.
+            tag: As in `get_evaluations`.
+            user_evaluations_id: As in `get_evaluations`.
+            evaluated_at: As in `get_evaluations`.
+            user_attributes_updated: As in `get_evaluations`.
+            deadline: As in `request_evaluation`.
+            on_connection: As in `request_evaluation`.
+
+        Raises: As `get_evaluations`.
+        """
         request = self._request(
             "/get_evaluations",
             _codec.get_evaluations_body(
@@ -276,7 +305,7 @@ class ApiClient:
             ),
             _LARGE,
         )
-        return await self._call(request, _codec.decode_get_evaluations, self._deadline(timeout))
+        return await self._bounded(request, _codec.decode_get_evaluations, deadline, on_connection)
 
     async def get_feature_flags(
         self,
@@ -378,6 +407,20 @@ class ApiClient:
     def _events_request(self, events: Sequence[bytes]) -> Request:
         body = _codec.register_events_body(events, source_id=self._source_id, sdk_version=self._sdk_version)
         return self._request("/register_events", body, is_repeatable=False)
+
+    async def _bounded(
+        self,
+        request: Request,
+        decode: Callable[[bytes], _T],
+        deadline: Deadline,
+        on_connection: Callable[[], None] | None,
+    ) -> _T:
+        """As `_call`; the deadline bounds the decoding of a large answer, too."""
+        try:
+            async with asyncio.timeout_at(deadline.at):
+                return await self._call(request, decode, deadline, on_connection)
+        except TimeoutError as error:
+            raise RequestTimeoutError(f"the request took longer than {deadline.seconds:g} s") from error
 
     async def _call(
         self,
