@@ -37,10 +37,9 @@ async def flags(app: web.Application) -> AsyncIterator[None]:
 
 async def checkout(request: web.Request) -> web.Response:
     """Choose the old or the new checkout by the flag, and track the purchase as a goal."""
-    client = request.app[CLIENT]
-    user = User(request.match_info["user_id"], {"plan": "pro"})
-    new = await client.bool_variation(user, "new-checkout", False)
-    goal = await client.track(user, "purchase", value=49.9)
+    customer = request.app[CLIENT].for_user(User(request.match_info["user_id"], {"plan": "pro"}))
+    new = await customer.bool("new-checkout", default=False)
+    goal = await customer.track("purchase", value=49.9)
     return web.json_response({"checkout": "new" if new else "old", "recorded": goal.accepted})
 
 
@@ -48,6 +47,12 @@ async def ready(request: web.Request) -> web.Response:
     """Return whether there have been flags; an outage of the gateway takes no instance out of the load balancer."""
     is_ready = request.app[READY].is_set()
     return web.json_response({"ready": is_ready}, status=200 if is_ready else 503)
+
+
+async def all_flags(request: web.Request) -> web.Response:
+    """Return all flags of a user, for the front end to begin with; without evaluation events."""
+    user = User(request.match_info["user_id"], {"plan": "pro"})
+    return web.json_response((await request.app[CLIENT].evaluate_all(user)).to_dict())
 
 
 async def stats(request: web.Request) -> web.Response:
@@ -64,5 +69,6 @@ def create_app(_arguments: list[str] | None = None) -> web.Application:
     app.cleanup_ctx.append(flags)
     app.router.add_post("/checkout/{user_id}", checkout)
     app.router.add_get("/ready", ready)
+    app.router.add_get("/flags/{user_id}", all_flags)
     app.router.add_get("/stats", stats)
     return app

@@ -40,9 +40,9 @@ app = FastAPI(lifespan=lifespan)
 async def checkout(user_id: str, request: Request) -> dict[str, bool | str]:
     """Choose the old or the new checkout by the flag, and track the purchase as a goal."""
     client: Client = request.app.state.client
-    user = User(user_id, {"plan": "pro"})
-    new = await client.bool_variation(user, "new-checkout", False)
-    goal = await client.track(user, "purchase", value=49.9)
+    customer = client.for_user(User(user_id, {"plan": "pro"}))
+    new = await customer.bool("new-checkout", default=False)
+    goal = await customer.track("purchase", value=49.9)
     return {"checkout": "new" if new else "old", "recorded": goal.accepted}
 
 
@@ -51,6 +51,13 @@ async def ready(request: Request, response: Response) -> dict[str, bool]:
     """Return whether there have been flags; an outage of the gateway takes no instance out of the load balancer."""
     response.status_code = 200 if request.app.state.ready else 503
     return {"ready": request.app.state.ready}
+
+
+@app.get("/flags/{user_id}")
+async def all_flags(user_id: str, request: Request) -> dict[str, dict[str, str]]:
+    """Return all flags of a user, for the front end to begin with; without evaluation events."""
+    client: Client = request.app.state.client
+    return (await client.evaluate_all(User(user_id, {"plan": "pro"}))).to_dict()
 
 
 @app.get("/stats")

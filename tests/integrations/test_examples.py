@@ -37,13 +37,15 @@ async def test_a_service_does_what_the_flag_says_and_records_it(
         async with httpx.AsyncClient(base_url=url, timeout=20, trust_env=False) as client:
             answers = [(await client.post(f"/checkout/{user}")).json() for user in ("user-1", "user-7")]
             statistics = (await client.get("/stats")).json()
+            flags = (await client.get("/flags/user-7")).json()
             ready = await client.get("/ready")
         await child.end(signal.SIGTERM)
 
+    assert flags == {"new-checkout": {"variation_id": "off", "value": "false", "reason": "TARGET"}}
     assert answers == [{"checkout": "new", "recorded": True}, {"checkout": "old", "recorded": True}]
     assert (ready.status_code, ready.json()) == (200, {"ready": True})
     assert statistics == {"accepted": 8, "delivered": 0, "waiting": 8}  # each: evaluation, latency, size, goal
-    assert json.loads(figures.read_text())["statistics"]["total"]["delivered"] == 8
+    assert json.loads(figures.read_text())["statistics"]["total"]["delivered"] == 10  # and two metrics of all flags
     shown = [each.event for each in gateway.events if each.kind is EventKind.EVALUATION]
     bought = [each.event for each in gateway.events if each.kind is EventKind.GOAL]
     assert [(each["tag"], each["featureId"], each["variationId"]) for each in shown] == [

@@ -12,6 +12,7 @@ import httpx2
 from bucketeer_async import (
     ApiClient,
     ApiId,
+    BoundClient,
     CheckReport,
     Client,
     ClientState,
@@ -41,6 +42,7 @@ from bucketeer_async import (
     Statistics,
     Subscription,
     User,
+    UserEvaluations,
 )
 from bucketeer_async import Definitions as OldDefinitions
 from bucketeer_async import EventError as OldEventError
@@ -170,6 +172,41 @@ class Layout(TypedDict):
     columns: int
 
 
+async def use_user_evaluations(flags: UserEvaluations) -> None:
+    assert_type(flags.bool("flag", default=False), bool)
+    assert_type(flags.int("flag", default=1), int)
+    assert_type(flags.float("flag", default=1), float)
+    assert_type(flags.string("flag", default=""), str)
+    assert_type(flags.json("flag", default=Layout(columns=3)), Mapping[str, Any])
+    assert_type(flags.json("flag", default=None), Any)
+    assert_type(flags.details("flag", default=False), EvaluationDetails[bool])
+    assert_type(flags.details("flag", default=1), EvaluationDetails[int])
+    assert_type(flags.details("flag", default=1.0), EvaluationDetails[float])
+    assert_type(flags.details("flag", default=""), EvaluationDetails[str])
+    assert_type(flags.details("flag", default={"columns": 3}).value, dict[str, Any])
+    assert_type(flags.details("flag", default=None), EvaluationDetails[Any])
+    assert_type(flags.to_dict(), dict[str, dict[str, str]])
+    assert_type(await flags.refresh(), bool)
+    flags.bool("flag", default=1)  # type: ignore[arg-type]
+
+
+async def use_bound_client(bound: BoundClient) -> None:
+    assert_type(bound.user, User)
+    assert_type(await bound.bool("flag", default=False), bool)
+    assert_type(await bound.int("flag", default=1), int)
+    assert_type(await bound.float("flag", default=1), float)
+    assert_type(await bound.string("flag", default=""), str)
+    assert_type(await bound.json("flag", default=["a"]), list[Any])
+    assert_type(await bound.json("flag", default=None), Any)
+    assert_type(await bound.bool_details("flag", default=False), EvaluationDetails[bool])
+    assert_type(await bound.int_details("flag", default=1), EvaluationDetails[int])
+    assert_type(await bound.float_details("flag", default=1.0), EvaluationDetails[float])
+    assert_type(await bound.string_details("flag", default=""), EvaluationDetails[str])
+    assert_type((await bound.json_details("flag", default=Layout(columns=3))).value, Mapping[str, Any])
+    assert_type(await bound.evaluate_all(), UserEvaluations)
+    assert_type(await bound.track("goal", value=Decimal(1)), Receipt)
+
+
 class Level(IntEnum):
     LOW = 1
 
@@ -251,6 +288,9 @@ async def use_client() -> None:
     user = User("user")
     async with Client(endpoint="localhost", api_key="key", tag="tag", http=httpx.AsyncClient()) as client:
         assert_type(client, Client)
+        assert_type(client.for_user(user), BoundClient)
+        assert_type(await client.evaluate_all(user), UserEvaluations)
+        assert_type(await client.evaluate_all(user, only={"flag"}), UserEvaluations)
         assert_type(await client.bool_variation(user, "flag", False), bool)
         assert_type(await client.int_variation(user, "flag", 1), int)
         assert_type(await client.float_variation(user, "flag", 1), float)
