@@ -5,13 +5,24 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI
 
-from bucketeer_async import Fate, Processor, ProcessorConfig, Receipt, RefusedReason, Statistics, User
+from bucketeer_async import (
+    Client,
+    Fate,
+    Processor,
+    ProcessorConfig,
+    Receipt,
+    RefusedReason,
+    Statistics,
+    User,
+)
+from bucketeer_async.gateway import GatewayState, create_app, flag
 from tests.fakes import FakeAnswer, FakeClient, as_forked
 from tests.faults.matrix import FULL
 from tests.test_client_local import Server, flag
@@ -248,3 +259,26 @@ async def test_a_receipt_of_a_displaced_event_resolves_from_another_thread() -> 
         outcome = await asyncio.wait_for(waiting, 5)
 
     assert outcome.fate is Fate.DROPPED
+
+
+async def test_eight_threads_that_access_the_same_flags_push_one_event_for_each() -> None:
+    ids = [f"flag-{number}" for number in range(200)]
+    state = GatewayState(flags=[flag(each, tags=["shop"]) for each in ids])
+    begin, threads = threading.Barrier(8), ThreadPoolExecutor(8)
+    loop = asyncio.get_running_loop()
+
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(create_app(state))) as http:
+        async with Client(endpoint="http://127.0.0.1", api_key="client-key", tag="shop", http=http) as client:
+            for _ in range(5):
+                flags = await client.evaluate_all(USER)
+
+                def access(accessible: Any = flags) -> int:
+                    begin.wait(30)
+                    return sum(accessible.bool(each, default=False) + accessible.int(f"no-{each}", 0) for each in ids)
+
+                calls = [loop.run_in_executor(threads, access) for _ in range(8)]
+                assert await asyncio.gather(*calls) == [200] * 8
+            statistics = client.statistics().evaluation
+
+    threads.shutdown()
+    assert statistics.pushed == statistics.accepted == 5 * 400
