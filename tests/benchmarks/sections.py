@@ -112,6 +112,8 @@ def pushes(bench: Bench) -> list[Row | None]:
     return [
         row(runs, "nowait, goal event", ("ours", "goal"), track, summary="nowait push, goal event"),
         row(runs, "nowait, evaluation event", ("ours", "evaluation"), track, summary="nowait push, evaluation event"),
+        row(runs, "nowait, evaluation event that repeats the last one, with `evaluation_window`",
+            ("ours", "duplicate"), ("ours", "evaluation"), title="without a window"),
         row(runs, "awaited, goal event", ("ours", "awaited goal"), track, summary="awaited push, goal event"),
         row(runs, "awaited, evaluation event", ("ours", "awaited evaluation"), track,
             summary="awaited push, evaluation event"),
