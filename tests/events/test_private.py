@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bucketeer_async import Evaluation, Processor, ProcessorConfig, Reason, ReasonType, User
+from bucketeer_async import ApiId, Evaluation, Processor, ProcessorConfig, Reason, ReasonType, User
 from bucketeer_async._events import _private
 from bucketeer_async._events._encoder import EventFactory
 from bucketeer_async._events._private import PrivateEventFactory
@@ -97,3 +97,13 @@ def test_a_user_is_copied_once() -> None:
     factory.goal(USER, "goal", 0.0)
 
     assert [copy is first for copy in factory._copies.values()] == [True]
+
+
+async def test_without_metrics_those_of_the_application_are_sent() -> None:
+    client = FakeClient()
+    async with Processor(client, ProcessorConfig(metrics=False)) as processor:
+        processor._record_local_evaluation(USER, EVALUATION, 0.1)
+        await processor.push_latency_metrics_event(0.1, ApiId.GET_EVALUATION)
+        processor.push_internal_error_count_metrics_event_nowait()
+
+    assert processor.statistics().metrics.delivered == sum(client.sizes) - 1 == 2
