@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Callable, Iterable
+from enum import Enum
 from typing import Any, Protocol, SupportsFloat, TypeVar, overload
 
 from bucketeer_async._events._receipt import Receipt
 from bucketeer_async._flags._conversion import BOOL, FLOAT, INT, STRING, Json, Kind, json_kind
+from bucketeer_async._flags._enums import enum_kind
 from bucketeer_async._flags._evaluations import Evaluations, Result, details
 from bucketeer_async._flags._user_evaluations import UserEvaluations, evaluate_all
 from bucketeer_async._models import EvaluationDetails, User
 
 _T = TypeVar("_T")
+_E = TypeVar("_E", bound=Enum)
+_P = TypeVar("_P")
+_D = TypeVar("_D")
 
 
 class Goals(Protocol):
@@ -80,17 +85,33 @@ class BoundClient:
     async def json(self, feature_id: str, default: None) -> Any: ...
     @overload
     async def json(self, feature_id: str, default: Json) -> Json: ...
-    async def json(self, feature_id: str, default: Any) -> Any:
+    @overload
+    async def json(self, feature_id: str, default: _D, *, parse: Callable[[Any], _P]) -> _P | _D: ...
+    async def json(self, feature_id: str, default: Any, *, parse: Callable[[Any], Any] | None = None) -> Any:
         """As `Client.json_variation`."""
-        return (await self._result(feature_id, default, json_kind(default)))[0]
+        return (await self._result(feature_id, default, json_kind(default, parse)))[0]
 
     @overload
     async def json_details(self, feature_id: str, default: None) -> EvaluationDetails[Any]: ...
     @overload
     async def json_details(self, feature_id: str, default: Json) -> EvaluationDetails[Json]: ...
-    async def json_details(self, feature_id: str, default: Any) -> EvaluationDetails[Any]:
+    @overload
+    async def json_details(
+        self, feature_id: str, default: _D, *, parse: Callable[[Any], _P]
+    ) -> EvaluationDetails[_P | _D]: ...
+    async def json_details(
+        self, feature_id: str, default: Any, *, parse: Callable[[Any], Any] | None = None
+    ) -> EvaluationDetails[Any]:
         """As `Client.json_variation_details`."""
-        return details(self.user, feature_id, await self._result(feature_id, default, json_kind(default)))
+        return details(self.user, feature_id, await self._result(feature_id, default, json_kind(default, parse)))
+
+    async def enum(self, feature_id: str, default: _E) -> _E:
+        """As `Client.enum_variation`."""
+        return (await self._result(feature_id, default, enum_kind(default)))[0]
+
+    async def enum_details(self, feature_id: str, default: _E) -> EvaluationDetails[_E]:
+        """As `Client.enum_variation_details`."""
+        return details(self.user, feature_id, await self._result(feature_id, default, enum_kind(default)))
 
     async def evaluate_all(self, only: Iterable[str] | None = None) -> UserEvaluations:
         """As `Client.evaluate_all`."""

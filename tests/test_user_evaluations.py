@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import inspect
 import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
+from enum import Enum
 from typing import Any
 
 import httpx
@@ -17,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bucketeer_async import (
+    BoundClient,
     Client,
     EvaluationDetails,
     LocalEvaluation,
@@ -131,6 +134,44 @@ async def test_details_are_those_of_the_variations(local: bool) -> None:
         assert flags.details("string", default="") == await client.string_variation_details(USER, "string", "")
         assert flags.details("object", default={}) == await client.json_variation_details(USER, "object", {})
         assert flags.details("list", default=None) == await client.json_variation_details(USER, "list", None)
+
+
+class Colour(Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+def columns(value: Any) -> list[int]:
+    found: list[int] = value["columns"]
+    return found
+
+
+@both
+async def test_a_value_may_be_a_member_of_an_enum_or_what_a_function_makes_of_it(local: bool) -> None:
+    async with world(local=local) as here:
+        client, bound = here.client, here.client.for_user(USER)
+        flags = await client.evaluate_all(USER)
+
+        assert flags.enum("string", default=Colour.RED) is Colour.BLUE
+        assert flags.details("string", default=Colour.RED) == await bound.enum_details("string", default=Colour.RED)
+        assert flags.enum("bool", default=Colour.RED) is await bound.enum("bool", default=Colour.RED) is Colour.RED
+        assert flags.json("object", default=None, parse=columns) == [1]
+        assert await bound.json("object", default=None, parse=columns) == [1]
+        details = await bound.json_details("list", default=None, parse=columns)
+        assert details == await client.json_variation_details(USER, "list", default=None, parse=columns)
+        assert (details.value, details.reason.type) == (None, ReasonType.ERROR_WRONG_TYPE)
+
+
+def test_accessors_take_what_the_variations_take() -> None:
+    for name in ("bool", "int", "float", "string", "json", "enum"):
+        variation = inspect.signature(getattr(Client, f"{name}_variation"))
+        expected = [each for each in variation.parameters if each != "user"]
+        accessors = [
+            getattr(UserEvaluations, name),
+            getattr(BoundClient, name),
+            getattr(BoundClient, f"{name}_details"),
+        ]
+        assert all(list(inspect.signature(each).parameters) == expected for each in accessors)
 
 
 @both

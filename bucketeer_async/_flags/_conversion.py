@@ -73,9 +73,9 @@ class Kind(Generic[_T]):
     __slots__ = ("check", "convert", "type")
 
     def __init__(self, type_: type, check: Callable[[object], _T], convert: Callable[[str], _T]) -> None:
-        self.type = type_
-        self.check = check
-        self.convert = convert
+        self.type: type = type_
+        self.check: Callable[[object], _T] = check
+        self.convert: Callable[[str], _T] = convert
 
 
 # Defaults

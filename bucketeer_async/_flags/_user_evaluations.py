@@ -7,18 +7,22 @@ Evaluating all flags is left to an `Evaluator` (`_local.py` or `_remote.py`), an
 from __future__ import annotations
 
 import builtins
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from enum import Enum
 from typing import Any, Final, TypeVar, overload
 
 from bucketeer_async._errors import WrongLoopError
 from bucketeer_async._evaluation import EvaluationCause, EvaluationError
 from bucketeer_async._flags._conversion import BOOL, FLOAT, INT, STRING, Json, Kind, json_kind
+from bucketeer_async._flags._enums import enum_kind
 from bucketeer_async._flags._evaluations import EvaluationEvents, Evaluations, Result, details
 from bucketeer_async._flags._user_flags import UserFlags, failed
 from bucketeer_async._models import Evaluation, EvaluationDetails, ReasonType, User, check_text
 
 _T = TypeVar("_T")
-_Value = TypeVar("_Value", bool, int, float, str, dict[str, Any], list[Any])
+_E = TypeVar("_E", bound=Enum)
+_P = TypeVar("_P")
+_D = TypeVar("_D")
 
 _KINDS: Final[dict[type, Kind[Any]]] = {bool: BOOL, int: INT, float: FLOAT, str: STRING}
 
@@ -92,35 +96,52 @@ class UserEvaluations:
     def json(self, feature_id: str, default: None) -> Any: ...
     @overload
     def json(self, feature_id: str, default: Json) -> Json: ...
-    def json(self, feature_id: str, default: Any) -> Any:
+    @overload
+    def json(self, feature_id: str, default: _D, *, parse: Callable[[Any], _P]) -> _P | _D: ...
+    def json(self, feature_id: str, default: Any, *, parse: Callable[[Any], Any] | None = None) -> Any:
         """Return a flag's value, parsed as JSON, as `Client.json_variation`.
 
         Args:
             feature_id: The flag.
-            default: Returned if there is no value, or the value is not of the default's kind. With None, a value of any
-                kind is returned.
+            default: Returned, as it is, if there is no value, or the value is not of the default's type. With None, a
+                value of any type is returned. With ``parse``, anything may be the default.
+            parse: As in `Client.json_variation`.
 
         Raises:
-            TypeError: If the default is not a kind of JSON.
+            TypeError: If the default is not a type of JSON, or ``parse`` is not a function.
         """
-        return self._moment.result(self._user, feature_id, default, json_kind(default))[0]
+        return self._moment.result(self._user, feature_id, default, json_kind(default, parse))[0]
+
+    def enum(self, feature_id: str, default: _E) -> _E:
+        """Return a flag's value as a member of the default's enum, as `Client.enum_variation`.
+
+        Args:
+            feature_id: The flag.
+            default: Returned if there is no value, or no member has the value.
+
+        Raises:
+            TypeError: If the default is not a member of an enum, or no member has a value of a type that flags have.
+        """
+        return self._moment.result(self._user, feature_id, default, enum_kind(default))[0]
 
     @overload
     def details(self, feature_id: str, default: None) -> EvaluationDetails[Any]: ...
     @overload
-    def details(self, feature_id: str, default: _Value) -> EvaluationDetails[_Value]: ...
+    def details(self, feature_id: str, default: _E) -> EvaluationDetails[_E]: ...
+    @overload
+    def details(self, feature_id: str, default: Json) -> EvaluationDetails[Json]: ...
     def details(self, feature_id: str, default: Any) -> EvaluationDetails[Any]:
         """Return a flag's value with the variation, the reason and the version of the flag.
 
         Args:
             feature_id: The flag.
-            default: Its type decides how the value is read: as by `bool`, `int`, `float` or `string`, or else as by
-                `json`.
+            default: Its type decides how the value is read: as by `bool`, `int`, `float` or `string`; as by `enum` for a
+                member of an enum; or else as by `json`.
 
         Raises:
             TypeError: If the default has none of these types.
         """
-        kind = _KINDS.get(type(default)) or json_kind(default)
+        kind = _KINDS.get(type(default)) or (enum_kind if isinstance(default, Enum) else json_kind)(default)
         return details(self._user, feature_id, self._moment.result(self._user, feature_id, default, kind))
 
     def to_dict(self) -> dict[str, dict[str, str]]:

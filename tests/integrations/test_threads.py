@@ -22,7 +22,8 @@ from bucketeer_async import (
     Statistics,
     User,
 )
-from bucketeer_async.gateway import GatewayState, create_app, flag
+from bucketeer_async.gateway import GatewayState, create_app
+from bucketeer_async.gateway import flag as gateway_flag
 from tests.fakes import FakeAnswer, FakeClient, as_forked
 from tests.faults.matrix import FULL
 from tests.test_client_local import Server, flag
@@ -263,7 +264,7 @@ async def test_a_receipt_of_a_displaced_event_resolves_from_another_thread() -> 
 
 async def test_eight_threads_that_access_the_same_flags_push_one_event_for_each() -> None:
     ids = [f"flag-{number}" for number in range(200)]
-    state = GatewayState(flags=[flag(each, tags=["shop"]) for each in ids])
+    state = GatewayState(flags=[gateway_flag(each, tags=["shop"]) for each in ids])
     begin, threads = threading.Barrier(8), ThreadPoolExecutor(8)
     loop = asyncio.get_running_loop()
 

@@ -172,41 +172,6 @@ class Layout(TypedDict):
     columns: int
 
 
-async def use_user_evaluations(flags: UserEvaluations) -> None:
-    assert_type(flags.bool("flag", default=False), bool)
-    assert_type(flags.int("flag", default=1), int)
-    assert_type(flags.float("flag", default=1), float)
-    assert_type(flags.string("flag", default=""), str)
-    assert_type(flags.json("flag", default=Layout(columns=3)), Mapping[str, Any])
-    assert_type(flags.json("flag", default=None), Any)
-    assert_type(flags.details("flag", default=False), EvaluationDetails[bool])
-    assert_type(flags.details("flag", default=1), EvaluationDetails[int])
-    assert_type(flags.details("flag", default=1.0), EvaluationDetails[float])
-    assert_type(flags.details("flag", default=""), EvaluationDetails[str])
-    assert_type(flags.details("flag", default={"columns": 3}).value, dict[str, Any])
-    assert_type(flags.details("flag", default=None), EvaluationDetails[Any])
-    assert_type(flags.to_dict(), dict[str, dict[str, str]])
-    assert_type(await flags.refresh(), bool)
-    flags.bool("flag", default=1)  # type: ignore[arg-type]
-
-
-async def use_bound_client(bound: BoundClient) -> None:
-    assert_type(bound.user, User)
-    assert_type(await bound.bool("flag", default=False), bool)
-    assert_type(await bound.int("flag", default=1), int)
-    assert_type(await bound.float("flag", default=1), float)
-    assert_type(await bound.string("flag", default=""), str)
-    assert_type(await bound.json("flag", default=["a"]), list[Any])
-    assert_type(await bound.json("flag", default=None), Any)
-    assert_type(await bound.bool_details("flag", default=False), EvaluationDetails[bool])
-    assert_type(await bound.int_details("flag", default=1), EvaluationDetails[int])
-    assert_type(await bound.float_details("flag", default=1.0), EvaluationDetails[float])
-    assert_type(await bound.string_details("flag", default=""), EvaluationDetails[str])
-    assert_type((await bound.json_details("flag", default=Layout(columns=3))).value, Mapping[str, Any])
-    assert_type(await bound.evaluate_all(), UserEvaluations)
-    assert_type(await bound.track("goal", value=Decimal(1)), Receipt)
-
-
 class Level(IntEnum):
     LOW = 1
 
@@ -282,6 +247,48 @@ def use_client_thread(client: Client, user: User) -> None:
     assert_type(thread.close(timeout=5), DrainReport)
     ClientThread("client")  # type: ignore[arg-type]
     thread.run(client.bool_variation)  # type: ignore[arg-type]
+
+
+async def use_user_evaluations(flags: UserEvaluations) -> None:
+    assert_type(flags.bool("flag", default=False), bool)
+    assert_type(flags.int("flag", default=1), int)
+    assert_type(flags.float("flag", default=1), float)
+    assert_type(flags.string("flag", default=""), str)
+    assert_type(flags.json("flag", default=Layout(columns=3)), Mapping[str, Any])
+    assert_type(flags.json("flag", default=None), Any)
+    assert_type(flags.details("flag", default=False), EvaluationDetails[bool])
+    assert_type(flags.details("flag", default=1), EvaluationDetails[int])
+    assert_type(flags.details("flag", default=1.0), EvaluationDetails[float])
+    assert_type(flags.details("flag", default=""), EvaluationDetails[str])
+    assert_type(flags.details("flag", default={"columns": 3}).value, dict[str, Any])
+    assert_type(flags.details("flag", default=None), EvaluationDetails[Any])
+    assert_type(flags.details("flag", default=Level.LOW), EvaluationDetails[Level])
+    assert_type(flags.enum("flag", default=Level.LOW), Level)
+    assert_type(flags.json("flag", default=None, parse=Settings.parse), Settings | None)
+    assert_type(flags.to_dict(), dict[str, dict[str, str]])
+    assert_type(await flags.refresh(), bool)
+    flags.bool("flag", default=1)  # type: ignore[arg-type]
+
+
+async def use_bound_client(bound: BoundClient) -> None:
+    assert_type(bound.user, User)
+    assert_type(await bound.bool("flag", default=False), bool)
+    assert_type(await bound.int("flag", default=1), int)
+    assert_type(await bound.float("flag", default=1), float)
+    assert_type(await bound.string("flag", default=""), str)
+    assert_type(await bound.json("flag", default=["a"]), list[Any])
+    assert_type(await bound.json("flag", default=None), Any)
+    assert_type(await bound.bool_details("flag", default=False), EvaluationDetails[bool])
+    assert_type(await bound.int_details("flag", default=1), EvaluationDetails[int])
+    assert_type(await bound.float_details("flag", default=1.0), EvaluationDetails[float])
+    assert_type(await bound.string_details("flag", default=""), EvaluationDetails[str])
+    assert_type((await bound.json_details("flag", default={"columns": 3})).value, dict[str, Any])
+    assert_type(await bound.json("flag", default=None, parse=Settings.parse), Settings | None)
+    assert_type(await bound.json_details("flag", default=Settings(), parse=Settings.parse), EvaluationDetails[Settings])
+    assert_type(await bound.enum("flag", default=Level.LOW), Level)
+    assert_type(await bound.enum_details("flag", default=Level.LOW), EvaluationDetails[Level])
+    assert_type(await bound.evaluate_all(), UserEvaluations)
+    assert_type(await bound.track("goal", value=Decimal(1)), Receipt)
 
 
 async def use_client() -> None:
