@@ -439,6 +439,7 @@ async def test_a_strict_client_refuses_what_is_no_user(local: bool) -> None:
 @both
 async def test_a_refresh_brings_new_values_and_their_events(local: bool) -> None:
     async with world(local=local) as here:
+        await asyncio.sleep(2000)  # a diff would have only what has changed since
         flags = await here.client.evaluate_all(USER)
         flags.bool("bool", default=False)
         flags.int("int", default=0)
@@ -556,3 +557,18 @@ async def test_a_bound_client_of_what_is_no_user_has_defaults(local: bool) -> No
 
 def test_a_client_is_bound_before_it_runs() -> None:
     assert copy.copy(Client.disabled().for_user(USER)).user is USER
+
+
+@both
+async def test_accesses_and_calls_of_a_bound_client_are_reported_to_callbacks(local: bool) -> None:
+    async with world(local=local) as here:
+        bound = here.client.for_user(USER)
+        found: list[tuple[str, object]] = []
+        here.client.on_evaluation(lambda each: found.append((each.feature_id, each.details.value)))
+
+        flags = await here.client.evaluate_all(USER)
+        flags.bool("bool", default=False)
+        flags.bool("bool", default=False)
+        await bound.int("int", default=0)
+
+    assert found == [("bool", True), ("bool", True), ("int", 42)]
