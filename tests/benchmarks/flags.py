@@ -12,6 +12,8 @@ KINDS: Final = {
     "rules": "10 rules of 5 clauses, the last rule matches",
     "chain-5": "chain of 5 prerequisites",
 }
+#: The flags that a page needs.
+PAGE: Final = tuple(f"page-{number:02d}" for number in range(50))
 #: The flag that the gateway evaluates.
 REMOTE: Final = "new-checkout"
 TARGETED: Final = [f"user-{number:06d}" for number in range(10_000)]

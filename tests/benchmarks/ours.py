@@ -26,7 +26,7 @@ from bucketeer_async import (
     Spool,
     User,
 )
-from tests.benchmarks.flags import KINDS, REMOTE, RULE_ATTRIBUTES
+from tests.benchmarks.flags import KINDS, PAGE, REMOTE, RULE_ATTRIBUTES
 from tests.benchmarks.measuring import (
     ATTRIBUTES,
     HOUR,
@@ -214,7 +214,30 @@ async def evaluations(url: str, count: str) -> Rounds:
                 counts = client.statistics().total
                 assert counts.delivered - before.delivered == 2 * len(users), counts
                 figures |= {f"{flag}, on the caller": caller, f"{flag}, in all": caller + delivery}
-            yield figures | await _without_awaiting(client, about["fixed"])
+            figures |= await _without_awaiting(client, about["fixed"])
+            yield figures | await _all_flags(client, about["fixed"][:: len(PAGE)])
+
+
+async def _all_flags(client: Client, users: list[User]) -> dict[str, float]:
+    """Measure the evaluation of all flags of a page, with an access of each; an earlier revision cannot do it at once."""
+    if not hasattr(client, "evaluate_all"):
+        return {}
+
+    async def at_once() -> None:
+        for user in users:
+            flags = await client.evaluate_all(user, only=PAGE)
+            for flag in PAGE:
+                flags.bool(flag, False)
+
+    async def one_by_one() -> None:
+        for user in users:
+            for flag in PAGE:
+                await client.bool_variation(user, flag, False)
+
+    figures = {"a page at once": await cpu_us(len(users), at_once)}
+    figures["a page one by one"] = await cpu_us(len(users), one_by_one)
+    await client.flush()
+    return figures
 
 
 async def _without_awaiting(client: Client, users: list[User]) -> dict[str, float]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bucketeer_async.gateway import GatewayState, flag
-from tests.benchmarks.flags import ON_SHARE, REMOTE, RULES, TARGETED
+from tests.benchmarks.flags import ON_SHARE, PAGE, REMOTE, RULES, TARGETED
 
 _REMOTE_RESPONSE: Final = {
     "evaluation": {
@@ -49,6 +49,7 @@ def small() -> list[dict[str, Any]]:
         flag("rules", default="off", rules=rules),
         flag("rollout", default={"on": ON_SHARE, "off": 100 - ON_SHARE}),
         *chain,
+        *map(flag, PAGE),
     ]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.benchmarks import responses
-from tests.benchmarks.flags import KINDS
+from tests.benchmarks.flags import KINDS, PAGE
 from tests.benchmarks.processes import Contestant, Runs, in_turns, sink
 from tests.benchmarks.rows import BEFORE, Row, row
 
@@ -156,6 +156,8 @@ def evaluations(bench: Bench) -> list[Row | None]:
           for part in ("on the caller", "in all")
           for flag, words in KINDS.items()),
         row(runs, nowait, ("ours", "fixed, without awaiting"), ("ours", "fixed, on the caller"), title="awaited"),
+        row(runs, f"`evaluate_all` of {len(PAGE)} flags, and an access of each", ("ours", "a page at once"),
+            ("ours", "a page one by one"), title="one by one"),
     ]  # fmt: skip
 
 
