@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -57,7 +58,7 @@ def test_a_push_in_the_middle_of_the_collectors_wait_wakes_it() -> None:
 
 
 async def test_requests_of_other_threads_before_the_next_turn_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    loop, wakes, calls = asyncio.get_running_loop(), wakeups(), 0
+    loop, wakes, calls, done = asyncio.get_running_loop(), wakeups(), 0, threading.Event()
     call_soon_threadsafe = loop.call_soon_threadsafe
 
     def counted(callback: Callable[..., object], *args: object) -> object:
@@ -68,11 +69,11 @@ async def test_requests_of_other_threads_before_the_next_turn_are_one(monkeypatc
     def request(times: int) -> None:
         for _ in range(times):
             wakes.due()
+        done.set()
 
     monkeypatch.setattr(loop, "call_soon_threadsafe", counted)
     requesting = loop.run_in_executor(None, request, 100)
-    while not calls:  # the loop has no turn: nothing is awaited
-        pass
+    done.wait()  # the loop has no turn: nothing is awaited
     assert not wakes.collector.is_set()
     await requesting
     await wakes.collector.wait()
@@ -81,7 +82,7 @@ async def test_requests_of_other_threads_before_the_next_turn_are_one(monkeypatc
     await loop.run_in_executor(None, request, 1)
     await wakes.collector.wait()
 
-    assert once <= 2  # some of the hundred may come after the turn
+    assert once == 1
     assert calls == once + 1
 
 
