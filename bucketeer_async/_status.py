@@ -50,7 +50,7 @@ from bucketeer_async._notices import ClientState, ClientStatus
 
 
 class Part(Enum):
-    """A part of a client that may fail; the value is how many failures in a row count as failing, and how it is told."""
+    """A part of a client that may fail; the value is how many failures in a row count as failing, and how it is described."""
 
     EVENTS = (1, "events cannot be delivered")
     POLLS = (3, "flags cannot be polled")

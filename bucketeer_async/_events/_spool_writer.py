@@ -11,7 +11,7 @@ touch it. Accepted and settled records reach the thread through two queues. Thes
   of settled records second, deletes, and then writes: so a record that is settled in between is either not written, or
   deleted the next time.
 - Row numbers are those of the present file. If a file is lost while it is in use, the rows that are known are given up,
-  and their records written again; the next file gives larger numbers, so that a row that is found later is told
+  and their records written again; the next file gives larger numbers, so that a row that is found later differs
   from its own.
 """
 

@@ -52,7 +52,7 @@ class EvaluationWindow:
     def refuse(self, user: User, evaluation: Evaluation) -> Receipt | None:
         """Refuse an event that only says what the last one of its user and flag has said; None if it does not.
 
-        It is counted, and nobody else is told. From any thread, and with anything for a user and an evaluation.
+        It is counted, and not reported to ``on_drop``. From any thread, and with anything for a user and an evaluation.
         """
         if type(user) is not User or type(evaluation) is not Evaluation:
             return None

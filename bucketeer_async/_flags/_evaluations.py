@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable
-from typing import Final, Protocol, TypeVar, cast
+from typing import Final, Protocol, TypeVar
 
 from bucketeer_async._errors import BucketeerError, ConfigurationError, StatusError, WrongLoopError
 from bucketeer_async._evaluation import EvaluationCause, EvaluationError
@@ -40,10 +40,7 @@ _NO_LOCAL_EVALUATION: Final = (
 )
 
 
-class ImmediateEvaluator(Protocol):
-    """Evaluates flags without ever having to be awaited."""
-
-    def try_evaluate(self, user: User, feature_id: str) -> tuple[Evaluation, int]: ...
+def _nothing() -> None: ...
 
 
 class Evaluator(Protocol):
@@ -115,12 +112,6 @@ def details(user: User, feature_id: str, result: Result[_T]) -> EvaluationDetail
     )
 
 
-class ImmediateEvaluations(Protocol):
-    """The part of `Evaluations` by an evaluator that never has to be awaited."""
-
-    def try_evaluate(self, user: User, feature_id: str, default: _T, kind: Kind[_T]) -> Result[_T]: ...
-
-
 class Evaluations:
     """Evaluates flags, and returns the default where there is no value.
 
@@ -143,7 +134,7 @@ class Evaluations:
         tag: str,
         strict: bool,
         local: NowaitEvaluator | None = None,
-        require_running: Callable[[], None] = lambda: None,
+        require_running: Callable[[], None] = _nothing,
     ) -> None:
         self._evaluator = evaluator
         self._events = events
@@ -247,20 +238,17 @@ class Evaluations:
         """
         return await self._evaluator().evaluate_all(check_user(user), only, before)
 
-    def over(
-        self, evaluator: ImmediateEvaluator, events: Callable[[EvaluationEvents], EvaluationEvents]
-    ) -> ImmediateEvaluations:
-        """Return evaluations by another evaluator, which are logged and checked as these.
+    def over(self, evaluator: NowaitEvaluator, events: Callable[[EvaluationEvents], EvaluationEvents]) -> Evaluations:
+        """Return evaluations for `evaluate_nowait` by another evaluator, which are logged and checked as these.
 
         Args:
-            evaluator: The other evaluator.
+            evaluator: The other evaluator; whether the client runs does not matter to it.
             events: Called with the processor of these evaluations; returns the one of the others.
         """
         other = copy.copy(self)
-        # Of an evaluator, `try_evaluate` uses no more.
-        other._evaluator = cast("Callable[[], Evaluator]", lambda: evaluator)  # noqa: SLF001 - of this class
+        other._local, other._require_running = evaluator, _nothing  # noqa: SLF001 - of this class
         other._events = events(self._events)  # noqa: SLF001 - likewise
-        return cast("ImmediateEvaluations", other)
+        return other
 
     # Defaults
 

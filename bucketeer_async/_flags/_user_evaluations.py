@@ -219,9 +219,9 @@ class _Moment:
 
     def result(self, user: User, feature_id: str, default: _T, kind: Kind[_T]) -> Result[_T]:
         """Return a flag's value, or the default; push the event of the first access."""
-        return self._evaluations.try_evaluate(user, feature_id, default, kind)
+        return self._evaluations.evaluate_nowait(user, feature_id, default, kind)
 
-    def try_evaluate(self, _user: User, feature_id: str) -> tuple[Evaluation, int]:
+    def evaluate_timed(self, _user: User, feature_id: str) -> tuple[Evaluation, int]:
         """Return a flag's evaluation; the second value, a duration, is not used.
 
         Raises:
